@@ -103,9 +103,7 @@ class ActiveMQ(Server):
         options = [f"-D{name}={value}" for name, value in properties.items()]
         run = ["org.apache.activemq.console.Main", "start", f"xbean:file:{configuration}"]
         # -XX:-UsePerfData: no file in /tmp/hsperfdata_* that a SIGKILL would leave behind.
-        return Command(
-            [*_JAVA, "-XX:-UsePerfData", *options, "-cp", path, *run], {"HOME": str(at)}
-        )
+        return Command([*_JAVA, "-XX:-UsePerfData", *options, "-cp", path, *run], {"HOME": str(at)})
 
     def _is_ready(self) -> bool:
         user, password = next(iter(self.users.items()), ("", ""))

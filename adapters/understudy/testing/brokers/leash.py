@@ -64,9 +64,7 @@ class Leash:
         """True while the server is stopped by a signal."""
         return self._status()[1]
 
-    def spawn(
-        self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path
-    ) -> int:
+    def spawn(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> int:
         """Start the server and return its process id; its output is appended to ``log``."""
         reply = self._ask("spawn", argv=list(argv), env=dict(env), cwd=str(cwd), log=str(log))
         return int(reply["done"])

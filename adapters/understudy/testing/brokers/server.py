@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -78,8 +78,12 @@ class Server(abc.ABC):
         """The address a client connects to, credentials included."""
 
     @abc.abstractmethod
+    def _check_installed(self) -> None:
+        """Raise ServerMissing if the server is not there; no side effects."""
+
+    @abc.abstractmethod
     def _prepare(self) -> Command:
-        """Write the configuration and say what to run; raise ServerMissing if it is not there."""
+        """Write the configuration and say what to run."""
 
     @abc.abstractmethod
     def _is_ready(self) -> bool:
@@ -207,9 +211,6 @@ class Server(abc.ABC):
             self.folder.mkdir(parents=True, exist_ok=True)
         return self._prepare()
 
-    def _check_installed(self) -> None:
-        """Raise ServerMissing if the server is not installed; no side effects."""
-
     def _log_size(self) -> int:
         return self.log_file.stat().st_size if self.log_file.exists() else 0
 
@@ -227,9 +228,19 @@ class Server(abc.ABC):
 
 
 def start_all(*servers: Server, timeout: float = 60.0) -> None:
-    """Start servers side by side; if one fails, its error is raised once all have settled."""
+    """Start servers side by side; those that are frozen go on, those that are up are asked only.
+
+    If one fails, its error is raised once all have settled. When the wait is interrupted, by
+    Ctrl-C say, all of them are killed.
+    """
     with ThreadPoolExecutor(max_workers=len(servers) or 1) as pool:
         starts = [pool.submit(server.start, timeout) for server in servers]
+        try:
+            wait(starts)
+        except BaseException:
+            for server in servers:
+                server.kill()
+            raise
     for start in starts:
         start.result()
 

@@ -1,0 +1,117 @@
+"""Fixtures for all tests: real brokers, started when first asked for, and unique names.
+
+A server that is not installed skips the test and names the command to install it; where the
+environment says ``CI=true`` it fails the test instead, so that no run there is silently smaller.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NoReturn, TypeVar
+
+import pytest
+
+from understudy.testing.brokers import (
+    ActiveMQ,
+    RabbitMQ,
+    Redis,
+    Server,
+    ServerMissing,
+    start_all,
+)
+
+S = TypeVar("S", bound=Server)
+
+
+def _missing(error: ServerMissing) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"this run must have the server: {error}", pytrace=False)
+    pytest.skip(f"server missing: {error}")
+
+
+def _started(start: Future[S]) -> S:
+    try:
+        return start.result()
+    except ServerMissing as error:
+        _missing(error)
+
+
+@pytest.fixture
+def unique(request: pytest.FixtureRequest) -> str:
+    """A name no other test uses, for queues, exchanges and keys."""
+    test = re.sub(r"\W+", "-", request.node.name).strip("-")
+    return f"{test[:60]}-{uuid.uuid4().hex[:8]}"  # not `random`, which is seeded alike per test
+
+
+@pytest.fixture
+def launch() -> Iterator[Callable[[S], S]]:
+    """Start a server of the test's own, ``launch(RabbitMQ(stomp=True))``; it ends with the test."""
+    servers: list[Server] = []
+
+    def start(server: S) -> S:
+        servers.append(server)
+        try:
+            return server.start()
+        except ServerMissing as error:
+            _missing(error)
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def _rabbit_starts() -> Iterator[list[Future[RabbitMQ]]]:
+    """Two nodes coming up side by side, for the time of one."""
+    nodes = [RabbitMQ(name="rabbit-a"), RabbitMQ(name="rabbit-b")]
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        yield [pool.submit(node.start) for node in nodes]
+    for node in nodes:
+        node.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit_a(_rabbit_starts: list[Future[RabbitMQ]]) -> RabbitMQ:
+    """A RabbitMQ node shared by all tests; leave it running, or ask for `rabbits`."""
+    return _started(_rabbit_starts[0])
+
+
+@pytest.fixture(scope="session")
+def rabbit_b(_rabbit_starts: list[Future[RabbitMQ]]) -> RabbitMQ:
+    """A second node, independent of the first."""
+    return _started(_rabbit_starts[1])
+
+
+@pytest.fixture
+def rabbits(rabbit_a: RabbitMQ, rabbit_b: RabbitMQ) -> Iterator[tuple[RabbitMQ, RabbitMQ]]:
+    """Both nodes, to be killed, frozen and restarted at will: the next test gets them running."""
+    start_all(rabbit_a, rabbit_b)
+    yield rabbit_a, rabbit_b
+    start_all(rabbit_a, rabbit_b)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Redis]:
+    """A Redis shared by all tests, without persistence."""
+    yield from _one(Redis())
+
+
+@pytest.fixture(scope="session")
+def activemq() -> Iterator[ActiveMQ]:
+    """An ActiveMQ Classic shared by all tests."""
+    yield from _one(ActiveMQ())
+
+
+def _one(server: S) -> Iterator[S]:
+    try:
+        server.start()
+    except ServerMissing as error:
+        _missing(error)
+    try:
+        yield server
+    finally:
+        server.close()
