@@ -3,17 +3,22 @@
 Rules: an endpoint is a value, hashable and immutable. Its URI never holds options that are ours
 (those live in ``options``); its ``repr`` and ``redacted`` never hold a password. Two endpoints are
 the same one when everything but the spelling is equal: scheme and host in lower case, ``localhost``
-for the loopback addresses, credentials, path and query included.
+for the loopback addresses, the default port and the default vhost written or not, credentials, path
+and query included. Host names are compared as text and never looked up (a name with an underscore
+is a name like any other).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 __all__ = ["Endpoint", "EndpointOptions"]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+SAME_SCHEME = {"pyamqp": "amqp"}  # kombu's alias
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "stomp": 61613, "stomp+ssl": 61614}
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,19 @@ class Endpoint:
 
     @property
     def identity(self) -> tuple[object, ...]:
+        scheme = SAME_SCHEME.get(self.scheme.lower(), self.scheme.lower())
         host = "localhost" if self.host.lower() in LOOPBACK_NAMES else self.host.lower()
-        authority: tuple[object, ...] = (host, self.port) if host else (self.uri,)
+        port = self.port or DEFAULT_PORTS.get(scheme)
+        path = self.path
+        if scheme in DEFAULT_PORTS:  # a vhost; all libraries of ours read these as the vhost "/"
+            path = "/" if unquote(path) in ("", "/", "//") else path
+        authority: tuple[object, ...] = (host, port) if host else (self.uri,)
         return (
-            self.scheme.lower(),
+            scheme,
             *authority,
             self.username,
             self.password,
-            self.path,
+            path,
             tuple(sorted(self.query.items())),
             self.options,
         )
