@@ -48,6 +48,19 @@ def unique(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def installed() -> Callable[[Server], None]:
+    """Skip, or in CI fail, unless a server that the test will start itself is installed."""
+
+    def check(server: Server) -> None:
+        try:
+            server.check_installed()
+        except ServerMissing as error:
+            _missing(error)
+
+    return check
+
+
+@pytest.fixture
 def launch() -> Iterator[Callable[[S], S]]:
     """Start a server of the test's own, ``launch(RabbitMQ(stomp=True))``; it ends with the test."""
     servers: list[Server] = []

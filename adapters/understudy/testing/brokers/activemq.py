@@ -79,7 +79,7 @@ class ActiveMQ(Server):
         """The address for ActiveMQ's own protocol, for network connectors."""
         return f"tcp://{self.host}:{self.openwire_port}"
 
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
         if not (_HOME / "bin/activemq.jar").exists():
             raise ServerMissing(self.package)
         if shutil.which("java") is None:

@@ -27,7 +27,7 @@ class _PortMapper(Server):
     def uri(self) -> str:
         return f"epmd://{self.host}:{self.port}"
 
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
         if shutil.which("epmd") is None:
             raise ServerMissing(self.package)
 

@@ -156,7 +156,7 @@ class RabbitMQ(Server):
         if world:
             world.leave()
 
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
         if not (_PROGRAMS / "rabbitmq-server").exists():
             raise ServerMissing(self.package)
 

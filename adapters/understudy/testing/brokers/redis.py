@@ -40,7 +40,7 @@ class Redis(Server):
         login = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{login}{self.host}:{self.port}/0"
 
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
         if shutil.which("redis-server") is None:
             raise ServerMissing(self.package)
 
@@ -48,10 +48,10 @@ class Redis(Server):
         settings = {
             "bind": self.host,
             "port": str(self.port),
-            "dir": f'"{self.folder}"',
+            "dir": _quoted(str(self.folder)),
             "save": '""',
             "appendonly": "yes" if self.appendonly else "no",
-            **({"requirepass": f'"{self.password}"'} if self.password else {}),
+            **({"requirepass": _quoted(self.password)} if self.password else {}),
         }
         file = self.folder / "redis.conf"  # a file, so that `ps` does not show the password
         file.write_text("".join(f"{k} {v}\n" for k, v in settings.items()), encoding="utf-8")
@@ -59,3 +59,8 @@ class Redis(Server):
 
     def _is_ready(self) -> bool:
         return answers_redis(self.port, self.password)
+
+
+def _quoted(text: str) -> str:
+    """A string as Redis's configuration file writes it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

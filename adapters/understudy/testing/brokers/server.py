@@ -78,7 +78,7 @@ class Server(abc.ABC):
         """The address a client connects to, credentials included."""
 
     @abc.abstractmethod
-    def _check_installed(self) -> None:
+    def check_installed(self) -> None:
         """Raise ServerMissing if the server is not there; no side effects."""
 
     @abc.abstractmethod
@@ -204,7 +204,7 @@ class Server(abc.ABC):
         return self._leash
 
     def _prepare_in_folder(self) -> Command:
-        self._check_installed()
+        self.check_installed()
         if self._temporary:
             self._held()  # the watcher makes the folder, so that no crash can leave one behind
         else:
