@@ -67,6 +67,14 @@ class Endpoint:
             self.options,
         )
 
+    @property
+    def address(self) -> str:
+        """Scheme, host and port as `identity` spells them: which broker, by whatever credentials."""
+        if not self.host:
+            return self.redacted
+        scheme, host, port = self.identity[:3]
+        return f"{scheme}://{host}" + (f":{port}" if port else "")
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Endpoint) and self.identity == other.identity
 
