@@ -1,3 +1,9 @@
-"""Helpers for tests: of this project and of those who use it. Nothing is imported from here."""
+"""Tools for testing what happens when brokers and networks fail; free to use in your own tests."""
 
 from __future__ import annotations
+
+from understudy.testing.amqp_peer import ScriptedPeer
+from understudy.testing.clock import FakeClock, wait_until
+from understudy.testing.proxy import FaultProxy
+
+__all__ = ["FakeClock", "FaultProxy", "ScriptedPeer", "wait_until"]
