@@ -69,10 +69,11 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Scheme, host and port as `identity` spells them: which broker, by whatever credentials."""
+        """Scheme, host and port, spelled as in `identity`: which broker, whoever logs in."""
         if not self.host:
             return self.redacted
         scheme, host, port = self.identity[:3]
+        host = f"[{host}]" if ":" in str(host) else host
         return f"{scheme}://{host}" + (f":{port}" if port else "")
 
     def __eq__(self, other: object) -> bool:
