@@ -1,0 +1,43 @@
+# Every target prepares what it needs first (.ci/setup). ARGS is passed on: make test ARGS="-k name"
+BIN := .venv/bin
+ARGS ?=
+
+# The longest a whole run may take. SIGINT, so that pytest ends its servers and prints its summary.
+LIMIT ?= 30m
+BOUNDED = timeout --foreground --signal=INT --kill-after=60s $(LIMIT)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench chaos fmt
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+demo: ## kill and freeze real brokers under a running application
+	@.ci/setup --brokers
+	@$(BIN)/python -m understudy.testing.demo $(ARGS)
+
+test: ## all tests, with real brokers, except the long fault runs
+	@.ci/setup --brokers
+	@$(BOUNDED) $(BIN)/pytest -m 'not slow' --durations=15 $(ARGS)
+
+check: ## format, lint, types, import rules and unit tests; needs no broker
+	@.ci/setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest tests/unit
+
+bench: ## measure speed beside the peers on this machine
+	@.ci/setup --brokers
+	@$(BIN)/python tests/bench/run.py $(ARGS)
+
+chaos: LIMIT := 3h
+chaos: ## the long fault runs
+	@.ci/setup --brokers
+	@$(BOUNDED) $(BIN)/pytest -m slow -o faulthandler_timeout=3600 --durations=15 $(ARGS)
+
+fmt: ## format and fix what can be fixed
+	@.ci/setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
