@@ -45,7 +45,8 @@ The poison rule: a message whose sending alone closed the channel or connection 
   ``refused(tag, False)``, then ``link_lost()``.
 
 Cost: offer, next_unwritten, written and confirmed of one message take 0.5 microseconds together
-(CPython 3.11, in windows of 100 or more; 1.3 one by one); `drop` and `returned` search from the oldest on.
+(CPython 3.11, in windows of 100 or more; 1.3 one by one). `drop` and `returned` search from the
+oldest entry on.
 """
 
 from __future__ import annotations
