@@ -36,7 +36,7 @@ from understudy.core.endpoint import Endpoint
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["connect_list"]
+__all__ = ["connect_list", "place"]
 
 
 def connect_list(
@@ -59,9 +59,9 @@ def connect_list(
         rng.shuffle(endpoints)
     if current is not None:
         endpoints = _first(endpoints, _meant_by(current, endpoints))
-    preferred = {_address(endpoint) for endpoint in priority}
+    preferred = {place(endpoint) for endpoint in priority}
     if preferred:
-        endpoints = _first(endpoints, lambda endpoint: _address(endpoint) in preferred)
+        endpoints = _first(endpoints, lambda endpoint: place(endpoint) in preferred)
     if failed is not None:
         is_failed = _meant_by(failed, endpoints)
         endpoints = _first(endpoints, lambda endpoint: not is_failed(endpoint))
@@ -75,10 +75,10 @@ def _first(endpoints: list[Endpoint], wanted: Callable[[Endpoint], bool]) -> lis
 def _meant_by(named: Endpoint, endpoints: list[Endpoint]) -> Callable[[Endpoint], bool]:
     if named in endpoints:
         return lambda endpoint: endpoint == named
-    address = _address(named)
-    return lambda endpoint: _address(endpoint) == address
+    address = place(named)
+    return lambda endpoint: place(endpoint) == address
 
 
-def _address(endpoint: Endpoint) -> tuple[object, ...]:
-    # host and port as identity spells them (loopback names, default ports)
+def place(endpoint: Endpoint) -> tuple[object, ...]:
+    """Host and port as identity spells them (loopback names, default ports): which broker it is."""
     return endpoint.identity[1:3] if endpoint.host else (endpoint.uri,)

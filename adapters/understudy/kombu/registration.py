@@ -2,8 +2,8 @@
 
 kombu has no entry points for transports, but it loads every module of the group
 ``kombu.serializers`` when it is imported. An error here would break ``import kombu`` for a whole
-environment, so this module imports nothing but kombu's own alias table, and the "serializer" that it
-has to hand over is one that refuses to work.
+environment, so this module imports nothing but kombu's own alias table, and the "serializer" that
+it has to hand over is one that refuses to work.
 """
 
 from __future__ import annotations

@@ -1,0 +1,416 @@
+"""The failover state machine: what happened goes in, what to do comes out.
+
+Rules
+* Pure. The shell gives the delay's random number generator at construction, feeds events, and does
+  the actions in order. It never decides which endpoint comes next, nor how long to wait.
+* One *pass* tries every endpoint of the list once, with no pause between them. Only after a whole
+  pass has failed comes one delay (ActiveMQ 1.4). Success resets delay and counters.
+* An *epoch* is the time during which one endpoint is the current one; it is a number that only
+  rises. Every connection belongs to the epoch it was dialed in, and a loss that is reported for an
+  earlier epoch changes nothing: all connections of a process agree on one broker, and ten of them
+  dying together are one loss.
+* While an epoch lasts, further connections are dialed to its endpoint; if that fails the epoch is
+  over, just as if one of its connections had been lost.
+* The endpoint that was lost last goes to the end of the next pass, unless nothing but time was
+  wrong with it (``Prefer``: we left it on purpose).
+* A spare (a ready connection to another endpoint) is tried first and without the initial delay.
+* Interrupted comes before any attempt; Resumed comes after success; they always pair up.
+* Giving up tells everyone who waits; the next ``Wanted`` begins a new round, because the processes
+  that use this live long (with ``reconnect=false`` it does not).
+
+Keep in sync: `TRANSITIONS` names every event that a state reacts to; any other pair is ignored.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from understudy.core.backoff import Backoff
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import (
+    Connected,
+    EndpointsChanged,
+    Event,
+    GaveUp,
+    Interrupted,
+    Resumed,
+    SlowReconnect,
+)
+from understudy.core.options import Options
+from understudy.core.order import connect_list, place
+from understudy.core.uri import CORE_SCHEMES, parse_members
+from understudy.errors import Attempt
+
+__all__ = [
+    "Action",
+    "Closed",
+    "Dial",
+    "DialFailed",
+    "Dialed",
+    "Fail",
+    "Happening",
+    "Leave",
+    "Listed",
+    "Lost",
+    "Machine",
+    "Prefer",
+    "Spares",
+    "State",
+    "Tell",
+    "TimeUp",
+    "Wait",
+    "Wanted",
+]
+
+
+class State(Enum):
+    IDLE = "idle"  # never asked for a connection
+    DIALING = "dialing"  # in the middle of a pass
+    WAITING = "waiting"  # a delay before the next pass
+    CONNECTED = "connected"
+    GAVE_UP = "gave up"
+    CLOSED = "closed"
+
+
+# --- what happened ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Somebody needs a connection."""
+
+
+@dataclass(frozen=True)
+class Dialed:
+    """A connection to this endpoint is up, handshake done."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True)
+class DialFailed:
+    endpoint: Endpoint
+    cause: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A connection of this epoch broke, or its peer is taken for dead."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TimeUp:
+    """The delay that was asked for is over."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The endpoints found beside the configured ones are now these."""
+
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class Spares:
+    """Ready connections exist to exactly these endpoints."""
+
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class Prefer:
+    """Move to this endpoint now: a priority endpoint is back, or the cluster asks for it."""
+
+    endpoint: Endpoint
+    reason: str
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The owner is done."""
+
+
+Happening: TypeAlias = (
+    Wanted | Dialed | DialFailed | Lost | TimeUp | Listed | Spares | Prefer | Closed
+)
+
+# --- what to do -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dial:
+    """Connect to this endpoint (or take a spare to it), then report Dialed or DialFailed."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Report TimeUp after so many ms, at once if 0; replaces an earlier Wait."""
+
+    ms: float
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Break every connection of this epoch, without any graceful close."""
+
+    epoch: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tell:
+    event: Event
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Give everyone who waits an error with these attempts."""
+
+    reason: str
+    attempts: tuple[Attempt, ...]
+
+
+Action: TypeAlias = Dial | Wait | Leave | Tell | Fail
+
+
+class Machine:
+    """One logical connection: a list of endpoints, at most one of them current."""
+
+    def __init__(
+        self,
+        endpoints: Iterable[Endpoint],
+        options: Options,
+        rng: random.Random,
+    ) -> None:
+        self.state = State.IDLE
+        self.epoch = 0
+        self.current: Endpoint | None = None
+        self.passes_failed = 0  # in this outage
+        self._configured = tuple(endpoints)
+        self._learned: tuple[Endpoint, ...] = ()
+        self._spares: tuple[Endpoint, ...] = ()
+        self._options = options
+        self._rng = rng
+        self._backoff = Backoff.of(options)
+        self._lost: Endpoint | None = None
+        self._queue: list[Endpoint] = []  # what this pass has still to try
+        self._causes: dict[Endpoint, str] = {}  # why each endpoint failed last, this outage
+        self._ever_connected = False
+
+    def __repr__(self) -> str:
+        where = f" {self.current}" if self.current else ""
+        return f"<Machine {self.state.value}{where} epoch={self.epoch}>"
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """All known endpoints, configured ones first."""
+        return tuple(dict.fromkeys(self._configured + self._learned))
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Each endpoint's last failure in this outage."""
+        return tuple(Attempt(str(e), cause) for e, cause in self._causes.items())
+
+    @property
+    def priority(self) -> tuple[Endpoint, ...]:
+        """The endpoints to return to; empty unless priorityBackup is on."""
+        if not self._options.priority_backup:
+            return ()
+        if not self._options.priority_uris:
+            return self._configured[:1]
+        text = ",".join(self._options.priority_uris)
+        named = parse_members(text, schemes={e.scheme for e in self.endpoints} | CORE_SCHEMES)
+        places = {place(endpoint) for endpoint in named}
+        return tuple(e for e in self.endpoints if place(e) in places)
+
+    def receive(self, happening: Happening) -> list[Action]:
+        """Take in what happened; return what to do, in order."""
+        handler = TRANSITIONS.get((self.state, type(happening)))
+        return handler(self, happening) if handler else []
+
+    # --- handlers: one for each kind of arrow in TRANSITIONS -----------------------------------
+
+    def _begin(self, _: Happening) -> list[Action]:
+        if self._ever_connected and not self._options.reconnect:
+            return [Fail("the connection was lost and reconnect=false", self.attempts)]
+        self.passes_failed = 0
+        self._causes.clear()
+        return self._start_pass()
+
+    def _start_pass(self, _: Happening | None = None) -> list[Action]:
+        self._queue = list(
+            connect_list(
+                self._configured,
+                self._learned,
+                self._lost,
+                self._options.randomize,
+                self._rng,
+                priority=self.priority,
+            )
+        )
+        for spare in reversed(self._spares):
+            if spare in self._queue:
+                self._queue.remove(spare)
+                self._queue.insert(0, spare)
+        return self._dial_next()
+
+    def _dial_next(self) -> list[Action]:
+        if not self._queue:
+            return self._pass_failed()
+        self.state = State.DIALING
+        return [Dial(self._queue[0])]
+
+    def _dial_failed(self, happening: DialFailed) -> list[Action]:
+        self._causes.pop(happening.endpoint, None)
+        self._causes[happening.endpoint] = happening.cause
+        if not self._queue or self._queue[0] != happening.endpoint:
+            return []  # the answer to a dial of an earlier pass
+        del self._queue[0]
+        return self._dial_next()
+
+    def _pass_failed(self) -> list[Action]:
+        self.passes_failed += 1
+        limit = self._limit()
+        if limit and self.passes_failed >= limit:
+            return self._give_up(f"gave up after {_count(self.passes_failed, 'pass', 'passes')}")
+        self.state = State.WAITING
+        actions: list[Action] = []
+        every = self._options.warn_after_reconnect_attempts
+        if every > 0 and self.passes_failed % every == 0:
+            known = "; ".join(map(str, self.attempts)) or "no endpoint is known"
+            reason = f"{_count(self.passes_failed, 'pass', 'passes')} failed: {known}"
+            actions.append(Tell(SlowReconnect(reason=reason)))
+        return [*actions, Wait(self._delay())]
+
+    def _give_up(self, reason: str) -> list[Action]:
+        self.state = State.GAVE_UP
+        return [Tell(GaveUp(reason=reason)), Fail(reason, self.attempts)]
+
+    def _connected(self, happening: Dialed) -> list[Action]:
+        self.state = State.CONNECTED
+        self.epoch += 1
+        self.current = happening.endpoint
+        self.passes_failed = 0
+        self._lost = None
+        self._queue.clear()
+        self._causes.clear()
+        kind = Resumed if self._ever_connected else Connected
+        self._ever_connected = True
+        return [Tell(kind(str(happening.endpoint)))]
+
+    def _epoch_lost(self, happening: Lost) -> list[Action]:
+        if happening.epoch != self.epoch:
+            return []
+        return self._leave_current(happening.reason)
+
+    def _another_failed(self, happening: DialFailed) -> list[Action]:
+        if happening.endpoint != self.current:
+            return []
+        self._causes[happening.endpoint] = happening.cause
+        return self._leave_current(f"no further connection could be made: {happening.cause}")
+
+    def _leave_current(self, reason: str) -> list[Action]:
+        assert self.current is not None
+        self._lost, self.current = self.current, None
+        self._causes[self._lost] = reason
+        actions: list[Action] = [Leave(self.epoch, reason)]
+        if not self._options.reconnect:
+            return actions + self._give_up(f"the connection was lost and reconnect=false: {reason}")
+        actions.append(Tell(Interrupted(str(self._lost), reason)))
+        if any(spare != self._lost for spare in self._spares):
+            return actions + self._start_pass()
+        self.state = State.WAITING
+        return [*actions, Wait(self._delay())]
+
+    def _prefer(self, happening: Prefer) -> list[Action]:
+        if happening.endpoint == self.current or happening.endpoint not in self.endpoints:
+            return []
+        left = self.current
+        self.current = None
+        actions: list[Action] = [
+            Leave(self.epoch, happening.reason),
+            Tell(Interrupted(str(left), happening.reason)),
+            *self._start_pass(),
+        ]
+        if happening.endpoint in self._queue:
+            self._queue.remove(happening.endpoint)
+        self._queue.insert(0, happening.endpoint)
+        return [*actions[:2], Dial(happening.endpoint)]
+
+    def _listed(self, happening: Listed) -> list[Action]:
+        before = self.endpoints
+        self._learned = happening.endpoints
+        if set(self.endpoints) == set(before):
+            return []
+        actions: list[Action] = [
+            Tell(EndpointsChanged(reason=", ".join(map(str, self.endpoints)) or "none"))
+        ]
+        if self.state is State.WAITING:  # a new address is worth a try at once
+            actions.append(Wait(0))
+        return actions
+
+    def _spares_changed(self, happening: Spares) -> list[Action]:
+        self._spares = happening.endpoints
+        return []
+
+    def _close(self, _: Happening) -> list[Action]:
+        left = self.epoch if self.state is State.CONNECTED else None
+        self.state = State.CLOSED
+        self.current = None
+        fail = Fail("closed", self.attempts)
+        return [fail] if left is None else [Leave(left, "closed"), fail]
+
+    # --- helpers ------------------------------------------------------------------------------
+
+    def _limit(self) -> int:
+        """Passes before giving up; 0 = never. The first connection may have its own limit."""
+        options = self._options
+        startup = options.startup_max_reconnect_attempts
+        limit = options.max_reconnect_attempts
+        if not self._ever_connected and startup > 0:
+            limit = startup
+        return max(limit, 0)
+
+    def _delay(self) -> float:
+        return self._backoff.delay_ms(
+            self.passes_failed, first_connection=not self._ever_connected, rng=self._rng
+        )
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+Handler: TypeAlias = Callable[..., list[Action]]
+
+_ANYWHERE: dict[type, Handler] = {
+    Listed: Machine._listed,
+    Spares: Machine._spares_changed,
+    Closed: Machine._close,
+}
+
+TRANSITIONS: dict[tuple[State, type], Handler] = {
+    (State.IDLE, Wanted): Machine._begin,
+    (State.DIALING, Dialed): Machine._connected,
+    (State.DIALING, DialFailed): Machine._dial_failed,
+    (State.WAITING, TimeUp): Machine._start_pass,
+    (State.CONNECTED, Lost): Machine._epoch_lost,
+    (State.CONNECTED, DialFailed): Machine._another_failed,
+    (State.CONNECTED, Prefer): Machine._prefer,
+    (State.GAVE_UP, Wanted): Machine._begin,
+    **{
+        (state, kind): handler
+        for state in State
+        if state is not State.CLOSED
+        for kind, handler in _ANYWHERE.items()
+    },
+}

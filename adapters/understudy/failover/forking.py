@@ -1,0 +1,73 @@
+"""Fork safety: a forked child never shares a socket or a lock with its parent.
+
+Rules
+* Whoever owns sockets, locks or threads registers here (weakly). Before a fork, each owner is
+  asked to `hold` (take its own lock, so that its state is whole in the child); after it the
+  parent lets go, and the child calls `abandon`, in which the owner closes what it inherited
+  without writing a byte and forgets its locks and threads.
+* A fork never waits for the network: our threads take an owner's lock only for moments, and dial
+  outside it.
+* A thread that cannot be started any more (Python 3.12+ refuses at interpreter exit) is None; the
+  caller then does the work itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Owner", "register", "start_thread"]
+
+
+class Owner(Protocol):
+    def hold(self) -> None:
+        """Before a fork, in the forking thread."""
+
+    def let_go(self) -> None:
+        """After it, in the parent."""
+
+    def abandon(self) -> None:
+        """After it, in the child."""
+
+
+_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_held: list[Owner] = []
+
+
+def register(owner: Owner) -> None:
+    """Have ``owner`` take part in forks for as long as it lives."""
+    _owners.add(owner)
+
+
+def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | None:
+    """Start a daemon thread; None when the interpreter no longer allows it."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
+def _before() -> None:
+    for owner in list(_owners):
+        owner.hold()
+        _held.append(owner)
+
+
+def _in_parent() -> None:
+    while _held:
+        _held.pop().let_go()
+
+
+def _in_child() -> None:
+    _held.clear()
+    for owner in list(_owners):
+        owner.abandon()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,364 @@
+"""The shell around the failover machine: one for each URI and process.
+
+Rules
+* One daemon thread does all dialing, so that a caller can stop waiting at its deadline, at a signal
+  or at close() while an attempt goes on, and reconnecting goes on when nobody waits any more.
+* The machine decides under the lock; dialing happens outside it. Severing only shuts sockets down,
+  which never blocks, so it may happen under the lock.
+* A connection is in exactly one place: `_spares` (to another endpoint, for later), `_ready` (to
+  the current endpoint, waiting for a taker) or with its taker; `_epochs` knows the epoch of the
+  last two.
+* Nobody is told anything under the lock but the notifier, which only queues.
+* At interpreter exit no thread can be started any more: then the waiting caller does the work
+  itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import Event
+from understudy.core.machine import (
+    Action,
+    Closed,
+    Dial,
+    Dialed,
+    DialFailed,
+    Fail,
+    Happening,
+    Leave,
+    Listed,
+    Lost,
+    Machine,
+    Prefer,
+    Spares,
+    State,
+    Tell,
+    TimeUp,
+    Wait,
+    Wanted,
+)
+from understudy.core.redact import redact
+from understudy.core.uri import FailoverURI
+from understudy.errors import Attempt, ConnectFailed
+from understudy.failover import forking
+from understudy.failover.deadline import Deadline
+from understudy.failover.dialer import Dialer
+from understudy.failover.notifier import EventCallback, Notifier, logger
+from understudy.failover.spares import SparePool
+
+__all__ = ["Supervisor"]
+
+C = TypeVar("C")
+
+SLICE = 0.1  # s between two looks at `on_wait`; well below the 5 s in which a worker has to stop
+
+
+class Supervisor(Generic[C]):
+    """Keeps one process on one broker of a list, and hands out connections to it."""
+
+    def __init__(
+        self,
+        uri: FailoverURI,
+        dialer: Dialer[C],
+        *,
+        on_event: EventCallback | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.uri = uri
+        self.dialer = dialer
+        self.notifier = Notifier(on_event)
+        self._machine = Machine(
+            uri.endpoints,
+            uri.options,
+            rng or random.Random(),
+        )
+        self._changed = threading.Condition(threading.RLock())
+        self._thread: threading.Thread | None = None
+        self._waiters = 0
+        self._users: weakref.WeakSet[object] = weakref.WeakSet()
+        self._ready: list[C] = []
+        self._epochs: weakref.WeakKeyDictionary[C, int] = weakref.WeakKeyDictionary()
+        self._spares: SparePool[C] = SparePool(uri.options, dialer)
+        self._pass_dial: Endpoint | None = None  # what the machine wants dialed now
+        self._due: float | None = None  # when its delay is over
+        self._failures = 0  # how often the machine gave up
+        self._failure: tuple[str, ConnectFailed] | None = None
+        self._logged: dict[Endpoint, str] = {}  # the cause already logged for each endpoint
+        forking.register(self)
+
+    def __repr__(self) -> str:
+        return f"<Supervisor of {self.uri}: {self._machine!r}>"
+
+    # --- state: never blocks for longer than another thread's bookkeeping ------------------------
+
+    @property
+    def current(self) -> Endpoint | None:
+        """The endpoint in use, or None."""
+        return self._machine.current
+
+    @property
+    def epoch(self) -> int:
+        return self._machine.epoch
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return self._machine.endpoints
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Why each endpoint failed last, in the present outage."""
+        return self._machine.attempts
+
+    def epoch_of(self, connection: C) -> int:
+        """The epoch that a connection was handed out in; -1 for one that is over."""
+        return self._epochs.get(connection, -1)
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def attach(self, user: object) -> None:
+        """While at least one user lives, a lost connection is replaced without being asked for."""
+        self._users.add(user)
+
+    def acquire(self, deadline: Deadline, on_wait: Callable[[], None] | None = None) -> C:
+        """Return a connection of the current epoch, dialing as long as it takes.
+
+        ``on_wait`` is called about every 100 ms while waiting; what it raises ends the wait. Raises
+        DeadlinePassed, or ConnectFailed when the machine gave up.
+        """
+        with self._changed:
+            given_up = self._failures
+            self._waiters += 1
+            self._feed(Wanted())
+        try:
+            while True:
+                with self._changed:
+                    if self._ready:
+                        return self._ready.pop()
+                    if self._failures != given_up:
+                        assert self._failure is not None
+                        reason, failed = self._failure
+                        raise ConnectFailed(reason, failed.attempts)
+                    deadline.check()
+                    working = self._ensure_thread()
+                    if working:
+                        self._changed.wait(min(deadline.remaining(), SLICE))
+                if not working:
+                    self._work(min(deadline.remaining(), SLICE))
+                if on_wait is not None:
+                    on_wait()
+        finally:
+            with self._changed:
+                self._waiters -= 1
+
+    def lost(self, connection: C, reason: str) -> None:
+        """A connection broke, or is taken for dead: leave its endpoint if that is still current."""
+        self.dialer.sever(connection)
+        with self._changed:
+            epoch = self._epochs.pop(connection, None)
+            if connection in self._ready:
+                self._ready.remove(connection)
+            if epoch is not None:
+                self._feed(Lost(epoch, redact(reason)))
+            elif self._spares.forget(connection):
+                self._feed(Spares(self._spares.endpoints))
+
+    def released(self, connection: C) -> None:
+        """The taker has closed a connection himself; nothing is wrong with the endpoint."""
+        with self._changed:
+            self._epochs.pop(connection, None)
+
+    def offer(self, connection: C) -> bool:
+        """Give a healthy connection back for the next taker; False if its epoch is over."""
+        with self._changed:
+            if self._epochs.get(connection) != self._machine.epoch or not self._machine.current:
+                return False
+            self._ready.append(connection)
+            self._changed.notify_all()
+            return True
+
+    def found(self, endpoints: tuple[Endpoint, ...]) -> None:
+        """A discovery agent knows these endpoints beside the configured ones."""
+        with self._changed:
+            self._feed(Listed(endpoints))
+
+    def tell(self, event: Event) -> None:
+        self.notifier.tell(event)
+
+    def close(self) -> None:
+        """Sever everything and end the thread; waiting callers get ConnectFailed("closed")."""
+        with self._changed:
+            self._feed(Closed())
+            for connection in [*self._ready, *self._spares.clear()]:
+                self.dialer.discard(connection)
+            self._ready.clear()
+        self.notifier.close()
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    def _ensure_thread(self) -> bool:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = forking.start_thread("understudy-supervisor", self._run)
+        return self._thread is not None
+
+    def _run(self) -> None:
+        while self._machine.state is not State.CLOSED:
+            try:
+                self._work(None)
+            except Exception:
+                logger.exception("a bug in understudy: the supervisor goes on")
+                time.sleep(1)  # so that a bug that repeats does not burn a CPU
+
+    def _work(self, patience: float | None) -> None:
+        """Do one job, or wait for one for at most ``patience`` seconds."""
+        with self._changed:
+            job = self._next_job()
+            if job is None:
+                self._changed.wait(self._until_due(patience))
+                return
+        job()
+
+    def _next_job(self) -> Callable[[], None] | None:
+        now = time.monotonic()
+        if self._due is not None and now >= self._due and self._is_needed():
+            self._due = None
+            self._feed(TimeUp())
+        if self._pass_dial is not None and self._is_needed():
+            endpoint = self._pass_dial
+            return lambda: self._dial(endpoint, self._pass_dialed)
+        current = self._machine.current
+        if current is None:
+            return None
+        if self._waiters > len(self._ready):
+            return lambda: self._dial(current, self._further_dialed)
+        wanted = self._spares.wanted(self._machine, now) if self._users else None
+        if wanted is not None:
+            return lambda: self._dial(wanted, self._spare_dialed)
+        settled = self._spares.settled(self._machine, now)
+        if settled is not None:
+            reason = "a priority endpoint is back and stable"
+            return lambda: self._prefer(settled, reason)
+        return None
+
+    def _is_needed(self) -> bool:
+        return self._waiters > 0 or bool(self._users)
+
+    def _until_due(self, patience: float | None) -> float | None:
+        now = time.monotonic()
+        moments = [m for m in (self._due, self._spares.due(self._machine)) if m is not None]
+        waits = [max(moment - now, 0.0) for moment in moments if self._is_needed()]
+        if patience is not None:
+            waits.append(patience)
+        return min(waits, default=None)
+
+    def _dial(self, endpoint: Endpoint, report: Callable[[Endpoint, C], None]) -> None:
+        """Dial outside the lock, then report under it."""
+        with self._changed:
+            spare = self._spares.take(endpoint)
+            if spare is not None:
+                self._feed(Spares(self._spares.endpoints))
+                report(endpoint, spare)
+                return
+        timeout = self.uri.options.connect_timeout / 1000
+        try:
+            connection = self.dialer.dial(endpoint, timeout)
+        except Exception as exc:
+            cause = redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+            self._log_cause(endpoint, cause)
+            with self._changed:
+                self._spares.failed(endpoint, time.monotonic())
+                if self._pass_dial == endpoint:
+                    self._pass_dial = None
+                    self._feed(DialFailed(endpoint, cause))
+                elif report == self._further_dialed:
+                    self._feed(DialFailed(endpoint, cause))
+            return
+        with self._changed:
+            self._logged.pop(endpoint, None)
+            report(endpoint, connection)
+
+    def _pass_dialed(self, endpoint: Endpoint, connection: C) -> None:
+        if self._pass_dial != endpoint:  # the machine has gone on meanwhile (closed)
+            self.dialer.discard(connection)
+            return
+        self._pass_dial = None
+        self._feed(Dialed(endpoint))
+        self._further_dialed(endpoint, connection)
+
+    def _further_dialed(self, endpoint: Endpoint, connection: C) -> None:
+        if self._machine.current != endpoint:
+            self.dialer.discard(connection)
+            return
+        self._epochs[connection] = self._machine.epoch
+        self._ready.append(connection)
+        self._changed.notify_all()
+
+    def _spare_dialed(self, endpoint: Endpoint, connection: C) -> None:
+        if not self._spares.add(endpoint, connection, time.monotonic()):
+            self.dialer.discard(connection)
+        self._feed(Spares(self._spares.endpoints))
+
+    def _prefer(self, endpoint: Endpoint, reason: str) -> None:
+        with self._changed:
+            self._feed(Prefer(endpoint, reason))
+
+    def _log_cause(self, endpoint: Endpoint, cause: str) -> None:
+        """Once for each endpoint and cause, not at every pass."""
+        if self._logged.get(endpoint) != cause:
+            self._logged[endpoint] = cause
+            logger.warning("cannot connect to %s: %s", endpoint, cause)
+
+    # --- the machine's orders -------------------------------------------------------------------
+
+    def _feed(self, happening: Happening) -> None:
+        for action in self._machine.receive(happening):
+            self._obey(action)
+        self._changed.notify_all()
+
+    def _obey(self, action: Action) -> None:
+        match action:
+            case Dial(endpoint):
+                self._pass_dial, self._due = endpoint, None
+            case Wait(ms):
+                self._pass_dial, self._due = None, time.monotonic() + ms / 1000
+            case Leave(epoch):
+                self._leave(epoch)
+            case Tell(event):
+                self.notifier.tell(event)
+            case Fail(reason, attempts):
+                self._pass_dial = self._due = None
+                self._failures += 1
+                self._failure = (reason, ConnectFailed(reason, attempts))
+
+    def _leave(self, epoch: int) -> None:
+        for connection, theirs in list(self._epochs.items()):
+            if theirs == epoch:
+                self.dialer.sever(connection)
+                del self._epochs[connection]
+        self._ready.clear()
+
+    # --- fork safety ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        self._changed.acquire()
+
+    def let_go(self) -> None:
+        self._changed.release()
+
+    def abandon(self) -> None:
+        """In a forked child this supervisor is history; the child makes its own."""
+        for connection in [*self._epochs, *self._spares.clear()]:
+            with contextlib.suppress(Exception):
+                self.dialer.abandon(connection)
+        self._epochs.clear()
+        self._ready.clear()
+        self._thread = None
+        self._changed = threading.Condition(threading.RLock())
+        self._machine.receive(Closed())

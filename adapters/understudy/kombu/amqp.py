@@ -1,0 +1,309 @@
+"""py-amqp's connection and channels, with bounds that py-amqp itself does not have.
+
+Rules
+* A connection that was severed stays dead: nothing is read from or written to it any more, every
+  operation raises a recoverable connection error, and closing it sends nothing.
+* Frames are written under a lock of ours that the monitor only tries: a heartbeat never waits
+  behind a sender who is stuck, and a stuck sender is freed by severing.
+* A peer is dead when for two heartbeats neither a frame was read nor the kernel's receive buffer
+  has grown. So a busy application is not taken for a dead peer, and reads stay with one thread.
+* A wait for a reply is bounded when the owner says so (`patience`): while a worker shuts down, or
+  when the URI sets ``timeout``. What is still unanswered then makes the connection useless (a
+  late answer would be taken for another's), so it is severed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import amqp
+from amqp import spec
+from amqp.exceptions import RecoverableConnectionError
+from amqp.method_framing import frame_writer
+from kombu.transport import pyamqp
+
+from understudy.failover.deadline import Deadline
+from understudy.failover.monitor import monitor
+
+__all__ = ["BoundedConnection", "PublisherChannel"]
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows: then only frames that were read count as signs of life
+    fcntl = termios = None  # type: ignore[assignment]
+
+RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Bytes that lie in the kernel's receive buffer; 0 when it can't be told."""
+    if fcntl is None:
+        return 0
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(answer, "little")
+
+
+class BoundedConnection(pyamqp.Connection):
+    """A py-amqp connection that can be severed from any thread and never waits for a dead peer."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.severed: str | None = None  # the reason
+        self.closed_by_peer: str | None = None  # what the broker said in connection.close
+        self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
+        self._write_lock = threading.Lock()
+        self._last_sent = self._last_received = time.monotonic()
+        self._seen_sent = self._seen_received = -1
+        super().__init__(*args, frame_writer=self._locked_writer, **options)
+
+    def _locked_writer(self, connection: Any, transport: Any) -> Callable[..., None]:
+        write = frame_writer(connection, transport)
+        lock = self._write_lock
+
+        def locked(*frame: Any) -> None:
+            if self.severed is not None:
+                raise RecoverableConnectionError(self.severed)
+            with lock:
+                write(*frame)
+
+        return locked
+
+    def connect(self, callback: Any = None) -> Any:
+        """TCP, TLS and AMQP handshake within connect_timeout in all, also with a dripping peer."""
+        timeout = self.connect_timeout
+        late = f"no handshake within {timeout:g} s"
+        with monitor.alarm(timeout, lambda: self.sever(late)):
+            try:
+                return super().connect(callback)
+            except Exception as exc:
+                if self.severed != late:
+                    raise
+                raise TimeoutError(late) from exc
+
+    # --- severing -------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        return self.severed is None and bool(super().connected)
+
+    def sever(self, reason: str) -> None:
+        """Shut the socket down: every thread that is blocked on it wakes with an error."""
+        if self.severed is None:
+            self.severed = reason
+        sock = self._raw_socket()
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                # not SSLSocket.shutdown, which changes the TLS object under another thread's feet
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy of the descriptor; the parent's connection lives on."""
+        self.severed = "inherited from the parent process"
+        sock = self._raw_socket()
+        if sock is not None:
+            socket.socket.close(sock)
+
+    def _raw_socket(self) -> socket.socket | None:
+        transport = self._transport
+        return None if transport is None else transport.sock
+
+    def collect(self) -> None:
+        if self.severed is None:
+            self.severed = "connection closed"
+        self.sever(self.severed)
+        super().collect()
+
+    def blocking_read(self, timeout: float | None = None) -> Any:
+        if self.severed is not None or self._transport is None:
+            raise RecoverableConnectionError(self.severed or "connection closed")
+        return super().blocking_read(timeout)
+
+    def wait(
+        self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
+    ) -> Any:
+        return bounded_wait(super().wait, self, method, callback, timeout, returns_tuple)
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        self.closed_by_peer = f"{reply_code} {reply_text}"
+        super()._on_close(reply_code, reply_text, class_id, method_id)
+
+    def is_at_end(self) -> bool:
+        """Whether the peer has closed its side; a look that reads nothing and never blocks."""
+        sock = self._raw_socket()
+        if self.severed is not None or sock is None:
+            return True
+        try:
+            if not _is_readable(sock):
+                return False
+            return socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            return True
+
+    def is_readable(self) -> bool:
+        """Whether a read would not block."""
+        sock = self._raw_socket()
+        return self.severed is None and sock is not None and _is_readable(sock)
+
+    # --- heartbeats -----------------------------------------------------------------------------
+
+    def beat(self, now: float) -> str | None:
+        """Send a heartbeat if one is due; the reason when the peer is dead, else None."""
+        sock = self._raw_socket()
+        if self.severed is not None or sock is None or not self._handshake_complete:
+            return None
+        try:
+            unread = unread_bytes(sock)
+        except (OSError, ValueError):
+            return None  # just closed by its owner
+        received = self.bytes_recv * 1_000_003 + unread  # changes with every sign of life
+        if received != self._seen_received or unread > RECEIVE_BUFFER_FULL:
+            self._seen_received, self._last_received = received, now
+        if now - self._last_received > 2 * self.heartbeat:
+            return f"no sign of life for {now - self._last_received:.1f} s (two heartbeats)"
+        if self.bytes_sent != self._seen_sent:
+            self._seen_sent, self._last_sent = self.bytes_sent, now
+        elif now - self._last_sent >= self.heartbeat / 2:
+            self._try_heartbeat(sock, now)
+        return None
+
+    def _try_heartbeat(self, sock: socket.socket, now: float) -> None:
+        if not self._write_lock.acquire(blocking=False):
+            return  # somebody is writing, or stuck: the receiving side tells which
+        self._write_lock.release()
+        if not _is_writable(sock):
+            return
+        with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
+            self.send_heartbeat()
+            self._seen_sent, self._last_sent = self.bytes_sent, now
+
+
+def bounded_wait(
+    wait: Callable[..., Any],
+    connection: BoundedConnection,
+    method: Any,
+    callback: Any,
+    timeout: float | None,
+    returns_tuple: bool,
+) -> Any:
+    """py-amqp's wait; the owner's patience bounds the whole of it, not each frame."""
+    patience = connection.patience() if timeout is None else timeout
+    if patience is None:
+        return wait(method, callback, None, returns_tuple)
+    deadline = Deadline(patience)
+    try:
+        with draining_until(connection, deadline):
+            return wait(method, callback, patience, returns_tuple)
+    except TimeoutError:
+        reason = f"no answer within {patience:g} s"
+        connection.sever(reason)
+        raise RecoverableConnectionError(reason) from None
+
+
+@contextlib.contextmanager
+def draining_until(connection: Any, deadline: Deadline) -> Any:
+    """Make `drain_events` of this connection end at a deadline, however many frames arrive."""
+    outer = connection.__dict__.get("drain_events")
+    original = connection.drain_events
+
+    def drain(timeout: float | None = None) -> Any:
+        left = deadline.timeout()
+        if left == 0:
+            raise TimeoutError
+        return original(timeout=left)
+
+    connection.drain_events = drain
+    try:
+        yield
+    finally:
+        if outer is None:
+            del connection.drain_events
+        else:
+            connection.drain_events = outer
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _is_writable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poll.poll(0))
+
+
+class PublisherChannel(pyamqp.Channel):
+    """A channel of our own in confirm mode, on which nothing but our publishing happens.
+
+    ``settled(tag, multiple, ok)`` is called for every confirm and ``returned(message_id, text)``
+    for every unroutable message, both from within the reading of a frame.
+    """
+
+    def __init__(
+        self,
+        connection: BoundedConnection,
+        *,
+        settled: Callable[[int, bool, bool], None],
+        returned: Callable[[amqp.Message, str], None],
+    ) -> None:
+        super().__init__(connection, None)
+        self.settled = settled
+        self.returned = returned
+        self.last_tag = 0
+
+    def start(self, *, confirms: bool) -> None:
+        """Open the channel; one round trip. An error of confirm.select shows at the first send."""
+        self.open()
+        if confirms:
+            self.confirm_select(nowait=True)
+
+    def write(
+        self,
+        message: amqp.Message,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        immediate: bool,
+    ) -> int:
+        """Write one message; its delivery tag."""
+        connection = self.connection
+        if connection is None or not self.is_open:
+            raise RecoverableConnectionError("the publishing channel is closed")
+        self.send_method(
+            spec.Basic.Publish,
+            "Bssbb",
+            (0, exchange, routing_key, mandatory, immediate),
+            message,
+        )
+        self.last_tag += 1
+        return self.last_tag
+
+    def _on_basic_ack(self, delivery_tag: int, multiple: bool) -> None:
+        self.settled(delivery_tag, multiple, True)
+
+    def _on_basic_nack(self, delivery_tag: int, multiple: bool) -> None:
+        self.settled(delivery_tag, multiple, False)
+
+    def _on_basic_return(
+        self, reply_code: int, reply_text: str, exchange: str, routing_key: str, message: Any
+    ) -> None:
+        where = f"exchange {exchange!r}, routing key {routing_key!r}"
+        self.returned(message, f"{reply_code} {reply_text} ({where})")
+
+    def wait(
+        self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
+    ) -> Any:
+        return bounded_wait(super().wait, self.connection, method, callback, timeout, returns_tuple)
+
+    def _do_revive(self) -> None:
+        """The broker closed this channel: leave it closed, its tags mean nothing any more."""
+        self.collect()

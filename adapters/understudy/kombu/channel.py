@@ -1,0 +1,253 @@
+"""The application's channels: the host's own channel class with a few methods of ours in front.
+
+Rules
+* Publishing goes to the connection's publisher, whatever has become of this channel.
+* A declaration on a channel whose connection is gone is done where publishing goes on, unless it
+  belongs to the connection (exclusive, auto-delete, server-named) or the application consumes here.
+* Consuming is never carried over silently: Celery and ConsumerMixin have to see the loss, because
+  they drop what was prefetched and start again.
+* An ack, reject or recover on a connection that is gone is counted and dropped: its delivery tag
+  would mean another message. Closing and cancelling there are no errors either.
+* A channel in a transaction is left alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import amqp
+from kombu.transport import pyamqp
+
+from understudy.kombu.amqp import BoundedConnection, bounded_wait
+from understudy.kombu.inner import Inner, inner_of
+from understudy.kombu.link import PEER_ERRORS
+from understudy.kombu.message import OutMessage
+from understudy.kombu.topology import Declaration
+
+__all__ = ["application_channel"]
+
+
+class _Surviving:
+    """Mixed in front of a kombu channel class."""
+
+    _inner: Inner | None = None
+    _in_transaction = False
+
+    def _home(self) -> Any:
+        """The transport that the application's Connection has now, if it still has one."""
+        inner = self._inner
+        if inner is None or inner.home is None:
+            return None
+        transport = inner.home()
+        client = None if transport is None else transport.client_ref()
+        if client is None:
+            return transport
+        return client.transport if client._transport is not None else transport
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._inner is not None and self._inner.dead is not None
+
+    # --- publishing -----------------------------------------------------------------------------
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: Any = None,
+        content_type: Any = None,
+        content_encoding: Any = None,
+        headers: Any = None,
+        properties: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        return OutMessage(body, priority, content_type, content_encoding, headers, properties)
+
+    def basic_publish(
+        self,
+        message: Any,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        home = self._home()
+        if self._in_transaction or home is None:
+            native = message
+            if isinstance(message, OutMessage):
+                native = message.for_channel(super().prepare_message)  # type: ignore[misc]
+            super().basic_publish(  # type: ignore[misc]
+                native, exchange=exchange, routing_key=routing_key, mandatory=mandatory, **kwargs
+            )
+            return
+        home.publish(
+            OutMessage.of(message),
+            exchange or "",
+            routing_key or "",
+            mandatory=bool(mandatory),
+            immediate=bool(immediate),
+            limits=(timeout, confirm_timeout),
+            on_return=self._tell_returned,
+        )
+
+    def _tell_returned(self, error: Exception, exchange: str, key: str, message: Any) -> None:
+        events = getattr(self, "events", None)
+        for callback in list(events.get("basic_return", ())) if events else ():
+            callback(error, exchange, key, message)
+
+    def tx_select(self, *args: Any, **kwargs: Any) -> Any:
+        self._in_transaction = True
+        return super().tx_select(*args, **kwargs)  # type: ignore[misc]
+
+    # --- consuming ------------------------------------------------------------------------------
+
+    def basic_consume(self, *args: Any, **kwargs: Any) -> Any:
+        if self._inner is not None:
+            self._inner.consumes = True
+        return super().basic_consume(*args, **kwargs)  # type: ignore[misc]
+
+    def basic_ack(self, *args: Any, **kwargs: Any) -> Any:
+        return self._settle(super().basic_ack, args, kwargs)  # type: ignore[misc]
+
+    def basic_reject(self, *args: Any, **kwargs: Any) -> Any:
+        return self._settle(super().basic_reject, args, kwargs)  # type: ignore[misc]
+
+    def basic_recover(self, *args: Any, **kwargs: Any) -> Any:
+        return self._settle(super().basic_recover, args, kwargs)  # type: ignore[misc]
+
+    def basic_cancel(self, *args: Any, **kwargs: Any) -> Any:
+        return None if self._is_gone else super().basic_cancel(*args, **kwargs)  # type: ignore[misc]
+
+    def _settle(self, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        inner = self._inner
+        if inner is not None and inner.dead is not None:
+            home = self._home()
+            if home is not None:
+                home.broker.count_stale_ack()
+            return None
+        return method(*args, **kwargs)
+
+    # --- declarations ---------------------------------------------------------------------------
+
+    def _declare(self, method: str, own: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        arguments = _by_name(own, args, kwargs)
+        home = self._home()
+        if home is None or not _outlives_connection(method, arguments):
+            return own(*args, **kwargs)
+        inner = self._inner
+        assert inner is not None
+        if inner.dead is None:
+            try:
+                result = own(*args, **kwargs)
+            except amqp.exceptions.ChannelError:
+                raise
+            except (*PEER_ERRORS, *inner.transport.connection_errors) as exc:
+                home.lost(inner, exc)
+                if inner.consumes:
+                    raise
+            else:
+                home.broker.note_declared(method, arguments, inner)
+                return result
+        elif inner.consumes:
+            return own(*args, **kwargs)
+        return home.declare(Declaration(method, tuple(arguments.items())))
+
+
+def _declaring(method: str) -> Callable[..., Any]:
+    def declare(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own = getattr(super(_Surviving, self), method)
+        return self._declare(method, own, args, kwargs)
+
+    declare.__name__ = method
+    return declare
+
+
+for _method in (
+    "exchange_declare", "exchange_bind", "exchange_unbind", "exchange_delete",
+    "queue_declare", "queue_bind", "queue_unbind", "queue_delete",
+):  # fmt: skip
+    setattr(_Surviving, _method, _declaring(_method))
+
+
+def _by_name(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    bound = _signature(getattr(method, "__func__", method)).bind(None, *args, **kwargs)
+    arguments = dict(bound.arguments)
+    arguments.pop("self", None)
+    arguments.update(arguments.pop("kwargs", {}))
+    return arguments
+
+
+@lru_cache(maxsize=64)
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
+
+
+def _outlives_connection(method: str, arguments: dict[str, Any]) -> bool:
+    """Whether a declaration means the same on any connection to any broker."""
+    if arguments.get("passive") or arguments.get("exclusive") or arguments.get("auto_delete"):
+        return False
+    return bool(arguments.get("queue", True)) if method.startswith("queue") else True
+
+
+class _AmqpSurviving(_Surviving):
+    """Also keeps `connection`, which py-amqp clears: kombu asks it for the client even then."""
+
+    _connection: Any = None
+    _own: Any = None
+
+    @property
+    def connection(self) -> Any:
+        """The connection; also when it is gone, so that a producer's channel stays usable."""
+        return self._connection if self._connection is not None else self._own
+
+    @connection.setter
+    def connection(self, connection: BoundedConnection | None) -> None:
+        self._connection = connection
+        if connection is not None:
+            self._own = connection
+            self._inner = inner_of(connection)
+
+    def send_method(self, *args: Any, **kwargs: Any) -> Any:
+        if self._connection is None or self._is_gone:
+            reason = self._inner.dead if self._inner is not None and self._inner.dead else None
+            raise amqp.exceptions.RecoverableConnectionError(reason or "the channel is closed")
+        return super().send_method(*args, **kwargs)  # type: ignore[misc]
+
+    def wait(
+        self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
+    ) -> Any:
+        own = super().wait  # type: ignore[misc]
+        return bounded_wait(own, self._own, method, callback, timeout, returns_tuple)
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        if self._connection is None or self._is_gone:
+            return None
+        return super().close(*args, **kwargs)  # type: ignore[misc]
+
+
+class _VirtualSurviving(_Surviving):
+    """For channels of kombu's virtual transports."""
+
+    @property
+    def connection(self) -> Any:
+        return self.__dict__.get("connection") or self.__dict__.get("_own")
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self.__dict__["connection"] = connection
+        if connection is not None:
+            self.__dict__["_own"] = connection
+            self._inner = inner_of(connection)
+
+
+@lru_cache(maxsize=32)
+def application_channel(base: type[Any]) -> type[Any]:
+    """The channel class to use in place of ``base``."""
+    mixin = _AmqpSurviving if issubclass(base, pyamqp.Channel) else _VirtualSurviving
+    return type(f"Surviving{base.__name__}", (mixin, base), {"__module__": base.__module__})

@@ -1,0 +1,293 @@
+"""One connection to one endpoint: a kombu transport, client and raw connection of its own.
+
+kombu's transports keep state that belongs to one connection (readers, cycles, channel lists), so
+each attempt gets a fresh transport and a fresh client. The client carries the endpoint's
+parameters; what kombu asks it as "the Connection" it passes on to the application's own
+Connection (`home`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kombu.connection import Connection
+from kombu.transport import pyamqp
+from kombu.transport.virtual import base as virtual
+
+from understudy.core.endpoint import Endpoint
+from understudy.failover.monitor import monitor
+from understudy.kombu.amqp import BoundedConnection
+
+if TYPE_CHECKING:
+    from understudy.kombu.transport import Transport
+
+__all__ = ["Inner", "InnerClient", "inner_of", "make_client"]
+
+SAME_AS = {"tcp:": "amqp:", "ssl:": "amqps:"}  # what the ActiveMQ schemes mean in this adapter
+OWN_PROTOCOL = re.compile("^(tcp|ssl):")
+
+#: transport_options that are kombu's retry policy or ours, not the candidate's
+NOT_FOR_CANDIDATES = frozenset(
+    {
+        "understudy",
+        "confirm_publish",
+        "max_retries",
+        "interval_start",
+        "interval_step",
+        "interval_max",
+        "connect_retries_timeout",
+        "errback",
+        "callback",
+    }
+)
+
+
+class InnerClient(Connection):
+    """The candidate's parameters; everything else is asked of the application's Connection."""
+
+    home: Callable[[], Connection | None] = staticmethod(lambda: None)
+
+
+def _passed_on(name: str) -> Any:
+    def method(self: InnerClient, *args: Any, **kwargs: Any) -> Any:
+        home = self.home()
+        target = Connection if home is None else type(home)
+        return getattr(target, name)(self if home is None else home, *args, **kwargs)
+
+    method.__name__ = name
+    return method
+
+
+def _property_passed_on(name: str) -> property:
+    def getter(self: InnerClient) -> Any:
+        home = self.home()
+        if home is None:
+            descriptor = Connection.__dict__[name]
+            return descriptor.__get__(self, type(self))
+        return getattr(home, name)
+
+    return property(getter)
+
+
+for _name in (
+    "as_uri", "channel", "clone", "close", "collect", "connect", "drain_events", "ensure",
+    "ensure_connection", "_ensure_connection", "heartbeat_check", "info", "release", "revive",
+    "_extract_failover_opts", "register_with_event_loop",
+):  # fmt: skip
+    setattr(InnerClient, _name, _passed_on(_name))
+for _name in (
+    "connected", "connection", "default_channel", "connection_errors", "channel_errors",
+    "recoverable_connection_errors", "recoverable_channel_errors",
+):  # fmt: skip
+    setattr(InnerClient, _name, _property_passed_on(_name))
+
+
+class Inner:
+    """A connection as the supervisor knows it; hashable, weakly referable."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        client: InnerClient,
+        channel_class: Callable[[type[Any]], type[Any]] = lambda base: base,
+    ) -> None:
+        """``channel_class`` makes the class of the application's channels from kombu's."""
+        self.endpoint = endpoint
+        self.client = client
+        self._channel_class = channel_class
+        self.transport: Any = client.create_transport()
+        self.raw: Any = None
+        self.dead: str | None = None  # the reason
+        self.blocked_since: float | None = None  # monotonic
+        self.blocked_timeout = -1.0  # s; below 0 = for ever
+        self.consumes = False  # the application consumes on it: publishing goes elsewhere
+        self.home: weakref.ref[Transport] | None = None
+        self.is_amqp = isinstance(self.transport, pyamqp.Transport)
+
+    def __repr__(self) -> str:
+        return f"<Inner {self.endpoint}{f' dead: {self.dead}' if self.dead else ''}>"
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def connect(self, timeout: float) -> None:
+        """TCP, TLS and protocol handshake; any exception means failure."""
+        if not self.is_amqp:
+            self.transport.understudy = self  # a virtual transport is its own connection
+            self.transport.Channel = self._channel_class(type(self.transport).Channel)
+            with monitor.alarm(timeout, lambda: self.sever(f"no answer within {timeout:g} s")):
+                self.raw = self.transport.establish_connection()
+            return
+        self.transport.Connection = self._make_raw
+        try:
+            self.transport.establish_connection()
+        except BaseException:
+            if self.raw is not None:
+                self.raw.collect()
+            raise
+
+    def _make_raw(self, **options: Any) -> BoundedConnection:
+        self.raw = BoundedConnection(**options)
+        self.raw.Channel = self._channel_class(BoundedConnection.Channel)
+        self.raw.understudy = self
+        return self.raw
+
+    def belong_to(self, transport: Transport) -> None:
+        """From now on the application's Connection behind this transport uses it."""
+        self.home = weakref.ref(transport)
+        self.client.home = transport.client_ref
+        if self.is_amqp:
+            self.raw.patience = transport.patience
+
+    def sever(self, reason: str) -> None:
+        """Break it now; never blocks."""
+        if self.dead is None:
+            self.dead = reason
+        if self.is_amqp and self.raw is not None:
+            self.raw.sever(self.dead)
+        else:
+            for sock in self._sockets():
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors without a byte."""
+        self.dead = "inherited from the parent process"
+        if self.is_amqp and self.raw is not None:
+            self.raw.abandon()
+        else:
+            for sock in self._sockets():
+                socket.socket.close(sock)
+
+    def close(self, patience: float) -> None:
+        """Close gracefully where the peer answers within ``patience`` seconds."""
+        if self.raw is None:
+            return
+        if self.dead is not None:
+            self._drop()
+            return
+        self.dead = "closed"
+        if self.is_amqp:
+            self.raw.patience = lambda: patience
+            with contextlib.suppress(Exception):
+                self.raw.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        with contextlib.suppress(Exception):
+            if self.is_amqp:
+                self.raw.collect()
+            else:
+                self.transport.close_connection(self.raw)
+
+    def is_alive(self) -> bool:
+        if self.dead is not None or self.raw is None:
+            return False
+        return not self.is_amqp or not self.raw.is_at_end()
+
+    # --- what the monitor needs -----------------------------------------------------------------
+
+    @property
+    def heartbeat(self) -> float:
+        return float(self.raw.heartbeat or 0) if self.is_amqp and self.raw is not None else 0.0
+
+    def beat(self, now: float) -> str | None:
+        if self.dead is not None:
+            return None
+        since, limit = self.blocked_since, self.blocked_timeout
+        if since is not None and 0 <= limit < now - since:
+            return f"blocked for more than blockedTimeout={limit * 1000:.0f} ms"
+        reason: str | None = self.raw.beat(now)
+        return reason
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        """The sockets of a virtual transport, as far as they can be found (redis)."""
+        for channel in list(getattr(self.transport, "channels", None) or ()):
+            for name in ("_pool", "_async_pool"):
+                pool = getattr(channel, name, None)
+                used = list(getattr(pool, "_in_use_connections", ()))
+                idle = list(getattr(pool, "_available_connections", ()))
+                for connection in used + idle:
+                    sock = getattr(connection, "_sock", None)
+                    if sock is not None:
+                        yield sock
+
+
+def inner_of(raw: Any) -> Inner | None:
+    """The `Inner` that a raw connection belongs to."""
+    inner = getattr(raw, "understudy", None)
+    return inner if isinstance(inner, Inner) else None
+
+
+def make_client(
+    endpoint: Endpoint,
+    *,
+    heartbeat: float,
+    connect_timeout: float,
+    use_ssl: Any,
+    login_method: str | None,
+    transport_options: Mapping[str, Any],
+) -> InnerClient:
+    """A client for one endpoint; raises what kombu raises for a URL it does not understand."""
+    options = {k: v for k, v in transport_options.items() if k not in NOT_FOR_CANDIDATES}
+    client = InnerClient(
+        OWN_PROTOCOL.sub(lambda found: SAME_AS[found[0]], endpoint.uri),
+        ssl=ssl_options(endpoint, use_ssl),
+        connect_timeout=connect_timeout,
+        login_method=login_method,
+        heartbeat=heartbeat,
+        transport_options=options,
+    )
+    if issubclass(client.get_transport_cls(), virtual.Transport):
+        silence = max(2 * heartbeat, 1.0) if heartbeat else None
+        client.transport_options.setdefault("socket_connect_timeout", connect_timeout)
+        client.transport_options.setdefault("socket_timeout", silence)
+    return client
+
+
+def ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
+    """kombu's ssl argument: the member's options over Celery's; verified unless verify=false.
+
+    Always a fresh dict: kombu writes the server's name into it.
+    """
+    options = endpoint.options
+    if endpoint.scheme in ("redis", "rediss"):
+        return redis_ssl_options(endpoint, use_ssl)
+    if not (endpoint.scheme in ("amqps", "ssl") or use_ssl):
+        return False
+    result = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
+    given = {"ca_certs": options.cafile, "certfile": options.certfile, "keyfile": options.keyfile}
+    result.update({name: value for name, value in given.items() if value is not None})
+    if options.verify is False:
+        result.update(cert_reqs=ssl.CERT_NONE, server_hostname=None)
+        return result
+    result.setdefault("cert_reqs", ssl.CERT_REQUIRED)
+    name = options.server_hostname or result.get("server_hostname") or endpoint.host
+    result["server_hostname"] = name
+    return result
+
+
+def redis_ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
+    """The same in redis-py's words; kombu alone would not verify a rediss:// server."""
+    if endpoint.scheme == "redis" and not use_ssl:
+        return False
+    options = endpoint.options
+    result = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
+    given = {
+        "ssl_ca_certs": options.cafile,
+        "ssl_certfile": options.certfile,
+        "ssl_keyfile": options.keyfile,
+    }
+    result.update({name: value for name, value in given.items() if value is not None})
+    if options.verify is False:
+        result.update(ssl_cert_reqs=ssl.CERT_NONE, ssl_check_hostname=False)
+    else:
+        result.setdefault("ssl_cert_reqs", ssl.CERT_REQUIRED)
+    return result

@@ -1,0 +1,232 @@
+"""A connection on which messages are published and confirmed, one at a time.
+
+Rules
+* Our own channel, in confirm mode, on which nothing else happens: a refused message closes that
+  channel and no other.
+* `send` returns when the broker has confirmed. It raises Refused or Unroutable for the message,
+  DeadlinePassed (a later confirm is then ignored), or `LinkBroken`.
+* Any error that a broken or lying peer can cause is LinkBroken; an exception that comes from
+  elsewhere (a signal, a soft time limit) passes through, and the publisher then drops the link,
+  because a frame may have been cut in half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from typing import Any, Protocol
+
+import amqp
+
+from understudy.errors import DeliveryFailed
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import logger
+from understudy.kombu.amqp import PublisherChannel, draining_until
+from understudy.kombu.errors import RefusedNacked, Unroutable, refused
+from understudy.kombu.inner import Inner
+from understudy.kombu.message import OutMessage
+from understudy.kombu.topology import Declaration
+
+__all__ = ["PEER_ERRORS", "Link", "LinkBroken", "open_link"]
+
+#: what reading from a broken, lying or half-dead peer raises inside py-amqp
+PEER_ERRORS: tuple[type[Exception], ...] = (
+    amqp.exceptions.AMQPError,
+    OSError,
+    struct.error,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    StopIteration,
+)
+
+
+class LinkBroken(Exception):
+    """The link is useless. ``by_peer``: the broker itself closed the connection, and said why."""
+
+    def __init__(self, reason: str, by_peer: bool = False) -> None:
+        super().__init__(reason)
+        self.by_peer = by_peer
+
+
+class Link(Protocol):
+    inner: Inner
+
+    def send(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        *,
+        mandatory: bool,
+        immediate: bool,
+        deadline: Deadline,
+    ) -> None: ...
+
+    def declare(self, call: Declaration) -> Any:
+        """Do a declaration; raises the host's own channel error when it is refused."""
+
+
+class AmqpLink:
+    def __init__(self, inner: Inner, *, confirms: bool, deadline: Deadline) -> None:
+        self.inner = inner
+        self._confirms = confirms
+        self._unconfirmed: set[int] = set()
+        self._nacked: set[int] = set()
+        self._returned: str | None = None
+        self._admin: Any = None  # another channel of ours, for declarations
+        self._channel = self._open_channel(deadline)
+
+    def _open_channel(self, deadline: Deadline) -> PublisherChannel:
+        self._unconfirmed.clear()
+        self._nacked.clear()
+        try:
+            with draining_until(self.inner.raw, deadline):
+                channel = PublisherChannel(
+                    self.inner.raw, settled=self._settled, returned=self._on_returned
+                )
+                channel.start(confirms=self._confirms)
+            return channel
+        except TimeoutError:
+            raise DeadlinePassed from None
+        except PEER_ERRORS as exc:
+            raise LinkBroken(f"{type(exc).__name__}: {exc}") from exc
+
+    def send(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        *,
+        mandatory: bool,
+        immediate: bool,
+        deadline: Deadline,
+    ) -> None:
+        if not self._channel.is_open:
+            self._channel = self._open_channel(deadline)
+        self._returned = None
+        prepared = message.for_amqp()
+        try:
+            if not self._confirms:
+                self._take_in_what_came()
+            tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
+            if not self._confirms:
+                return
+            self._unconfirmed.add(tag)
+            while tag in self._unconfirmed:
+                deadline.check()
+                self._drain(deadline.timeout())
+        except TimeoutError:
+            raise DeadlinePassed from None
+        except (DeliveryFailed, DeadlinePassed):
+            raise
+        except PEER_ERRORS as exc:
+            self._translate(exc, message)
+        if tag in self._nacked:
+            self._nacked.discard(tag)
+            text = f"message {message.message_id} was refused: the broker answered basic.nack"
+            raise RefusedNacked(text, message_id=message.message_id)
+        if self._returned is not None:
+            text = f"message {message.message_id} reached no queue: {self._returned}"
+            raise Unroutable(text, message_id=message.message_id)
+
+    def _drain(self, timeout: float | None) -> None:
+        try:
+            self.inner.raw.drain_events(timeout=timeout)
+        except amqp.exceptions.ChannelError:
+            if not self._channel.is_open:
+                raise
+            logger.warning("the broker closed another channel of this connection", exc_info=True)
+
+    def _take_in_what_came(self) -> None:
+        """Without confirms nothing else reads: notice that the broker closed or blocked us."""
+        while self.inner.raw.is_readable():
+            with contextlib.suppress(TimeoutError):
+                self._drain(0.0)
+
+    def _translate(self, exc: Exception, message: OutMessage) -> None:
+        raw = self.inner.raw
+        if isinstance(exc, amqp.exceptions.ChannelError) and raw.connected:
+            raise refused(exc, message.message_id) from exc
+        by_peer = raw.closed_by_peer is not None and not isinstance(
+            exc, amqp.exceptions.RecoverableConnectionError
+        )
+        raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}", by_peer) from exc
+
+    def _settled(self, tag: int, multiple: bool, ok: bool) -> None:
+        tags = {t for t in self._unconfirmed if t <= tag or tag == 0} if multiple else {tag}
+        if not ok:
+            self._nacked |= tags & self._unconfirmed
+        self._unconfirmed -= tags
+
+    def _on_returned(self, message: Any, reason: str) -> None:
+        self._returned = reason
+
+    def declare(self, call: Declaration) -> Any:
+        raw = self.inner.raw
+        try:
+            if self._admin is None or not self._admin.is_open:
+                self._admin = PublisherChannel(
+                    raw, settled=lambda *_: None, returned=lambda *_: None
+                )
+                self._admin.start(confirms=False)
+            return call.apply(self._admin)
+        except amqp.exceptions.ChannelError:
+            if raw.connected:
+                raise
+            raise LinkBroken(raw.severed or "connection closed") from None
+        except TimeoutError:
+            raise
+        except PEER_ERRORS as exc:
+            raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}") from exc
+
+
+class VirtualLink:
+    """The same for kombu's virtual transports (Redis, SQS, …): a send that returned was taken."""
+
+    def __init__(self, inner: Inner) -> None:
+        self.inner = inner
+        transport = inner.transport
+        self._errors = tuple(transport.connection_errors)
+        with self._translated():
+            self._channel = plain_channel_class(transport)(inner.raw)
+            transport.channels.append(self._channel)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Any:
+        try:
+            yield
+        except self._errors as exc:
+            raise LinkBroken(self.inner.dead or f"{type(exc).__name__}: {exc}") from exc
+
+    def send(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        *,
+        mandatory: bool,
+        immediate: bool,
+        deadline: Deadline,
+    ) -> None:
+        with self._translated():
+            prepared = message.for_channel(self._channel.prepare_message)
+            self._channel.basic_publish(prepared, exchange=exchange, routing_key=routing_key)
+
+    def declare(self, call: Declaration) -> Any:
+        with self._translated():
+            return call.apply(self._channel)
+
+
+def plain_channel_class(transport: Any) -> Any:
+    """The transport's own channel class, not the application-side one of ours."""
+    return type(transport).Channel
+
+
+def open_link(inner: Inner, *, confirms: bool, deadline: Deadline) -> Link:
+    """A publishing link on this connection; raises LinkBroken or DeadlinePassed."""
+    if inner.is_amqp:
+        return AmqpLink(inner, confirms=confirms, deadline=deadline)
+    return VirtualLink(inner)

@@ -1,0 +1,263 @@
+"""One logical broker: what all connections of this process to one URI share.
+
+That is the supervisor (so that they all are on the same broker), the topology, the outbox of
+tracked messages, and the knowledge of how to dial each candidate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kombu.connection import Connection
+from kombu.transport import TRANSPORT_ALIASES
+
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import Blocked, Unblocked
+from understudy.core.uri import FailoverURI, parse
+from understudy.errors import Attempt, ConfigurationError
+from understudy.failover import forking
+from understudy.failover.deadline import Deadline
+from understudy.failover.monitor import monitor
+from understudy.failover.notifier import EventCallback
+from understudy.failover.supervisor import Supervisor
+from understudy.kombu import celery
+from understudy.kombu.channel import application_channel
+from understudy.kombu.inner import NOT_FOR_CANDIDATES, Inner, InnerClient, make_client
+from understudy.kombu.masking import raw_uri
+from understudy.kombu.registration import SCHEMES
+from understudy.kombu.topology import Topology
+from understudy.kombu.tracked import TrackedPublisher
+
+__all__ = ["LogicalBroker", "broker_for", "flush"]
+
+CELERY_DEFAULT_HEARTBEAT = 120.0  # s; what a worker asks for when nobody set broker_heartbeat
+
+#: the pip command for a candidate whose library is missing, by scheme
+EXTRAS = {"redis": "redis", "rediss": "redis", "sentinel": "redis"}
+
+
+class LogicalBroker:
+    def __init__(self, uri: FailoverURI, settings: Settings) -> None:
+        self.uri = uri
+        self.options = uri.options
+        self.topology = Topology()
+        self.stale_acks = 0
+        self._settings = settings
+        self._host_heartbeat: float | None = None  # s, where the host's own setting says one
+        self.samples = [self._client(endpoint) for endpoint in uri.endpoints]
+        self.supervisor: Supervisor[Inner] = Supervisor(uri, self, on_event=settings.on_event)
+        self._tracked: TrackedPublisher | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<LogicalBroker {self.supervisor!r}>"
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Why each endpoint could not be connected to, in the present outage."""
+        return self.supervisor.attempts
+
+    @property
+    def tracked(self) -> TrackedPublisher:
+        """The publisher of tracked messages; made when first asked for."""
+        with self._lock:
+            if self._tracked is None:
+                self._tracked = TrackedPublisher(self)
+            return self._tracked
+
+    def acquire(self, deadline: Deadline) -> Inner:
+        """A connection to the current broker; raises DeadlinePassed or ConnectFailed."""
+        return self.supervisor.acquire(deadline, celery.stop_if_asked)
+
+    def flush(self, deadline: Deadline) -> bool:
+        """Wait until every tracked message is confirmed; False if some are not at the deadline."""
+        tracked = self._tracked
+        return True if tracked is None else tracked.flush(deadline)
+
+    def flush_and_report(self) -> None:
+        """The same within closeTimeout; what is left is logged and told."""
+        if self._tracked is not None:
+            self._tracked.flush_and_report()
+
+    def count_stale_ack(self) -> None:
+        self.stale_acks += 1
+
+    def note_declared(self, method: str, arguments: dict[str, Any], inner: Inner) -> None:
+        self.topology.record(method, arguments, self.supervisor.epoch_of(inner))
+
+    def note_heartbeat(self, seconds: float) -> None:
+        """A heartbeat set by the host (Celery's broker_heartbeat) goes before our default."""
+        if seconds and seconds != CELERY_DEFAULT_HEARTBEAT:
+            known = self._host_heartbeat
+            self._host_heartbeat = seconds if known is None else min(seconds, known)
+
+    # --- the dialer port ------------------------------------------------------------------------
+
+    def dial(self, endpoint: Endpoint, timeout: float) -> Inner:
+        inner = Inner(endpoint, self._client(endpoint), application_channel)
+        inner.client.transport_options.update(self._blocking_callbacks(inner))
+        inner.blocked_timeout = self.options.blocked_timeout / 1000
+        inner.connect(timeout)
+        monitor.watch(inner, self.supervisor.lost)
+        return inner
+
+    def sever(self, connection: Inner) -> None:
+        connection.sever("severed: this process leaves the broker")
+
+    def abandon(self, connection: Inner) -> None:
+        connection.abandon()
+
+    def is_alive(self, connection: Inner) -> bool:
+        return connection.is_alive()
+
+    def discard(self, connection: Inner) -> None:
+        monitor.forget(connection)
+        connection.close(patience=0.0)
+
+    def _client(self, endpoint: Endpoint) -> InnerClient:
+        settings = self._settings
+        return make_client(
+            endpoint,
+            heartbeat=self._heartbeat(endpoint),
+            connect_timeout=self.options.connect_timeout / 1000,
+            use_ssl=settings.use_ssl,
+            login_method=settings.login_method,
+            transport_options=settings.transport_options,
+        )
+
+    def _heartbeat(self, endpoint: Endpoint) -> float:
+        """Seconds, whole ones as AMQP has it."""
+        ours = endpoint.options.heartbeat
+        if ours is None:
+            ours = self.options.heartbeat
+            if self._host_heartbeat and self.uri.origins.get("heartbeat") == "default":
+                return self._host_heartbeat
+        if ours == 0:
+            return 0
+        seconds = max(round(ours / 1000), 1)
+        return min(seconds, self._host_heartbeat) if self._host_heartbeat else seconds
+
+    def _blocking_callbacks(self, inner: Inner) -> dict[str, Any]:
+        if not inner.is_amqp:
+            return {}
+        theirs = self._settings.transport_options
+
+        def on_blocked(reason: str) -> None:
+            inner.blocked_since = time.monotonic()
+            self.supervisor.tell(Blocked(str(inner.endpoint), reason))
+            if theirs.get("on_blocked"):
+                theirs["on_blocked"](reason)
+
+        def on_unblocked() -> None:
+            inner.blocked_since = None
+            self.supervisor.tell(Unblocked(str(inner.endpoint)))
+            if theirs.get("on_unblocked"):
+                theirs["on_unblocked"]()
+
+        return {"on_blocked": on_blocked, "on_unblocked": on_unblocked}
+
+
+class Settings:
+    """What the application's Connection says beside the URI."""
+
+    def __init__(self, client: Connection) -> None:
+        options = dict(client.transport_options or {})
+        ours = dict(options.get("understudy") or {})
+        self.on_event: EventCallback | None = ours.pop("on_event", None)
+        self.ours: dict[str, object] = ours
+        self.use_ssl = client.ssl
+        self.login_method = client.login_method
+        self.transport_options: Mapping[str, Any] = {
+            name: value for name, value in options.items() if name not in NOT_FOR_CANDIDATES
+        }
+
+    def key(self, uri: str) -> tuple[object, ...]:
+        """What must be equal for two Connections to share everything."""
+        return (
+            uri,
+            repr(sorted(self.ours.items())),
+            self.on_event,
+            repr(self.use_ssl),
+            self.login_method,
+            repr(sorted(self.transport_options.items(), key=lambda item: item[0])),
+        )
+
+
+class _Process:
+    """The logical brokers of this process; a forked child starts with none."""
+
+    def __init__(self) -> None:
+        self.brokers: dict[tuple[object, ...], LogicalBroker] = {}
+        self.lock = threading.Lock()
+        forking.register(self)
+
+    def hold(self) -> None:
+        self.lock.acquire()
+
+    def let_go(self) -> None:
+        self.lock.release()
+
+    def abandon(self) -> None:
+        self.lock = threading.Lock()
+        self.brokers = {}
+
+
+_process = _Process()
+
+
+def broker_for(client: Connection) -> LogicalBroker:
+    """The logical broker behind this Connection; raises ConfigurationError for what can't be."""
+    uri = raw_uri(client.hostname)
+    settings = Settings(client)
+    key = settings.key(uri)
+    with _process.lock:
+        broker = _process.brokers.get(key)
+        if broker is None:
+            broker = _process.brokers[key] = LogicalBroker(_parse(uri, settings), settings)
+    broker.note_heartbeat(float(client.heartbeat or 0))
+    return broker
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Wait until every tracked message of this process is confirmed.
+
+    ``timeout`` in seconds, None = as long as it takes. True when all are confirmed. Raises the
+    refusal of a tracked message (Refused, Unroutable), or ConnectFailed when reconnecting was given
+    up.
+    """
+    deadline = Deadline(timeout)
+    done = [broker.flush(deadline) for broker in list(_process.brokers.values())]
+    return all(done)
+
+
+def _parse(text: str, settings: Settings) -> FailoverURI:
+    schemes = (set(TRANSPORT_ALIASES) | {"tcp", "ssl"}) - set(SCHEMES)
+    uri = parse(text, options=settings.ours, schemes=schemes)
+    if uri.scheme == "fanout":
+        raise ConfigurationError(
+            "fanout: is not supported for kombu yet; use failover:(…), which sends each message to "
+            "one broker"
+        )
+    for endpoint in uri.endpoints:
+        _check_importable(endpoint)
+    return uri
+
+
+def _check_importable(endpoint: Endpoint) -> None:
+    """A candidate that can never work is found now, not in the middle of a failover."""
+    scheme = {"tcp": "amqp", "ssl": "amqps"}.get(endpoint.scheme, endpoint.scheme)
+    target = TRANSPORT_ALIASES.get(scheme)
+    if not isinstance(target, str):
+        return
+    try:
+        importlib.import_module(target.partition(":")[0])
+    except ImportError as exc:
+        extra = EXTRAS.get(endpoint.scheme)
+        package = f'"understudy[{extra}]"' if extra else f"what kombu needs for {endpoint.scheme}"
+        raise ConfigurationError(
+            f"{endpoint} needs a package that is missing ({exc}): pip install {package}"
+        ) from exc

@@ -1,0 +1,132 @@
+"""A message on its way out, independent of the kind of broker that will carry it.
+
+kombu prepares a message for one transport and some transports change it while sending. A message
+that may have to be sent again, to a broker of another kind, is kept as what the application gave.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from typing import Any
+
+import amqp
+
+__all__ = ["ID_HEADER", "RESEND_HEADER", "OutMessage", "new_message_id"]
+
+ID_HEADER = "x-understudy-id"
+RESEND_HEADER = "x-understudy-resend"
+
+OVERHEAD = 200  # bytes that count for properties and headers; an estimate, stated in the README
+
+
+class _Ids:
+    """Message ids: a random prefix for each process, then a counter (1 µs instead of uuid4's 2)."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self._prefix = uuid.uuid4().hex
+        self._counter = itertools.count(1)
+
+    def next(self) -> str:
+        return f"{self._prefix}-{next(self._counter)}"
+
+
+_ids = _Ids()
+new_message_id = _ids.next
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.renew)
+
+
+class OutMessage:
+    """What `prepare_message` of our channels returns; materialised by the link that sends it."""
+
+    __slots__ = (
+        "body",
+        "content_encoding",
+        "content_type",
+        "headers",
+        "message_id",
+        "priority",
+        "properties",
+        "resend",
+    )
+
+    def __init__(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        self.body = body
+        self.priority = priority
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+        self.headers = dict(headers) if headers else {}
+        self.properties = properties or {}
+        self.resend = False
+        given = self.properties.get("message_id")
+        if given is None:
+            self.message_id = self.headers.setdefault(ID_HEADER, None) or new_message_id()
+            self.headers[ID_HEADER] = self.message_id
+        else:
+            self.message_id = str(given)
+
+    @classmethod
+    def of(cls, message: Any) -> OutMessage:
+        """The same for a message that was prepared by someone else for py-amqp."""
+        if isinstance(message, OutMessage):
+            return message
+        properties = dict(message.properties)
+        return cls(
+            message.body,
+            properties.pop("priority", None),
+            properties.pop("content_type", None),
+            properties.pop("content_encoding", None),
+            properties.pop("application_headers", None),
+            properties,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes that this message counts for in an outbox."""
+        return len(self.body) + OVERHEAD
+
+    @property
+    def is_task(self) -> bool:
+        """Whether Celery would run this (its message protocol 2, or 1)."""
+        return "task" in self.headers and "id" in self.headers
+
+    def mark_resend(self) -> None:
+        """From now on every copy says that an earlier one may exist."""
+        if not self.resend:
+            self.resend = True
+            self.headers[RESEND_HEADER] = True
+
+    def for_amqp(self) -> amqp.Message:
+        return amqp.Message(
+            self.body,
+            priority=self.priority,
+            content_type=self.content_type,
+            content_encoding=self.content_encoding,
+            application_headers=self.headers,
+            **self.properties,
+        )
+
+    def for_channel(self, prepare: Any) -> Any:
+        """Made by the ``prepare_message`` of a channel; fresh, as some transports change it."""
+        return prepare(
+            self.body,
+            self.priority,
+            self.content_type,
+            self.content_encoding,
+            dict(self.headers),
+            dict(self.properties),
+        )

@@ -1,0 +1,211 @@
+"""Publishing that survives the broker: confirmed one by one, in the caller's thread.
+
+Rules
+* One publisher for each kombu connection of the application. It borrows that connection as long
+  as nothing is consumed on it; otherwise, and after a loss, it has one of its own. The
+  application's next connect adopts it. So a lost consumer sees its loss, and a lost publisher
+  does not.
+* A message whose confirm did not come before the link broke is sent again with the same id, marked
+  as a resend. It is given up only at the deadline, or when sending it made brokers close the
+  connection twice.
+* A call that is interrupted (a signal, a soft time limit) drops the link: half a frame may be out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import amqp
+
+from understudy import errors
+from understudy.failover import forking
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import logger
+from understudy.kombu.errors import SendTimeout, refused
+from understudy.kombu.inner import Inner
+from understudy.kombu.link import Link, LinkBroken, open_link
+from understudy.kombu.message import OutMessage
+from understudy.kombu.topology import Declaration
+
+if TYPE_CHECKING:
+    from understudy.kombu.transport import Transport
+
+__all__ = ["Publisher"]
+
+T = TypeVar("T")
+
+POISON_CLOSES = 2  # connections that one message may cost before it counts as the culprit
+
+
+class Publisher:
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._lock = threading.RLock()
+        self._link: Link | None = None
+        self._prepared: set[tuple[str, str]] = set()  # ways known to exist on this link
+        forking.register(self)
+
+    @property
+    def inner(self) -> Inner | None:
+        """The connection in use."""
+        return None if self._link is None else self._link.inner
+
+    def publish(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        *,
+        mandatory: bool,
+        immediate: bool,
+        deadline: Deadline,
+    ) -> None:
+        """Return when a broker has confirmed. Raises SendTimeout, Refused, Unroutable."""
+        closes = 0
+        written = False
+
+        def send(link: Link) -> None:
+            nonlocal written
+            self._prepare_way(link, exchange, routing_key)
+            if written:
+                message.mark_resend()
+            written = True
+            link.send(
+                message,
+                exchange,
+                routing_key,
+                mandatory=mandatory,
+                immediate=immediate,
+                deadline=deadline,
+            )
+
+        def broken(exc: LinkBroken) -> None:
+            nonlocal closes
+            closes += exc.by_peer
+            if closes >= POISON_CLOSES:
+                raise refused(exc.__cause__ or exc, message.message_id) from exc
+
+        try:
+            self._on_a_link(send, broken, deadline)
+        except DeadlinePassed:
+            raise self._timed_out(message, written, deadline) from None
+
+    def declare(self, call: Declaration, deadline: Deadline) -> Any:
+        """Do a declaration on whatever broker is current; raises the host's own refusal."""
+        try:
+            return self._on_a_link(lambda link: link.declare(call), lambda exc: None, deadline)
+        except DeadlinePassed:
+            text = f"{call.method} did not finish within timeout={self._limit(deadline)} ms"
+            raise SendTimeout(text, attempts=self._transport.broker.attempts) from None
+
+    def close(self) -> Inner | None:
+        """Let go of the link; returns its connection."""
+        with self._lock:
+            link, self._link = self._link, None
+        return None if link is None else link.inner
+
+    # --- links ----------------------------------------------------------------------------------
+
+    def _on_a_link(
+        self,
+        use: Callable[[Link], T],
+        broken: Callable[[LinkBroken], None],
+        deadline: Deadline,
+    ) -> T:
+        with self._lock:
+            while True:
+                link = None
+                try:
+                    link = self._usable_link(deadline)
+                    return use(link)
+                except LinkBroken as exc:
+                    self._give_up(str(exc))
+                    broken(exc)
+                except (DeadlinePassed, errors.UnderstudyError, amqp.exceptions.ChannelError):
+                    raise
+                except BaseException:
+                    self._drop()
+                    raise
+
+    def _usable_link(self, deadline: Deadline) -> Link:
+        link = self._link
+        if link is not None and link.inner.dead is None and not link.inner.consumes:
+            return link
+        transport = self._transport
+        self._link = None
+        inner = transport.lend() or transport.broker.acquire(deadline)
+        self._opening = inner
+        self._link = open_link(inner, confirms=transport.broker.options.confirms, deadline=deadline)
+        self._opening = None
+        self._prepared.clear()
+        inner.belong_to(transport)
+        return self._link
+
+    _opening: Inner | None = None
+
+    def _give_up(self, reason: str) -> None:
+        """The link broke by itself: its endpoint is lost."""
+        inner = self.inner or self._opening
+        self._link = self._opening = None
+        if inner is not None:
+            self._transport.broker.supervisor.lost(inner, reason)
+
+    def _drop(self) -> None:
+        """The link is in an unknown state, but not through its endpoint's fault."""
+        inner = self.inner or self._opening
+        self._link = self._opening = None
+        if inner is not None:
+            self._transport.broker.supervisor.released(inner)
+            inner.sever("the call that used it was interrupted")
+
+    def _prepare_way(self, link: Link, exchange: str, routing_key: str) -> None:
+        """Have on this broker what the application declared on an earlier one."""
+        way = (exchange, "" if exchange else routing_key)
+        if way in self._prepared:
+            return
+        broker = self._transport.broker
+
+        def apply(call: Declaration) -> None:
+            try:
+                link.declare(call)
+            except amqp.exceptions.ChannelError as exc:
+                logger.warning("%s was refused by %s: %s", call.method, link.inner.endpoint, exc)
+
+        epoch = broker.supervisor.epoch_of(link.inner)
+        broker.topology.declare(exchange, routing_key, epoch, apply)
+        self._prepared.add(way)
+
+    # --- errors ---------------------------------------------------------------------------------
+
+    def _limit(self, deadline: Deadline) -> str:
+        return "?" if deadline.seconds is None else f"{deadline.seconds * 1000:.0f}"
+
+    def _timed_out(
+        self, message: OutMessage, written: bool, deadline: Deadline
+    ) -> errors.SendTimeout:
+        state = "in doubt: it may have reached a broker" if written else "never sent"
+        text = (
+            f"message {message.message_id} was not confirmed within "
+            f"timeout={self._limit(deadline)} ms ({state})"
+        )
+        return SendTimeout(
+            text,
+            message_id=message.message_id,
+            written=written,
+            attempts=self._transport.broker.attempts,
+        )
+
+    # --- fork safety ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Nothing: a send may hold the lock for as long as a broker is away."""
+
+    def let_go(self) -> None:
+        """Nothing."""
+
+    def abandon(self) -> None:
+        self._lock = threading.RLock()
+        self._link = self._opening = None
+        self._prepared = set()

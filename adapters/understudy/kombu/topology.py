@@ -1,0 +1,122 @@
+"""Remembers what the application declared, so that a message finds its way on another broker.
+
+Rules
+* Recorded are durable-in-name declarations: exchanges, queues and bindings with names of the
+  application's. Exclusive, auto-delete and server-named queues belong to one connection and are
+  left to their consumer; passive declarations create nothing.
+* On a link of a later epoch, the part that a message needs is declared again before the message is
+  sent: its exchange, and from there all bindings, exchanges and queues it can reach.
+* Declarations are idempotent. One that the new broker refuses (other arguments) is logged and
+  left: the broker's own definition stands, and the send will show whether it suffices.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Declaration", "Topology"]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One call on a channel, and what it is about."""
+
+    method: str
+    arguments: tuple[tuple[str, Any], ...]
+
+    def apply(self, channel: Any) -> Any:
+        return getattr(channel, self.method)(**dict(self.arguments))
+
+
+class Topology:
+    """What one process declared on one logical broker; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._exchanges: dict[str, tuple[Declaration, int]] = {}
+        self._queues: dict[str, tuple[Declaration, int]] = {}
+        # source exchange -> (kind, destination, routing key, arguments) -> binding
+        self._bindings: dict[str, dict[tuple[Any, ...], tuple[Declaration, int]]] = {}
+        self._fanouts: set[str] = set()
+
+    def is_fanout(self, exchange: str) -> bool:
+        """Whether an exchange was declared as one that sends to everybody who listens."""
+        return exchange in self._fanouts
+
+    def record(self, method: str, arguments: dict[str, Any], epoch: int) -> None:
+        """Note a declaration that succeeded in this epoch."""
+        call = Declaration(method, tuple(arguments.items()))
+        with self._lock:
+            match method:
+                case "exchange_declare":
+                    name = arguments["exchange"]
+                    self._exchanges[name] = (call, epoch)
+                    is_fanout = arguments.get("type") == "fanout"
+                    (self._fanouts.add if is_fanout else self._fanouts.discard)(name)
+                case "queue_declare":
+                    self._queues[arguments["queue"]] = (call, epoch)
+                case "queue_bind" | "exchange_bind":
+                    source, key = _binding(method, arguments)
+                    self._bindings.setdefault(source, {})[key] = (call, epoch)
+                case "queue_unbind" | "exchange_unbind":
+                    source, key = _binding(method, arguments)
+                    self._bindings.get(source, {}).pop(key, None)
+                case "queue_delete":
+                    self._queues.pop(arguments["queue"], None)
+                    self._drop_bindings_to("queue", arguments["queue"])
+                case "exchange_delete":
+                    self._exchanges.pop(arguments["exchange"], None)
+                    self._bindings.pop(arguments["exchange"], None)
+                    self._drop_bindings_to("exchange", arguments["exchange"])
+
+    def _drop_bindings_to(self, kind: str, name: str) -> None:
+        for bindings in self._bindings.values():
+            for key in [key for key in bindings if key[:2] == (kind, name)]:
+                del bindings[key]
+
+    def needed(self, exchange: str, routing_key: str, epoch: int) -> list[Declaration]:
+        """What must be declared before a message can take this way in this epoch, in order."""
+        with self._lock:
+            found = list(self._reach(exchange, routing_key))
+        return [call for call, declared in found if declared != epoch]
+
+    def _reach(self, exchange: str, routing_key: str) -> Iterator[tuple[Declaration, int]]:
+        if not exchange:
+            if routing_key in self._queues:
+                yield self._queues[routing_key]
+            return
+        seen = {exchange}
+        todo = deque([exchange])
+        while todo:
+            source = todo.popleft()
+            if source in self._exchanges:
+                yield self._exchanges[source]
+            for (kind, name, *_), binding in self._bindings.get(source, {}).items():
+                if kind == "queue" and name in self._queues:
+                    yield self._queues[name]
+                if kind == "exchange" and name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+                    if name in self._exchanges:
+                        yield self._exchanges[name]
+                yield binding
+
+    def declare(
+        self, exchange: str, routing_key: str, epoch: int, apply: Callable[[Declaration], None]
+    ) -> None:
+        """Declare what is needed by ``apply``, and note it."""
+        for call in self.needed(exchange, routing_key, epoch):
+            apply(call)
+            self.record(call.method, dict(call.arguments), epoch)
+
+
+def _binding(method: str, arguments: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    kind = method.partition("_")[0]
+    source = arguments["exchange" if kind == "queue" else "source"]
+    destination = arguments["queue" if kind == "queue" else "destination"]
+    details = repr(sorted((arguments.get("arguments") or {}).items()))
+    return source, (kind, destination, arguments.get("routing_key", ""), details)

@@ -1,0 +1,376 @@
+"""Publishing with trackMessages=true: a send returns at once, its message waits in the outbox.
+
+Rules
+* One for each logical broker and process, with a connection and a daemon thread of its own: the
+  thread writes what is in the outbox, reads confirms, and notices a dead broker while the
+  application is idle. Callers only put into the outbox, under the lock, and never touch a socket.
+* Order is that of the puts, over failovers too. Nothing leaves the outbox but by a confirm, a
+  refusal (told as `MessageFailed`, raised by flush or close) or the poison rule; see
+  `core.outbox`.
+* The connection is touched only by whoever runs `_step`: the thread, or a flushing caller when no
+  thread can be started any more (interpreter exit). The lock is never held over socket I/O.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import amqp
+
+from understudy import errors
+from understudy.core.events import MessageFailed
+from understudy.core.outbox import Entry, Outbox
+from understudy.failover import forking
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import logger
+from understudy.kombu import celery
+from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refused
+from understudy.kombu.link import LinkBroken
+from understudy.kombu.message import OutMessage
+from understudy.kombu.window import Window, open_window
+
+if TYPE_CHECKING:
+    from understudy.kombu.logical import LogicalBroker
+
+__all__ = ["Publication", "TrackedPublisher"]
+
+BATCH = 256  # messages encoded before confirms are looked at again; about 4 ms of work
+
+
+class Publication:
+    """A message and where it goes."""
+
+    __slots__ = ("exchange", "immediate", "mandatory", "message", "routing_key")
+
+    def __init__(
+        self, message: OutMessage, exchange: str, routing_key: str, mandatory: bool, immediate: bool
+    ) -> None:
+        self.message = message
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.mandatory = mandatory
+        self.immediate = immediate
+
+
+class TrackedPublisher:
+    def __init__(self, broker: LogicalBroker) -> None:
+        self._broker = broker
+        self._outbox: Outbox[Publication] = Outbox(broker.options.max_cache_size)
+        self._changed = threading.Condition(threading.Lock())
+        self._thread: threading.Thread | None = None
+        self._stepping = threading.Lock()  # held by whoever touches the connection
+        self._window: Window | None = None
+        self._prepared: set[tuple[str, str]] = set()
+        self._wakeup = _Wakeup()
+        self._sleeping = False  # the thread waits in poll, or is about to
+        self._waiting = 0  # callers that wait for something to leave the outbox
+        self._failures: list[errors.UnderstudyError] = []  # for the next flush
+        self._given_up: errors.ConnectFailed | None = None
+        broker.supervisor.attach(self)
+        forking.register(self)
+        atexit.register(self.flush_and_report)
+        celery.on_shutdown(self.flush_and_report)
+
+    def __repr__(self) -> str:
+        return f"<TrackedPublisher {self._outbox!r}>"
+
+    # --- the application's side -----------------------------------------------------------------
+
+    def put(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        immediate: bool,
+        deadline: Deadline,
+    ) -> None:
+        """Take the message; wait only while the outbox is full (SendTimeout, ConnectFailed)."""
+        publication = Publication(message, exchange, routing_key, mandatory, immediate)
+        size = message.size
+        with self._changed:
+            while not self._outbox.offer(publication, size, message.message_id):
+                self._wait_for_room(message, deadline)
+            if not self._sleeping and self._thread is not None:
+                return
+            self._sleeping = False
+            self._ensure_thread()
+        self._wakeup.set()
+
+    def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
+        if self._given_up is not None:
+            raise self._given_up
+        if deadline.remaining() <= 0:
+            raise SendTimeout(
+                f"message {message.message_id} was never sent: the outbox stayed full for "
+                f"timeout={(deadline.seconds or 0) * 1000:.0f} ms",
+                message_id=message.message_id,
+                attempts=self._broker.attempts,
+            )
+        self._wait(deadline)
+
+    def _wait(self, deadline: Deadline) -> None:
+        """Wait (with the lock held) until something has left the outbox, at most 100 ms."""
+        if self._ensure_thread():
+            self._waiting += 1
+            try:
+                self._changed.wait(min(deadline.remaining(), 0.1))
+            finally:
+                self._waiting -= 1
+            return
+        self._changed.release()
+        try:
+            self._step(Deadline(min(deadline.remaining(), 0.1)))
+        finally:
+            self._changed.acquire()
+
+    def flush(self, deadline: Deadline) -> bool:
+        """Wait until the outbox is empty; False at the deadline. Raises what was refused."""
+        self._wakeup.set()
+        with self._changed:
+            while not self._outbox.is_empty:
+                if self._given_up is not None:
+                    raise self._given_up
+                if deadline.remaining() <= 0:
+                    return False
+                self._wait(deadline)
+            failures, self._failures = self._failures, []
+        if failures:
+            raise failures[0]
+        return True
+
+    def flush_and_report(self) -> None:
+        """Flush within closeTimeout; what is left then is logged and told, never silently gone."""
+        if self._pid != os.getpid():
+            return
+        try:
+            if self.flush(Deadline(self._broker.options.close_timeout / 1000)):
+                return
+            reason = f"not confirmed within closeTimeout={self._broker.options.close_timeout} ms"
+        except errors.DeliveryFailed as exc:
+            logger.error("a tracked message was refused: %s", exc)
+            return
+        except errors.ConnectFailed as exc:
+            reason = str(exc)
+        with self._changed:
+            left = self._outbox.keys()
+        if left:
+            logger.error("%d tracked messages are left: %s: %s", len(left), reason, ", ".join(left))
+        for key in left:
+            self._broker.supervisor.tell(MessageFailed(reason=reason, message_id=key))
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    _pid = -1
+
+    def _ensure_thread(self) -> bool:
+        if self._thread is None or not self._thread.is_alive():
+            self._pid = os.getpid()
+            self._thread = forking.start_thread("understudy-publisher", self._run)
+        return self._thread is not None
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._step(Deadline(None))
+            except Exception:
+                logger.exception("a bug in understudy: the publisher goes on")
+                self._lose("internal error")
+
+    def _step(self, deadline: Deadline) -> None:
+        """Write what can be written, take in what has come, wait for more."""
+        with self._stepping:
+            window = self._window
+            try:
+                if window is None:
+                    if not self._sleep_until_needed(deadline):
+                        return
+                    window = self._window = self._open(deadline)
+                self._write(window)
+                self._sleep_on(window, deadline)
+                window.take_in()
+            except DeadlinePassed:
+                return
+            except errors.ConnectFailed as exc:
+                self._give_up(exc)
+            except LinkBroken as exc:
+                self._lose(str(exc), exc)
+
+    def _sleep_until_needed(self, deadline: Deadline) -> bool:
+        """Without a connection and without messages there is nothing to do."""
+        with self._changed:
+            self._sleeping = self._outbox.is_empty or self._given_up is not None
+            if not self._sleeping:
+                return True
+        self._wakeup.wait(None, deadline)
+        with self._changed:
+            self._sleeping = False
+            self._given_up = None
+            return not self._outbox.is_empty
+
+    def _open(self, deadline: Deadline) -> Window:
+        inner = self._broker.supervisor.acquire(deadline)
+        try:
+            window = open_window(inner, self, self._broker)
+        except LinkBroken as exc:
+            self._broker.supervisor.lost(inner, str(exc))
+            raise
+        self._prepared.clear()
+        return window
+
+    def _write(self, window: Window) -> None:
+        while True:
+            with self._changed:
+                entries = self._outbox.next_unwritten(BATCH)
+            if not entries:
+                return
+            for entry in entries:
+                publication = entry.item
+                self._prepare_way(window, publication)
+                if entry.attempts:
+                    publication.message.mark_resend()
+                window.write(entry)
+            window.send()
+            if len(entries) == BATCH:
+                window.take_in()
+
+    def _sleep_on(self, window: Window, deadline: Deadline) -> None:
+        with self._changed:
+            if self._outbox.next_unwritten(1):
+                return
+            self._sleeping = True
+        self._wakeup.wait(window.socket(), deadline)
+        self._sleeping = False
+
+    def _prepare_way(self, window: Window, publication: Publication) -> None:
+        exchange = publication.exchange
+        way = (exchange, "" if exchange else publication.routing_key)
+        if way in self._prepared:
+            return
+        epoch = self._broker.supervisor.epoch_of(window.inner)
+        for call in self._broker.topology.needed(exchange, publication.routing_key, epoch):
+            window.send()
+            try:
+                window.declare(call)
+            except amqp.exceptions.ChannelError as exc:
+                logger.warning("%s was refused by %s: %s", call.method, window.inner.endpoint, exc)
+            self._broker.topology.record(call.method, dict(call.arguments), epoch)
+        self._prepared.add(way)
+
+    # --- called by the window -------------------------------------------------------------------
+
+    def written(self, entry: Entry[Publication], tag: int) -> None:
+        with self._changed:
+            self._outbox.written(entry, tag)
+
+    def settled(self, tag: int, multiple: bool, ok: bool) -> None:
+        """The broker has confirmed or refused."""
+        with self._changed:
+            settle = self._outbox.confirmed if ok else self._outbox.refused
+            entries = settle(tag, multiple)
+            if self._waiting:
+                self._changed.notify_all()
+        for entry in entries:
+            if not ok:
+                nack = amqp.exceptions.MessageNacked("the broker answered basic.nack")
+                self._failed(entry, refused(nack, entry.key))
+            elif entry.returned:
+                text = f"message {entry.key} reached no queue"
+                self._failed(entry, Unroutable(text, message_id=entry.key))
+
+    def returned(self, key: str) -> None:
+        with self._changed:
+            self._outbox.returned(key)
+
+    def _failed(self, entry: Entry[Publication], error: errors.UnderstudyError) -> None:
+        with self._changed:
+            self._failures.append(error)
+            self._changed.notify_all()
+        endpoint = str(self._broker.supervisor.current or "")
+        self._broker.supervisor.tell(MessageFailed(endpoint, str(error), message_id=entry.key))
+
+    # --- losses ---------------------------------------------------------------------------------
+
+    def _lose(self, reason: str, exc: LinkBroken | None = None) -> None:
+        """The link broke: everything unconfirmed is written again on the next one."""
+        window, self._window = self._window, None
+        cause = None if exc is None else exc.__cause__
+        only_channel = window is not None and window.inner.is_alive() and exc is not None
+        poison = None
+        with self._changed:
+            if exc is not None and exc.by_peer:
+                poison = self._outbox.channel_closed()
+            else:
+                self._outbox.link_lost()
+        if window is not None and not (only_channel and exc is not None and exc.by_peer):
+            self._broker.supervisor.lost(window.inner, reason)
+        elif window is not None:
+            self._window = self._reopened(window)
+        if poison is not None:
+            self._failed(poison, refused(cause or Exception(reason), poison.key))
+
+    def _reopened(self, window: Window) -> Window | None:
+        """Another channel on the same connection, after the broker closed only the channel."""
+        try:
+            return open_window(window.inner, self, self._broker)
+        except LinkBroken as exc:
+            self._broker.supervisor.lost(window.inner, str(exc))
+            return None
+
+    def _give_up(self, exc: errors.ConnectFailed) -> None:
+        with self._changed:
+            self._given_up = ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
+            self._changed.notify_all()
+
+    # --- fork safety ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        self._changed.acquire()
+
+    def let_go(self) -> None:
+        self._changed.release()
+
+    def abandon(self) -> None:
+        """In a forked child the messages are the parent's to send."""
+        self._outbox = Outbox(self._broker.options.max_cache_size)
+        self._changed = threading.Condition(threading.Lock())
+        self._stepping = threading.Lock()
+        self._thread = None
+        self._window = None
+        self._wakeup.close()
+        self._wakeup = _Wakeup()
+
+
+class _Wakeup:
+    """Lets a put end the thread's poll; a socket pair, which poll understands everywhere."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._writer.send(b"!")
+
+    def wait(self, other: socket.socket | None, deadline: Deadline) -> None:
+        """Until set, ``other`` is readable, or the deadline."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        if other is not None:
+            with contextlib.suppress(ValueError, OSError):
+                poll.register(other, select.POLLIN)
+        left = deadline.timeout()
+        poll.poll(None if left is None else int(left * 1000) + 1)
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()

@@ -1,0 +1,347 @@
+"""The kombu transport behind ``failover:(…)``.
+
+Rules
+* kombu's `Connection` parses nothing: it hands us the whole URI, and we hide it behind a
+  `MaskedURI` before anyone can print it.
+* `establish_connection` returns the candidate's own raw connection, and everything kombu does with
+  that goes to the candidate's own transport. Only finding a broker, publishing and leaving a broker
+  are ours.
+* A loss that kombu sees (while consuming) is reported to the supervisor and raised as it is:
+  Celery and ConsumerMixin start their consumers again through `establish_connection`.
+* An establishment that somebody's send waits for is bounded by ``timeout``, together with that
+  send; that of a consuming loop (worker, beat, ConsumerMixin) is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import amqp
+from kombu.connection import Connection
+from kombu.transport import base, pyamqp
+
+from understudy import errors
+from understudy.core.redact import redact
+from understudy.errors import ConfigurationError
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.kombu import celery
+from understudy.kombu.errors import ConnectFailed, ConnectionLost, SendTimeout, Unroutable
+from understudy.kombu.inner import Inner, inner_of
+from understudy.kombu.logical import LogicalBroker, broker_for
+from understudy.kombu.masking import MaskedURI, raw_uri
+from understudy.kombu.message import OutMessage
+from understudy.kombu.publisher import Publisher
+from understudy.kombu.topology import Declaration
+
+__all__ = ["Transport"]
+
+SAME_CALL = (
+    0.1  # s; a send that begins so soon after its connection came up is the call that waited for it
+)
+GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
+
+
+def _without_nack(host_errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
+    """A refused message is no reason to reconnect, whatever py-amqp says."""
+    return tuple(e for e in host_errors if e is not amqp.exceptions.MessageNacked)
+
+
+def _redis_errors() -> tuple[type[BaseException], ...]:
+    try:
+        from redis import exceptions
+    except ImportError:
+        return ()
+    return (exceptions.ConnectionError, exceptions.TimeoutError)
+
+
+class Transport(base.Transport):
+    can_parse_url = True
+    default_connection_params: dict[str, Any] = {}  # noqa: RUF012 - or kombu would show guest:guest
+
+    # Read from the class before any instance exists; each instance sets its client's own exactly.
+    connection_errors = (*pyamqp.Transport.connection_errors, *_redis_errors())
+    channel_errors = pyamqp.Transport.channel_errors
+    recoverable_connection_errors = (
+        *_without_nack(pyamqp.Transport.recoverable_connection_errors),
+        *_redis_errors(),
+    )
+    recoverable_channel_errors = pyamqp.Transport.recoverable_channel_errors
+
+    driver_type = "amqp"
+    driver_name = "understudy"
+    implements = base.Transport.implements.extend(asynchronous=True, heartbeats=True)
+
+    def __init__(self, client: Connection, **kwargs: Any) -> None:
+        self.client = client
+        self.client_ref = weakref.ref(client)
+        if client.alt and len(client.alt) > 1:
+            raise ConfigurationError(
+                "a failover URI stands alone: put all brokers into one failover:(a,b) "
+                "instead of a list"
+            )
+        masked = MaskedURI(client.hostname)
+        client.hostname = client._initial_params["hostname"] = masked
+        self.pid = -1
+        self._publisher: Publisher | None = None
+        self._inner: weakref.ref[Inner] | None = None
+        self._budget: tuple[int, float, Deadline] | None = None
+        self._answer_for_candidates()
+
+    def _answer_for_candidates(self) -> None:
+        """What kombu asks of an unconnected transport is answered from all the candidates."""
+        candidates = [sample.transport for sample in self.broker.samples]
+        if not candidates:
+            return
+        first = candidates[0]
+        self.driver_type, self.driver_name = first.driver_type, first.driver_name
+        self.driver_version = first.driver_version
+        self.implements = base.Transport.implements.extend(
+            asynchronous=all(c.implements.asynchronous for c in candidates),
+            heartbeats=all(c.implements.heartbeats for c in candidates),
+            exchange_type=frozenset.intersection(
+                *(frozenset(c.implements.exchange_type) for c in candidates)
+            ),
+        )
+        for name in (
+            "connection_errors",
+            "channel_errors",
+            "recoverable_connection_errors",
+            "recoverable_channel_errors",
+        ):
+            found = dict.fromkeys(e for c in candidates for e in _errors_of(c, name))
+            exact = _without_nack(tuple(found))
+            self.client.__dict__[name] = exact
+            known = getattr(Transport, name)
+            if name == "connection_errors" or name == "recoverable_connection_errors":
+                more = [e for e in exact if e not in known and e is not KeyError]
+                setattr(Transport, name, (*known, *more))
+
+    @property
+    def broker(self) -> LogicalBroker:
+        """What this process shares for the URI; another one in a forked child."""
+        if self.pid != os.getpid():
+            self.pid = os.getpid()
+            self._broker = broker_for(self.client)
+            self._publisher = None
+            self._inner = None
+            self._broker.supervisor.attach(self)
+        return self._broker
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def establish_connection(self) -> Any:
+        broker = self.broker
+        inner = self._adopt()
+        if inner is None:
+            inner = self._acquire(broker)
+        inner.belong_to(self)
+        self._inner = weakref.ref(inner)
+        return inner.raw
+
+    def _acquire(self, broker: LogicalBroker) -> Inner:
+        limit = broker.options.timeout
+        bounded = limit > 0 and not celery.called_by_consuming_loop()
+        deadline = Deadline(limit / 1000 if bounded else None)
+        try:
+            inner = broker.acquire(deadline)
+        except DeadlinePassed:
+            raise SendTimeout(
+                f"no broker could be reached within timeout={limit} ms", attempts=broker.attempts
+            ) from None
+        except errors.ConnectFailed as exc:
+            raise self._given_up(exc) from exc
+        if bounded:
+            self._budget = (threading.get_ident(), time.monotonic(), deadline)
+        return inner
+
+    def _given_up(self, exc: errors.ConnectFailed) -> Exception:
+        if not self.broker.options.reconnect and self.broker.supervisor.epoch:
+            return ConnectionLost(str(exc))
+        return ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
+
+    def _adopt(self) -> Inner | None:
+        """The publisher's connection serves the application too, as long as it does not consume."""
+        inner = None if self._publisher is None else self._publisher.inner
+        return inner if inner is not None and inner.is_alive() else None
+
+    def lend(self) -> Inner | None:
+        """The application's connection, for publishing, if it is healthy and nothing consumes."""
+        inner = None if self._inner is None else self._inner()
+        if inner is None or inner.consumes or not inner.is_alive():
+            return None
+        return inner
+
+    def lost(self, inner: Inner, exc: BaseException) -> None:
+        """A connection failed while kombu used it."""
+        inner.sever(redact(f"{type(exc).__name__}: {exc}"))
+        self.broker.supervisor.lost(inner, str(inner.dead))
+
+    def patience(self) -> float | None:
+        """Seconds that a broker may take to answer a request of the application's."""
+        if celery.is_stopping():
+            return GOODBYE
+        limit = self.broker.options.timeout
+        return limit / 1000 if limit > 0 else None
+
+    def verify_connection(self, connection: Any) -> bool:
+        inner = inner_of(connection)
+        if inner is None or inner.dead is not None:
+            return False
+        return bool(inner.transport.verify_connection(connection))
+
+    def close_connection(self, connection: Any) -> None:
+        self.broker.flush_and_report()
+        inner = inner_of(connection)
+        published_on = None if self._publisher is None else self._publisher.close()
+        for mine in dict.fromkeys(i for i in (inner, published_on) if i is not None):
+            self.broker.supervisor.released(mine)
+            mine.close(self._goodbye(mine))
+
+    def _goodbye(self, inner: Inner) -> float:
+        return GOODBYE if inner.is_alive() else 0.0
+
+    def _collect(self, connection: Any) -> None:
+        """kombu drops a connection without closing it: after an error, or after a fork."""
+        inner = inner_of(connection)
+        if inner is None:
+            return
+        if inner.dead is None and not inner.is_alive():
+            self.lost(inner, amqp.exceptions.RecoverableConnectionError("connection broken"))
+        self.broker.supervisor.released(inner)
+        inner.sever("collected")
+        inner.close(0.0)
+
+    def create_channel(self, connection: Any) -> Any:
+        return self._passed(connection, lambda t: t.create_channel(connection))
+
+    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
+        return self._passed(connection, lambda t: t.drain_events(connection, **kwargs))
+
+    def heartbeat_check(self, connection: Any, rate: int = 2) -> Any:
+        return self._passed(connection, lambda t: t.heartbeat_check(connection, rate=rate))
+
+    def _passed(self, connection: Any, call: Callable[[Any], Any]) -> Any:
+        """Have the candidate's transport do it; a broken connection is told to the supervisor."""
+        inner = inner_of(connection)
+        if inner is None:
+            raise amqp.exceptions.RecoverableConnectionError("connection already closed")
+        try:
+            return call(inner.transport)
+        except TimeoutError:
+            raise
+        except self.client_ref().connection_errors as exc:  # type: ignore[union-attr]
+            self.lost(inner, exc)
+            raise
+
+    # --- the event loop and other things a candidate knows best ---------------------------------
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        inner = inner_of(connection)
+        if inner is not None:
+            inner.transport.register_with_event_loop(connection, loop)
+
+    def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
+        inner = inner_of(connection)
+        if inner is not None:
+            with contextlib.suppress(AttributeError):
+                inner.transport.unregister_from_event_loop(connection, loop)
+
+    def get_heartbeat_interval(self, connection: Any) -> Any:
+        inner = inner_of(connection)
+        return 0 if inner is None else inner.transport.get_heartbeat_interval(connection)
+
+    def qos_semantics_matches_spec(self, connection: Any) -> bool:
+        inner = inner_of(connection)
+        return True if inner is None else inner.transport.qos_semantics_matches_spec(connection)
+
+    def get_manager(self, *args: Any, **kwargs: Any) -> Any:
+        inner = None if self._inner is None else self._inner()
+        if inner is None:
+            inner = Inner(self.broker.uri.endpoints[0], self.broker.samples[0])
+        return inner.transport.get_manager(*args, **kwargs)
+
+    @property
+    def channels(self) -> Any:
+        """Those of the current candidate, where it has any (Celery's teardown looks for them)."""
+        inner = None if self._inner is None else self._inner()
+        return None if inner is None else getattr(inner.transport, "channels", None)
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        real = raw_uri(uri)
+        return real if include_password else redact(real).replace(":**@", f":{mask or '**'}@")
+
+    # --- publishing -----------------------------------------------------------------------------
+
+    @property
+    def publisher(self) -> Publisher:
+        if self._publisher is None or self.pid != os.getpid():
+            _ = self.broker  # rebinds after a fork
+            self._publisher = Publisher(self)
+        return self._publisher
+
+    def publish(
+        self,
+        message: OutMessage,
+        exchange: str,
+        routing_key: str,
+        *,
+        mandatory: bool,
+        immediate: bool,
+        limits: tuple[float | None, ...],
+        on_return: Callable[[Exception, str, str, Any], None],
+    ) -> None:
+        """One send of the application's, from any of its channels."""
+        broker = self.broker
+        is_told = mandatory or (message.is_task and not broker.topology.is_fanout(exchange))
+        deadline = self._deadline(limits)
+        try:
+            if broker.options.track_messages:
+                broker.tracked.put(message, exchange, routing_key, is_told, immediate, deadline)
+                return
+            self.publisher.publish(
+                message,
+                exchange,
+                routing_key,
+                mandatory=is_told,
+                immediate=immediate,
+                deadline=deadline,
+            )
+        except Unroutable as exc:
+            on_return(exc, exchange, routing_key, message)
+            raise
+        except errors.ConnectFailed as exc:
+            if isinstance(exc, ConnectFailed):
+                raise
+            raise self._given_up(exc) from exc
+
+    def declare(self, call: Declaration) -> Any:
+        """A declaration of the application's on a channel whose connection is gone."""
+        return self.publisher.declare(call, self._deadline(()))
+
+    def _deadline(self, limits: tuple[float | None, ...]) -> Deadline:
+        """When this send has to be over; the wait for its connection counts."""
+        budget, self._budget = self._budget, None
+        if budget is not None:
+            thread, connected_at, deadline = budget
+            soon = time.monotonic() - connected_at < SAME_CALL
+            if soon and thread == threading.get_ident():
+                return deadline
+        limit = self.broker.options.timeout
+        bounds = [bound for bound in limits if bound]
+        if limit > 0:
+            bounds.append(limit / 1000)
+        return Deadline(min(bounds, default=None))
+
+
+def _errors_of(transport: Any, name: str) -> tuple[type[BaseException], ...]:
+    found = getattr(transport, name, None)
+    if found is None and name == "recoverable_connection_errors":
+        # virtual transports know no such difference, and kombu takes them all
+        found = (*transport.connection_errors, *transport.channel_errors)
+    return tuple(found or ())

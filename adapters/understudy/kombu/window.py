@@ -1,0 +1,177 @@
+"""The tracked publisher's end of a connection: many messages on the way at once.
+
+Rules
+* Encoding collects frames in a buffer, `send` hands it to the socket in one call: one system call
+  for a batch, not one for each message.
+* `take_in` reads all that has come without ever blocking; confirms go straight to the outbox.
+* Every error of the peer's is LinkBroken; ``by_peer`` only where a message may be the reason: the
+  broker closed the channel or the connection with an error of that kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+import amqp
+
+from understudy.core.outbox import Entry
+from understudy.failover.deadline import Deadline
+from understudy.kombu.amqp import PublisherChannel
+from understudy.kombu.inner import Inner
+from understudy.kombu.link import PEER_ERRORS, LinkBroken, VirtualLink
+from understudy.kombu.message import ID_HEADER
+from understudy.kombu.topology import Declaration
+
+if TYPE_CHECKING:
+    from understudy.kombu.logical import LogicalBroker
+    from understudy.kombu.tracked import Publication, TrackedPublisher
+
+__all__ = ["Window", "open_window"]
+
+#: connection closes that say nothing about a message: forced (320), resources (506), internal (541)
+NOT_THE_MESSAGE = (
+    amqp.exceptions.RecoverableConnectionError,
+    amqp.exceptions.ResourceError,
+    amqp.exceptions.InternalError,
+)
+
+
+class Window(Protocol):
+    inner: Inner
+
+    def write(self, entry: Entry[Publication]) -> None:
+        """Encode one message, the first unwritten one."""
+
+    def send(self) -> None:
+        """Hand everything encoded to the network."""
+
+    def take_in(self) -> None:
+        """Read what has come, without blocking."""
+
+    def declare(self, call: Declaration) -> Any: ...
+
+    def socket(self) -> socket.socket | None:
+        """What becomes readable when something comes."""
+
+
+class AmqpWindow:
+    def __init__(self, inner: Inner, publisher: TrackedPublisher, *, confirms: bool) -> None:
+        self.inner = inner
+        self._publisher = publisher
+        self._confirms = confirms
+        self._admin: Any = None
+        with self._translated():
+            self._channel = PublisherChannel(
+                inner.raw, settled=publisher.settled, returned=self._returned
+            )
+            self._channel.start(confirms=confirms)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Any:
+        raw = self.inner.raw
+        try:
+            yield
+        except LinkBroken:
+            raise
+        except amqp.exceptions.ChannelError as exc:
+            raise LinkBroken(str(exc), by_peer=raw.connected) from exc
+        except PEER_ERRORS as exc:
+            by_peer = raw.closed_by_peer is not None and not isinstance(exc, NOT_THE_MESSAGE)
+            raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}", by_peer) from exc
+
+    def write(self, entry: Entry[Publication]) -> None:
+        publication = entry.item
+        channel = self._channel
+        with self._translated():
+            if not channel.is_open:
+                raise amqp.exceptions.RecoverableConnectionError("the publishing channel is closed")
+            self._publisher.written(entry, channel.last_tag + 1)
+            channel.write(
+                publication.message.for_amqp(),
+                publication.exchange,
+                publication.routing_key,
+                publication.mandatory,
+                publication.immediate,
+            )
+            if not self._confirms:
+                self._publisher.settled(channel.last_tag, False, True)
+
+    def send(self) -> None:
+        """Nothing is collected yet: py-amqp writes each message itself."""
+
+    def take_in(self) -> None:
+        raw = self.inner.raw
+        with self._translated():
+            while raw.is_readable():
+                with contextlib.suppress(TimeoutError):
+                    raw.drain_events(timeout=0)
+            if raw.severed is not None:
+                raise LinkBroken(raw.severed)
+
+    def declare(self, call: Declaration) -> Any:
+        try:
+            if self._admin is None or not self._admin.is_open:
+                self._admin = PublisherChannel(
+                    self.inner.raw, settled=lambda *_: None, returned=lambda *_: None
+                )
+                self._admin.start(confirms=False)
+            return call.apply(self._admin)
+        except amqp.exceptions.ChannelError:
+            raise
+        except PEER_ERRORS as exc:
+            raise LinkBroken(self.inner.raw.severed or f"{type(exc).__name__}: {exc}") from exc
+
+    def socket(self) -> socket.socket | None:
+        raw: socket.socket | None = self.inner.raw._raw_socket()
+        return raw
+
+    def _returned(self, message: amqp.Message, reason: str) -> None:
+        properties = message.properties
+        key = properties.get("message_id")
+        if key is None:
+            key = (properties.get("application_headers") or {}).get(ID_HEADER)
+        self._publisher.returned(str(key))
+
+
+class VirtualWindow:
+    """For kombu's virtual transports: each message is taken when its send returns."""
+
+    def __init__(self, inner: Inner, publisher: TrackedPublisher) -> None:
+        self.inner = inner
+        self._publisher = publisher
+        self._link = VirtualLink(inner)
+        self._tag = 0
+
+    def write(self, entry: Entry[Publication]) -> None:
+        publication = entry.item
+        self._tag += 1
+        self._publisher.written(entry, self._tag)
+        self._link.send(
+            publication.message,
+            publication.exchange,
+            publication.routing_key,
+            mandatory=publication.mandatory,
+            immediate=publication.immediate,
+            deadline=Deadline(None),
+        )
+        self._publisher.settled(self._tag, False, True)
+
+    def send(self) -> None:
+        """Nothing is ever collected."""
+
+    def take_in(self) -> None:
+        """Nothing ever comes."""
+
+    def declare(self, call: Declaration) -> Any:
+        return self._link.declare(call)
+
+    def socket(self) -> socket.socket | None:
+        return None
+
+
+def open_window(inner: Inner, publisher: TrackedPublisher, broker: LogicalBroker) -> Window:
+    if inner.is_amqp:
+        return AmqpWindow(inner, publisher, confirms=broker.options.confirms)
+    return VirtualWindow(inner, publisher)
