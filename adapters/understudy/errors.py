@@ -1,9 +1,9 @@
 """The one error tree of Understudy.
 
-The class docstring is the default message. Errors that are raised into a host library (kombu, pika,
-stomp.py) are subclasses made by the adapter that are also the host's own error class, so existing
-``except`` clauses keep working. None of these is an OSError: a host would take an OSError for a lost
-connection and retry what must not be retried.
+The class docstring is the default message. Errors that are raised into a host library (kombu,
+pika, stomp.py) are subclasses made by the adapter that are also the host's own error class, so
+existing ``except`` clauses keep working. None of these is an OSError: a host would take an
+OSError for a lost connection and retry what must not be retried.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ Rules
   dying together are one loss.
 * While an epoch lasts, further connections are dialed to its endpoint; if that fails the epoch is
   over, just as if one of its connections had been lost.
+* A new ``Wanted`` cuts a delay that has grown long down to `PATIENCE_MS`: whoever sends now
+  should not pay for how long the outage has already lasted. ``initialReconnectDelay`` stays the
+  least.
 * The endpoint that was lost last goes to the end of the next pass, unless nothing but time was
   wrong with it (``Prefer``: we left it on purpose).
 * A spare (a ready connection to another endpoint) is tried first and without the initial delay.
@@ -40,9 +43,10 @@ from understudy.core.events import (
     Resumed,
     SlowReconnect,
 )
+from understudy.core.member import CORE_SCHEMES
 from understudy.core.options import Options
 from understudy.core.order import connect_list, place
-from understudy.core.uri import CORE_SCHEMES, parse_members
+from understudy.core.uri import parse_members
 from understudy.errors import Attempt
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "Dialed",
     "Fail",
     "Happening",
+    "Hurry",
     "Leave",
     "Listed",
     "Lost",
@@ -65,6 +70,9 @@ __all__ = [
     "Wait",
     "Wanted",
 ]
+
+
+PATIENCE_MS = 1000  # longest delay that a new caller has to wait out
 
 
 class State(Enum):
@@ -159,6 +167,13 @@ class Wait:
 
 
 @dataclass(frozen=True)
+class Hurry:
+    """Let the present delay last no longer than so many ms, counted from its beginning."""
+
+    ms: float
+
+
+@dataclass(frozen=True)
 class Leave:
     """Break every connection of this epoch, without any graceful close."""
 
@@ -179,7 +194,7 @@ class Fail:
     attempts: tuple[Attempt, ...]
 
 
-Action: TypeAlias = Dial | Wait | Leave | Tell | Fail
+Action: TypeAlias = Dial | Wait | Hurry | Leave | Tell | Fail
 
 
 class Machine:
@@ -245,6 +260,9 @@ class Machine:
         self.passes_failed = 0
         self._causes.clear()
         return self._start_pass()
+
+    def _hurry(self, _: Happening) -> list[Action]:
+        return [Hurry(max(PATIENCE_MS, self._options.initial_reconnect_delay))]
 
     def _start_pass(self, _: Happening | None = None) -> list[Action]:
         self._queue = list(
@@ -403,6 +421,7 @@ TRANSITIONS: dict[tuple[State, type], Handler] = {
     (State.DIALING, Dialed): Machine._connected,
     (State.DIALING, DialFailed): Machine._dial_failed,
     (State.WAITING, TimeUp): Machine._start_pass,
+    (State.WAITING, Wanted): Machine._hurry,
     (State.CONNECTED, Lost): Machine._epoch_lost,
     (State.CONNECTED, DialFailed): Machine._another_failed,
     (State.CONNECTED, Prefer): Machine._prefer,

@@ -13,12 +13,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from understudy.failover import forking
 from understudy.failover.notifier import logger
 
 __all__ = ["Monitor", "Watched", "monitor"]
+
+
+W = TypeVar("W", bound="Watched")
 
 
 class Watched(Protocol):
@@ -35,7 +38,7 @@ class Monitor:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watched: weakref.WeakKeyDictionary[Watched, Callable[[Watched, str], None]] = (
+        self._watched: weakref.WeakKeyDictionary[Any, Callable[[Any, str], None]] = (
             weakref.WeakKeyDictionary()
         )
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
@@ -79,7 +82,7 @@ class Monitor:
             except Exception:
                 logger.exception("a bug in understudy: an alarm failed")
 
-    def watch(self, connection: Watched, on_dead: Callable[[Watched, str], None]) -> None:
+    def watch(self, connection: W, on_dead: Callable[[W, str], None]) -> None:
         """Beat this connection until it is gone; call ``on_dead`` once when its peer is dead."""
         if connection.heartbeat <= 0:
             return

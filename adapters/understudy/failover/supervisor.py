@@ -33,6 +33,7 @@ from understudy.core.machine import (
     DialFailed,
     Fail,
     Happening,
+    Hurry,
     Leave,
     Listed,
     Lost,
@@ -89,6 +90,7 @@ class Supervisor(Generic[C]):
         self._spares: SparePool[C] = SparePool(uri.options, dialer)
         self._pass_dial: Endpoint | None = None  # what the machine wants dialed now
         self._due: float | None = None  # when its delay is over
+        self._since = 0.0  # when it began
         self._failures = 0  # how often the machine gave up
         self._failure: tuple[str, ConnectFailed] | None = None
         self._logged: dict[Endpoint, str] = {}  # the cause already logged for each endpoint
@@ -147,6 +149,8 @@ class Supervisor(Generic[C]):
                         reason, failed = self._failure
                         raise ConnectFailed(reason, failed.attempts)
                     deadline.check()
+                    if deadline.seconds is not None:
+                        self._feed(Wanted())
                     working = self._ensure_thread()
                     if working:
                         self._changed.wait(min(deadline.remaining(), SLICE))
@@ -157,6 +161,11 @@ class Supervisor(Generic[C]):
         finally:
             with self._changed:
                 self._waiters -= 1
+
+    def hurry(self) -> None:
+        """Somebody waits with a deadline: cut short a delay that has grown long."""
+        with self._changed:
+            self._feed(Wanted())
 
     def lost(self, connection: C, reason: str) -> None:
         """A connection broke, or is taken for dead: leave its endpoint if that is still current."""
@@ -327,7 +336,11 @@ class Supervisor(Generic[C]):
             case Dial(endpoint):
                 self._pass_dial, self._due = endpoint, None
             case Wait(ms):
-                self._pass_dial, self._due = None, time.monotonic() + ms / 1000
+                self._pass_dial, self._since = None, time.monotonic()
+                self._due = self._since + ms / 1000
+            case Hurry(ms):
+                if self._due is not None:
+                    self._due = min(self._due, self._since + ms / 1000)
             case Leave(epoch):
                 self._leave(epoch)
             case Tell(event):

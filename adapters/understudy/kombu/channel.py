@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import amqp
@@ -183,7 +183,7 @@ def _by_name(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, An
     return arguments
 
 
-@lru_cache(maxsize=64)
+@cache
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
 
@@ -246,7 +246,7 @@ class _VirtualSurviving(_Surviving):
             self._inner = inner_of(connection)
 
 
-@lru_cache(maxsize=32)
+@cache
 def application_channel(base: type[Any]) -> type[Any]:
     """The channel class to use in place of ``base``."""
     mixin = _AmqpSurviving if issubclass(base, pyamqp.Channel) else _VirtualSurviving

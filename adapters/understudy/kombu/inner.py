@@ -14,7 +14,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kombu.connection import Connection
 from kombu.transport import pyamqp
@@ -27,7 +27,7 @@ from understudy.kombu.amqp import BoundedConnection
 if TYPE_CHECKING:
     from understudy.kombu.transport import Transport
 
-__all__ = ["Inner", "InnerClient", "inner_of", "make_client"]
+__all__ = ["ChannelClass", "Inner", "InnerClient", "inner_of", "make_client"]
 
 SAME_AS = {"tcp:": "amqp:", "ssl:": "amqps:"}  # what the ActiveMQ schemes mean in this adapter
 OWN_PROTOCOL = re.compile("^(tcp|ssl):")
@@ -46,6 +46,9 @@ NOT_FOR_CANDIDATES = frozenset(
         "callback",
     }
 )
+
+
+ChannelClass: TypeAlias = Callable[[type[Any]], type[Any]]
 
 
 class InnerClient(Connection):
@@ -95,7 +98,7 @@ class Inner:
         self,
         endpoint: Endpoint,
         client: InnerClient,
-        channel_class: Callable[[type[Any]], type[Any]] = lambda base: base,
+        channel_class: ChannelClass = lambda base: base,
     ) -> None:
         """``channel_class`` makes the class of the application's channels from kombu's."""
         self.endpoint = endpoint
@@ -135,7 +138,8 @@ class Inner:
         self.raw = BoundedConnection(**options)
         self.raw.Channel = self._channel_class(BoundedConnection.Channel)
         self.raw.understudy = self
-        return self.raw
+        raw: BoundedConnection = self.raw
+        return raw
 
     def belong_to(self, transport: Transport) -> None:
         """From now on the application's Connection behind this transport uses it."""
@@ -247,8 +251,8 @@ def make_client(
     )
     if issubclass(client.get_transport_cls(), virtual.Transport):
         silence = max(2 * heartbeat, 1.0) if heartbeat else None
-        client.transport_options.setdefault("socket_connect_timeout", connect_timeout)
-        client.transport_options.setdefault("socket_timeout", silence)
+        options.setdefault("socket_connect_timeout", connect_timeout)
+        options.setdefault("socket_timeout", silence)
     return client
 
 

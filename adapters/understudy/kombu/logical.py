@@ -10,7 +10,7 @@ import importlib
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
@@ -26,7 +26,7 @@ from understudy.failover.notifier import EventCallback
 from understudy.failover.supervisor import Supervisor
 from understudy.kombu import celery
 from understudy.kombu.channel import application_channel
-from understudy.kombu.inner import NOT_FOR_CANDIDATES, Inner, InnerClient, make_client
+from understudy.kombu.inner import NOT_FOR_CANDIDATES, ChannelClass, Inner, InnerClient, make_client
 from understudy.kombu.masking import raw_uri
 from understudy.kombu.registration import SCHEMES
 from understudy.kombu.topology import Topology
@@ -98,8 +98,8 @@ class LogicalBroker:
     # --- the dialer port ------------------------------------------------------------------------
 
     def dial(self, endpoint: Endpoint, timeout: float) -> Inner:
-        inner = Inner(endpoint, self._client(endpoint), application_channel)
-        inner.client.transport_options.update(self._blocking_callbacks(inner))
+        inner = Inner(endpoint, self._client(endpoint), cast(ChannelClass, application_channel))
+        cast(dict[str, Any], inner.client.transport_options).update(self._blocking_callbacks(inner))
         inner.blocked_timeout = self.options.blocked_timeout / 1000
         inner.connect(timeout)
         monitor.watch(inner, self.supervisor.lost)
@@ -211,7 +211,7 @@ _process = _Process()
 
 def broker_for(client: Connection) -> LogicalBroker:
     """The logical broker behind this Connection; raises ConfigurationError for what can't be."""
-    uri = raw_uri(client.hostname)
+    uri = raw_uri(client.hostname or "")
     settings = Settings(client)
     key = settings.key(uri)
     with _process.lock:

@@ -117,6 +117,7 @@ class TrackedPublisher:
 
     def _wait(self, deadline: Deadline) -> None:
         """Wait (with the lock held) until something has left the outbox, at most 100 ms."""
+        self._broker.supervisor.hurry()
         if self._ensure_thread():
             self._waiting += 1
             try:

@@ -78,16 +78,17 @@ class Transport(base.Transport):
     implements = base.Transport.implements.extend(asynchronous=True, heartbeats=True)
 
     def __init__(self, client: Connection, **kwargs: Any) -> None:
-        self.client = client
+        self.client: Any = client  # None once kombu has closed its Connection
         self.client_ref = weakref.ref(client)
         if client.alt and len(client.alt) > 1:
             raise ConfigurationError(
                 "a failover URI stands alone: put all brokers into one failover:(a,b) "
                 "instead of a list"
             )
-        masked = MaskedURI(client.hostname)
+        masked = MaskedURI(client.hostname or "")
         client.hostname = client._initial_params["hostname"] = masked
         self.pid = -1
+        self._driver: Any = None  # the first candidate, asked while there is no connection
         self._publisher: Publisher | None = None
         self._inner: weakref.ref[Inner] | None = None
         self._budget: tuple[int, float, Deadline] | None = None
@@ -100,7 +101,7 @@ class Transport(base.Transport):
             return
         first = candidates[0]
         self.driver_type, self.driver_name = first.driver_type, first.driver_name
-        self.driver_version = first.driver_version
+        self._driver = first
         self.implements = base.Transport.implements.extend(
             asynchronous=all(c.implements.asynchronous for c in candidates),
             heartbeats=all(c.implements.heartbeats for c in candidates),
@@ -121,6 +122,9 @@ class Transport(base.Transport):
             if name == "connection_errors" or name == "recoverable_connection_errors":
                 more = [e for e in exact if e not in known and e is not KeyError]
                 setattr(Transport, name, (*known, *more))
+
+    def driver_version(self) -> str:
+        return str(self._driver.driver_version()) if self._driver is not None else "N/A"
 
     @property
     def broker(self) -> LogicalBroker:
