@@ -20,7 +20,8 @@ from dataclasses import dataclass, fields
 from urllib.parse import quote, unquote, unquote_plus
 
 from understudy.core.endpoint import Endpoint, EndpointOptions
-from understudy.core.options import OPTIONS, PREFIX, Option, nearest, read_value, shown_value
+from understudy.core.option_reader import PREFIX, nearest, read_value
+from understudy.core.options import OPTIONS, Option, shown_value
 from understudy.core.redact import MASK, NAMED_USERS, Source, is_secret, shown_name
 from understudy.errors import ConfigurationError
 

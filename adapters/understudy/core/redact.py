@@ -11,7 +11,9 @@ Rules:
 
 from __future__ import annotations
 
+import bisect
 import re
+import sys
 from urllib.parse import unquote
 
 from understudy.errors import ConfigurationError
@@ -39,10 +41,15 @@ BEFORE_AN_ADDRESS = frozenset(" \t\r\n,(\"'=[<")
 
 CLEAN_USER = re.compile(r"[\w.~%+=!$&-]*")
 OPTION_NAME = re.compile(r"(?:^|[?&\s,(])([^=&?\s,(]*)=")
-END_OF_VALUE = re.compile(r"[&\s]")
-# Inside a value: the end of the list it stands in, or the next address of that list.
-END_OF_MEMBER = re.compile(
-    r"(?<!\))\)*,[A-Za-z][A-Za-z0-9+.\-]*:|(?<!\))\)+(?:\?[\w.]+=|$|,[A-Za-z])"
+END_OF_PAIR = re.compile(r"&")
+END_OF_WORD = re.compile(r"[&\s]")
+# Inside a value: the next address of the list that it stands in, or the end of that list.
+KNOWN = "|".join(map(re.escape, sorted(LIST_SCHEMES)))
+NEXT_MEMBER = re.compile(rf"(?<!\))\)*,(?:{KNOWN}):(?://|\()|(?<!\))\)+(?=[&\s]|$)", re.I)
+ENCODED_AT = re.compile(r"%(?:25)*40")
+COMPOSITE_COLON = re.compile(r"(?:failover|static|masterslave|discovery|fanout):$", re.IGNORECASE)
+LIST_OPENING = re.compile(
+    r"(?:(?:failover|static|masterslave|discovery|fanout):(?://)?\(?\s*)*", re.IGNORECASE
 )
 
 
@@ -56,38 +63,52 @@ def shown_name(name: str) -> str:
     return name[:60] if name.isprintable() and "@" not in name else MASK
 
 
-def redact(text: str, *, keep_users: bool = True) -> str:
-    """The same text without passwords; any string will do."""
-    text = _mask_values(text)
+def redact(text: str, *, strict: bool = False) -> str:
+    """The same text without passwords; any string will do.
+
+    ``strict`` takes the whole text for one URI: blanks end nothing, and no user name is kept.
+    """
+    text = _mask_values(text, strict)
     starts = _addresses(text)
     if not starts:
-        return _mask_bare(text)
-    pieces = [_mask_bare(text[: starts[0][0]])]
+        return _mask_bare(text, strict)
+    first = starts[0][0]
+    trusted = not strict or LIST_OPENING.fullmatch(text[:first]) is not None
+    pieces = [_mask_bare(text[:first], strict) if trusted else MASK]
     for index, (begin, end) in enumerate(starts):
         until = starts[index + 1][0] if index + 1 < len(starts) else len(text)
-        scheme = text[begin : end - 3]
-        pieces += [text[begin:end], _mask_address(scheme.lower(), text[end:until], keep_users)]
+        scheme = text[begin : end - 3].lower()
+        if trusted or scheme in LIST_SCHEMES:
+            pieces.append(text[begin:end])
+        pieces.append(_mask_address(scheme, text[end:until], strict))
     return "".join(pieces)
 
 
-def _mask_values(text: str) -> str:
+def _mask_values(text: str, strict: bool) -> str:
     """Masks ``name=value`` by name, up to where the value ends at the latest."""
+    ends = _positions(END_OF_PAIR if strict else END_OF_WORD, text)
+    members = [] if strict else _positions(NEXT_MEMBER, text)
+    encoded = _positions(ENCODED_AT, text)
     pieces, position = [], 0
     while (found := OPTION_NAME.search(text, position)) is not None:
         begin = found.end()
-        stop = END_OF_VALUE.search(text, begin)
-        end = stop.start() if stop else len(text)
-        value = text[begin:end]
-        if (inner := END_OF_MEMBER.search(value)) is not None:
-            value, end = value[: inner.start()], begin + inner.start()
-        hidden = is_secret(unquote(found[1])) or ("%" in value and "@" in unquote(unquote(value)))
+        end = min(_next(ends, begin), _next(members, begin), len(text))
         pieces.append(text[position:begin])
-        if hidden and value:
-            pieces.append(MASK)
+        position = begin
+        if is_secret(unquote(found[1])) or _next(encoded, begin) < end:
+            # an "@" stays visible to what masks userinfos: the name may be half a password itself
+            pieces.append(f"{MASK}@{MASK}" if text.find("@", begin, end) >= 0 else MASK)
             position = end
-        else:
-            position = begin
     return "".join([*pieces, text[position:]])
+
+
+def _positions(pattern: re.Pattern[str], text: str) -> list[int]:
+    return [found.start() for found in pattern.finditer(text)]
+
+
+def _next(positions: list[int], begin: int) -> int:
+    index = bisect.bisect_left(positions, begin)
+    return positions[index] if index < len(positions) else sys.maxsize
 
 
 def _addresses(text: str) -> list[tuple[int, int]]:
@@ -99,21 +120,22 @@ def _addresses(text: str) -> list[tuple[int, int]]:
         while begin and mark - begin < LONGEST_SCHEME and text[begin - 1] in SCHEME_CHARACTERS:
             begin -= 1
         apart = begin == 0 or text[begin - 1] in BEFORE_AN_ADDRESS
-        adjacent = bool(starts) and begin == starts[-1][1]  # failover://amqp://...
+        inside = bool(starts) and begin == starts[-1][1]  # failover://amqp://...
+        inside = inside or COMPOSITE_COLON.search(text[max(0, begin - 16) : begin]) is not None
         known = text[begin:mark].lower() in LIST_SCHEMES
-        if not starts or (known and (apart or adjacent)):
+        if (known or not starts) and (apart or inside):
             starts.append((begin, mark + 3))
         mark = text.find("://", mark + 3)
     return starts
 
 
-def _mask_address(scheme: str, text: str, keep_users: bool) -> str:
+def _mask_address(scheme: str, text: str, strict: bool) -> str:
     line, newline, rest = text.partition("\n")
     at = line.rfind("@")
     if at < 0:
         return _mask_cut(line) + newline + rest
     user, colon, _ = line[:at].partition(":")
-    if keep_users and CLEAN_USER.fullmatch(user) and (colon or scheme in NAMED_USERS):
+    if not strict and CLEAN_USER.fullmatch(user) and (colon or scheme in NAMED_USERS):
         shown = f"{user}:{MASK}" if colon else user
     else:
         shown = MASK
@@ -131,9 +153,9 @@ def _mask_cut(text: str) -> str:
     return f"{text[:after]}{host}:{MASK}"
 
 
-def _mask_bare(text: str) -> str:
+def _mask_bare(text: str, strict: bool) -> str:
     """``a:b@c`` without a scheme in front."""
-    words = re.split(r"(\s+)", text)
+    words = [text] if strict else re.split(r"(\s+)", text)
     for index, word in enumerate(words):
         colon, at = word.find(":"), word.rfind("@")
         if 0 <= colon < at:
@@ -148,7 +170,7 @@ class Source:
         self._text = text
 
     def __str__(self) -> str:
-        shown = redact(self._text, keep_users=False)
+        shown = redact(self._text, strict=True)
         if not shown.isprintable():
             shown = shown.encode("ascii", "backslashreplace").decode()
             shown = shown.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")

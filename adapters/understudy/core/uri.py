@@ -36,7 +36,8 @@ from understudy.core.member import (
     MemberReader,
     member_text,
 )
-from understudy.core.options import Options, build
+from understudy.core.option_reader import build, is_option
+from understudy.core.options import Options
 from understudy.core.redact import Source, redact, shown_name
 from understudy.errors import ConfigurationError
 
@@ -162,7 +163,7 @@ def _checked(text: str) -> tuple[str, Source]:
     if depth:
         raise source.error("the parentheses are not balanced; in a password write %28 and %29")
     if deepest > MAX_DEPTH:
-        raise source.error(f"parentheses may nest {MAX_DEPTH} deep")
+        raise source.error(f"addresses may nest {MAX_DEPTH} deep")
     return text, source
 
 
@@ -187,7 +188,9 @@ class _Group:
                 yield from member.walk()
 
 
-def _read_group(text: str, scheme: str, source: Source) -> _Group:
+def _read_group(text: str, scheme: str, source: Source, depth: int = 1) -> _Group:
+    if depth > MAX_DEPTH:  # no parentheses needed: failover:failover:...
+        raise source.error(f"addresses may nest {MAX_DEPTH} deep")
     rest = text[len(scheme) + 1 :].strip().removeprefix("//").strip()
     query, bare = "", not rest.startswith("(")
     if bare:
@@ -205,7 +208,7 @@ def _read_group(text: str, scheme: str, source: Source) -> _Group:
         if not part:
             raise source.error(f"member {number} of {scheme}: is empty")
         inner = _composite_scheme(part)
-        members.append(part if inner is None else _read_group(part, inner, source))
+        members.append(part if inner is None else _read_group(part, inner, source, depth + 1))
     return _Group(scheme, tuple(members), _pairs(query, source), bare)
 
 
@@ -239,7 +242,7 @@ def _pairs(query: str, source: Source) -> tuple[tuple[str, str], ...]:
     for pair in filter(None, (part.strip() for part in query.split("&"))):
         name, equals, value = pair.partition("=")
         name, value = unquote_plus(name.strip()), unquote_plus(value.strip())
-        if "@" in pair and ("@" in name or not equals):
+        if "@" in query and not (equals and is_option(name)):  # most likely a piece of a password
             raise source.error('a raw "@" after the list; in a password write ) as %29, @ as %40')
         if not equals:
             raise source.error(

@@ -255,8 +255,9 @@ def _probe_kombu(endpoint: Endpoint, timeout: float) -> str:
         )
         transport = connection.transport
     except ImportError as error:
-        extra = "redis" if endpoint.scheme in ("redis", "rediss", "sentinel") else "kombu"
-        raise ProbeFailed(f'{error}; pip install "understudy[{extra}]"') from error
+        known = endpoint.scheme in ("redis", "rediss", "sentinel")
+        package = "understudy[redis]" if known else f"kombu[{endpoint.scheme}]"
+        raise ProbeFailed(f'{error}; pip install "{package}"') from error
     opened = transport.establish_connection()  # not connect(), which sleeps and tries again
     try:
         channel = connection.channel()
