@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from understudy.testing.amqp_handshake import CLOSE_OK, Login, shake_hands
+from understudy.testing.amqp_handshake import CLOSE_OK, OPEN_OK, Login, shake_hands
 from understudy.testing.amqp_wire import CONTENT_HEADER, Over, Wire, serialization
 from understudy.testing.frames import (
     BASIC_ACK,
@@ -78,7 +78,7 @@ class PeerMessage:
     def decode_properties(self) -> dict[str, Any]:
         """The properties by name, headers under ``application_headers``, as py-amqp names them."""
         content = serialization().GenericContent()
-        content._load_properties(60, self.properties)
+        content._load_properties(60, self.properties, 0)
         properties: dict[str, Any] = content.properties
         return properties
 
@@ -204,9 +204,10 @@ class PeerConnection:
             heartbeat=peer.heartbeat,
             channel_max=peer.channel_max,
         )
-        wire.drip = 0.0
         wire.frame_max = self.login.frame_max or wire.frame_max
         wire.heartbeat = self.login.heartbeat
+        self._method(0, OPEN_OK, "s", "")
+        wire.drip = 0.0
         peer.opened(self)
         while True:
             frame = wire.read_frame()

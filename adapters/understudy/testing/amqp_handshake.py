@@ -17,7 +17,7 @@ from understudy.testing.frames import (
     encode_frame,
 )
 
-__all__ = ["HandshakeFault", "Login", "shake_hands"]
+__all__ = ["CLOSE_OK", "OPEN_OK", "HandshakeFault", "Login", "shake_hands"]
 
 HandshakeFault = Literal[
     "silent",  # accepts, and never says a word
@@ -62,7 +62,7 @@ class Login:
 def shake_hands(
     wire: Wire, fault: HandshakeFault | None, *, frame_max: int, heartbeat: int, channel_max: int
 ) -> Login:
-    """Return when the connection is open; raises ``Over`` when it will not be."""
+    """Return when all but OpenOk is said; raises ``Over`` when it will not come to that."""
     if fault == "silent":
         wire.read_nothing()
     if wire.read_exactly(len(PROTOCOL_HEADER)) != PROTOCOL_HEADER:
@@ -91,7 +91,6 @@ def shake_hands(
     (login.vhost,), _ = amqp.loads("s", expect(wire, CONNECTION_OPEN), 0)
     if fault == "wrong_vhost":
         refuse(wire, 530, f"NOT_ALLOWED - vhost {login.vhost} not found", CONNECTION_OPEN)
-    wire.send_method(0, OPEN_OK, amqp.dumps("s", ("",)))
     return login
 
 

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from typing import Any, Literal
 
 from understudy.testing.frames import (
@@ -58,7 +59,7 @@ class Wire:
         self.drip = 0.0  # seconds between two bytes sent
         self._sock = sock
         self._buffer = bytearray()
-        self._frames: list[Frame] = []
+        self._frames: deque[Frame] = deque()
         self._ending: Literal["fin", "rst"] | None = None
         self._over = threading.Event()
         self._waker, self._wakee = socket.socketpair()
@@ -114,18 +115,14 @@ class Wire:
         while True:
             if self._ending is not None:  # what lies here already is not for us any more
                 raise Over
-            for frame in self._take():
-                if frame.kind != HEARTBEAT:
-                    return frame
-                self.heartbeats_received += 1
-            self.fill(self.beat())
-
-    def _take(self) -> list[Frame]:
-        """At most one frame, so that the rest stays for the next call."""
-        if not self._frames:
-            self._frames = take_frames(self._buffer)
-        taken, self._frames = self._frames[:1], self._frames[1:]
-        return taken
+            self._frames.extend(take_frames(self._buffer))
+            if not self._frames:
+                self.fill(self.beat())
+                continue
+            frame = self._frames.popleft()
+            if frame.kind != HEARTBEAT:
+                return frame
+            self.heartbeats_received += 1
 
     def read_nothing(self) -> None:
         """Swallow what comes, say nothing, until the connection ends (raises ``Over``)."""

@@ -5,9 +5,9 @@ to the target. Every call takes effect before it returns, may come from any thre
 by a ``then`` callback. Modes add up, hold for existing and for new connections, and end with
 ``heal()``; ``reset()`` and ``fin()`` are moments, not modes.
 
-A target that refuses is seen by the client as a connection that is reset right after it was made:
-only ``refuse()`` makes the connecting itself fail. The proxy does not look into TLS: there
-``cut_on`` finds no frames.
+A target that refuses is seen by the client as a connection that is reset right after it was made
+(``connect`` may tell it already): only ``refuse()`` refuses. The proxy does not look into TLS:
+there ``cut_on`` finds no frames.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class FaultProxy:
         }
         state = ", ".join(mode for mode, is_on in modes.items() if is_on) or "healthy"
         target = ":".join(map(str, self._target))
-        return f"<FaultProxy {self.host}:{self.port} -> {target}, {self.connections} open, {state}>"
+        return f"<FaultProxy {self.host}:{self.port} -> {target}, {len(self._links)} open, {state}>"
 
     def start(self) -> FaultProxy:
         """Listen and begin to forward."""
@@ -105,17 +105,19 @@ class FaultProxy:
     @property
     def connections(self) -> int:
         """How many clients' connections are open now; in a black hole, the dead ones too."""
-        return len(self._links)
+        return self._ask(lambda: len(self._links))
 
     @property
     def bytes_up(self) -> int:
         """Bytes that have passed from clients to the target."""
-        return self._shared.bytes_up if self._shared is not None else 0
+        shared = self._shared
+        return self._ask(lambda: shared.bytes_up if shared is not None else 0)
 
     @property
     def bytes_down(self) -> int:
         """Bytes that have passed from the target to clients."""
-        return self._shared.bytes_down if self._shared is not None else 0
+        shared = self._shared
+        return self._ask(lambda: shared.bytes_down if shared is not None else 0)
 
     def retarget(self, host: str, port: int) -> None:
         """Connect to another target from now on; existing connections stay where they are."""
@@ -299,6 +301,13 @@ class FaultProxy:
                 link.refresh()
 
         shared.loop.call(run)
+
+    def _ask(self, count: Callable[[], int]) -> int:
+        """Count in the thread: what the caller has seen happen is then in the count."""
+        if self._shared is not None:
+            with contextlib.suppress(RuntimeError):  # closed
+                return self._shared.loop.call(count)
+        return count()
 
     def _bound(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
