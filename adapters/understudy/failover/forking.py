@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["Owner", "register", "start_thread"]
+__all__ = ["Owner", "generation", "register", "start_thread"]
 
 
 class Owner(Protocol):
@@ -33,8 +33,14 @@ class Owner(Protocol):
         """After it, in the child."""
 
 
+_generation = 0  # how many forks lie between this process and the one that loaded us
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()
 _held: list[Owner] = []
+
+
+def generation() -> int:
+    """Another number in a forked child; cheaper to compare than process ids."""
+    return _generation
 
 
 def register(owner: Owner) -> None:
@@ -64,6 +70,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
+    global _generation
+    _generation += 1
     _held.clear()
     for owner in list(_owners):
         owner.abandon()

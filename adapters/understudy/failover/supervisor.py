@@ -126,8 +126,26 @@ class Supervisor(Generic[C]):
     # --- connections ----------------------------------------------------------------------------
 
     def attach(self, user: object) -> None:
-        """While at least one user lives, a lost connection is replaced without being asked for."""
-        self._users.add(user)
+        """While there is a user, spares are held and a lost connection is replaced unasked."""
+        with self._changed:
+            self._users.add(user)
+            self._changed.notify_all()
+
+    def has_users_besides(self, user: object) -> bool:
+        with self._changed:
+            return any(other is not user for other in self._users)
+
+    def detach(self, user: object) -> None:
+        """This user needs nothing any more; with the last one go all idle connections."""
+        with self._changed:
+            self._users.discard(user)
+            if self._is_needed():
+                return
+            idle = [*self._ready, *self._spares.clear()]
+            self._ready.clear()
+            self._feed(Spares(()))
+        for connection in idle:
+            self.dialer.discard(connection)
 
     def acquire(self, deadline: Deadline, on_wait: Callable[[], None] | None = None) -> C:
         """Return a connection of the current epoch, dialing as long as it takes.

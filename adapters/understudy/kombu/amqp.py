@@ -63,7 +63,8 @@ class BoundedConnection(pyamqp.Connection):
         super().__init__(*args, frame_writer=self._locked_writer, **options)
 
     def _locked_writer(self, connection: Any, transport: Any) -> Callable[..., None]:
-        write = frame_writer(connection, transport)
+        self._outgoing = _Outgoing(transport)
+        write = frame_writer(connection, self._outgoing)
         lock = self._write_lock
 
         def locked(*frame: Any) -> None:
@@ -85,6 +86,19 @@ class BoundedConnection(pyamqp.Connection):
                 if self.severed != late:
                     raise
                 raise TimeoutError(late) from exc
+
+    def hold_writes(self) -> None:
+        """Collect frames from now on; `send_held` hands them to the socket in one call."""
+        self._outgoing.held = bytearray()
+
+    def drop_held(self) -> None:
+        self._outgoing.held = None
+
+    def send_held(self) -> None:
+        with self._write_lock:
+            held, self._outgoing.held = self._outgoing.held, None
+            if held:
+                self._outgoing.write(held)
 
     # --- severing -------------------------------------------------------------------------------
 
@@ -183,6 +197,22 @@ class BoundedConnection(pyamqp.Connection):
         with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
             self.send_heartbeat()
             self._seen_sent, self._last_sent = self.bytes_sent, now
+
+
+class _Outgoing:
+    """Stands between py-amqp's frame writer and its transport."""
+
+    __slots__ = ("_transport", "held")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self.held: bytearray | None = None
+
+    def write(self, frames: Any) -> None:
+        if self.held is None:
+            self._transport.write(frames)
+        else:
+            self.held += frames
 
 
 def bounded_wait(

@@ -73,6 +73,12 @@ class LogicalBroker:
         """A connection to the current broker; raises DeadlinePassed or ConnectFailed."""
         return self.supervisor.acquire(deadline, celery.stop_if_asked)
 
+    def detach(self, transport: object) -> None:
+        """One Connection of the application's is closed; with the last one we leave the broker."""
+        self.supervisor.detach(transport)
+        if self._tracked is not None and not self.supervisor.has_users_besides(self._tracked):
+            self._tracked.rest()
+
     def flush(self, deadline: Deadline) -> bool:
         """Wait until every tracked message is confirmed; False if some are not at the deadline."""
         tracked = self._tracked

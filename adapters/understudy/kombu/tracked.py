@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Publication", "TrackedPublisher"]
 
+GOODBYE = 1.0  # s that a graceful close may take
 BATCH = 256  # messages encoded before confirms are looked at again; about 4 ms of work
 
 
@@ -72,7 +73,7 @@ class TrackedPublisher:
         self._waiting = 0  # callers that wait for something to leave the outbox
         self._failures: list[errors.UnderstudyError] = []  # for the next flush
         self._given_up: errors.ConnectFailed | None = None
-        broker.supervisor.attach(self)
+        self._resting = False  # the application has closed its connections
         forking.register(self)
         atexit.register(self.flush_and_report)
         celery.on_shutdown(self.flush_and_report)
@@ -99,7 +100,7 @@ class TrackedPublisher:
                 self._wait_for_room(message, deadline)
             if not self._sleeping and self._thread is not None:
                 return
-            self._sleeping = False
+            self._sleeping = self._resting = False
             self._ensure_thread()
         self._wakeup.set()
 
@@ -145,6 +146,12 @@ class TrackedPublisher:
         if failures:
             raise failures[0]
         return True
+
+    def rest(self) -> None:
+        """Leave the broker as soon as the outbox is empty; the next put begins again."""
+        with self._changed:
+            self._resting = True
+        self._wakeup.set()
 
     def flush_and_report(self) -> None:
         """Flush within closeTimeout; what is left then is logged and told, never silently gone."""
@@ -196,6 +203,7 @@ class TrackedPublisher:
                 self._write(window)
                 self._sleep_on(window, deadline)
                 window.take_in()
+                self._maybe_rest(window)
             except DeadlinePassed:
                 return
             except errors.ConnectFailed as exc:
@@ -215,7 +223,21 @@ class TrackedPublisher:
             self._given_up = None
             return not self._outbox.is_empty
 
+    def _maybe_rest(self, window: Window) -> None:
+        if not self._resting:
+            return
+        supervisor = self._broker.supervisor
+        with self._changed:
+            self._resting = not supervisor.has_users_besides(self)
+            if not self._resting or not self._outbox.is_empty:
+                return
+            self._window = None
+        supervisor.released(window.inner)
+        supervisor.detach(self)
+        window.inner.close(GOODBYE)
+
     def _open(self, deadline: Deadline) -> Window:
+        self._broker.supervisor.attach(self)
         inner = self._broker.supervisor.acquire(deadline)
         try:
             window = open_window(inner, self, self._broker)

@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 import weakref
@@ -29,6 +28,7 @@ from kombu.transport import base, pyamqp
 from understudy import errors
 from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
+from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.kombu import celery
 from understudy.kombu.errors import ConnectFailed, ConnectionLost, SendTimeout, Unroutable
@@ -87,7 +87,7 @@ class Transport(base.Transport):
             )
         masked = MaskedURI(client.hostname or "")
         client.hostname = client._initial_params["hostname"] = masked
-        self.pid = -1
+        self._generation = -1
         self._driver: Any = None  # the first candidate, asked while there is no connection
         self._publisher: Publisher | None = None
         self._inner: weakref.ref[Inner] | None = None
@@ -129,18 +129,18 @@ class Transport(base.Transport):
     @property
     def broker(self) -> LogicalBroker:
         """What this process shares for the URI; another one in a forked child."""
-        if self.pid != os.getpid():
-            self.pid = os.getpid()
+        if self._generation != forking.generation():
+            self._generation = forking.generation()
             self._broker = broker_for(self.client)
             self._publisher = None
             self._inner = None
-            self._broker.supervisor.attach(self)
         return self._broker
 
     # --- connections ----------------------------------------------------------------------------
 
     def establish_connection(self) -> Any:
         broker = self.broker
+        broker.supervisor.attach(self)
         inner = self._adopt()
         if inner is None:
             inner = self._acquire(broker)
@@ -200,12 +200,14 @@ class Transport(base.Transport):
         return bool(inner.transport.verify_connection(connection))
 
     def close_connection(self, connection: Any) -> None:
-        self.broker.flush_and_report()
+        broker = self.broker
+        broker.flush_and_report()
         inner = inner_of(connection)
         published_on = None if self._publisher is None else self._publisher.close()
         for mine in dict.fromkeys(i for i in (inner, published_on) if i is not None):
-            self.broker.supervisor.released(mine)
+            broker.supervisor.released(mine)
             mine.close(self._goodbye(mine))
+        broker.detach(self)
 
     def _goodbye(self, inner: Inner) -> float:
         return GOODBYE if inner.is_alive() else 0.0
@@ -284,9 +286,10 @@ class Transport(base.Transport):
 
     @property
     def publisher(self) -> Publisher:
-        if self._publisher is None or self.pid != os.getpid():
-            _ = self.broker  # rebinds after a fork
+        broker = self.broker  # first: it rebinds after a fork
+        if self._publisher is None:
             self._publisher = Publisher(self)
+            broker.supervisor.attach(self)
         return self._publisher
 
     def publish(

@@ -61,7 +61,9 @@ class AmqpWindow:
         self.inner = inner
         self._publisher = publisher
         self._confirms = confirms
+        self._held = False  # frames were encoded and not sent yet
         self._admin: Any = None
+        inner.raw.drop_held()  # of a channel that the broker has closed
         with self._translated():
             self._channel = PublisherChannel(
                 inner.raw, settled=publisher.settled, returned=self._returned
@@ -87,6 +89,9 @@ class AmqpWindow:
         with self._translated():
             if not channel.is_open:
                 raise amqp.exceptions.RecoverableConnectionError("the publishing channel is closed")
+            if not self._held:
+                self._held = True
+                self.inner.raw.hold_writes()
             self._publisher.written(entry, channel.last_tag + 1)
             channel.write(
                 publication.message.for_amqp(),
@@ -99,7 +104,10 @@ class AmqpWindow:
                 self._publisher.settled(channel.last_tag, False, True)
 
     def send(self) -> None:
-        """Nothing is collected yet: py-amqp writes each message itself."""
+        if self._held:
+            self._held = False
+            with self._translated():
+                self.inner.raw.send_held()
 
     def take_in(self) -> None:
         raw = self.inner.raw
