@@ -137,6 +137,7 @@ def test_a_persistent_message_survives_sigkill(
 ) -> None:
     for broker in rabbits:
         publish(broker, unique, f"from {broker.name}")
+        broker.settle()
         broker.kill()
         assert not broker.is_running
         assert is_free(broker.port)

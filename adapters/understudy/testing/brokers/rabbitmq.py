@@ -3,7 +3,8 @@
 Facts it rests on (Debian 12, 3.10.8): the wrapper in /usr/sbin switches user, so the script behind
 it is run; with RUNNING_UNDER_SYSTEMD that script execs Erlang instead of waiting for it, so that
 SIGTERM reaches the node; a node is fully up only when its log says so, long after its AMQP port
-accepts; the data folder belongs to a node name, which is therefore kept beside it.
+accepts; the data folder belongs to a node name, which is therefore kept beside it; what was just
+declared is not yet safe from SIGKILL, see ``settle()``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from understudy.testing.brokers.erlang import Erlang
@@ -141,20 +143,39 @@ class RabbitMQ(Server):
         """
         import amqp
 
-        user, password = next(iter(self.users.items()))
-        with amqp.Connection(
-            f"{self.host}:{self.port}", userid=user, password=password, virtual_host=vhost
-        ) as connection:
+        with self._connection(vhost) as connection:
             try:
                 return int(connection.channel().queue_declare(name, passive=True).message_count)
             except amqp.NotFound as error:
                 raise LookupError(str(error)) from error
+
+    def settle(self, vhost: str = "/") -> None:
+        """Make every queue, exchange and binding declared so far survive a ``kill()``.
+
+        Without it about one in twenty durable queues declared in the last two seconds is gone
+        after SIGKILL, with the confirmed messages in it: the record that decides its Mnesia
+        transaction may sit in a write cache of two seconds. The next such transaction flushes it,
+        so one is made here. Needs py-amqp.
+        """
+        with self._connection(vhost) as connection:
+            channel = connection.channel()
+            name = f"settle-{secrets.token_hex(8)}"
+            channel.queue_declare(name, durable=True, auto_delete=False)
+            channel.queue_delete(name)
 
     def close(self) -> None:
         super().close()
         world, self._world = self._world, None
         if world:
             world.leave()
+
+    def _connection(self, vhost: str) -> Any:
+        import amqp
+
+        user, password = next(iter(self.users.items()))
+        return amqp.Connection(
+            f"{self.host}:{self.port}", userid=user, password=password, virtual_host=vhost
+        )
 
     def check_installed(self) -> None:
         if not (_PROGRAMS / "rabbitmq-server").exists():
