@@ -57,7 +57,8 @@ class BoundedConnection(pyamqp.Connection):
         self.severed: str | None = None  # the reason
         self.closed_by_peer: str | None = None  # what the broker said in connection.close
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
-        self._write_lock = threading.Lock()
+        self._write_lock = threading.RLock()
+        self._read_lock = threading.RLock()
         self._last_sent = self._last_received = time.monotonic()
         self._seen_sent = self._seen_received = -1
         super().__init__(*args, frame_writer=self._locked_writer, **options)
@@ -136,7 +137,8 @@ class BoundedConnection(pyamqp.Connection):
     def blocking_read(self, timeout: float | None = None) -> Any:
         if self.severed is not None or self._transport is None:
             raise RecoverableConnectionError(self.severed or "connection closed")
-        return super().blocking_read(timeout)
+        with self._read_lock:
+            return super().blocking_read(timeout)
 
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
@@ -182,11 +184,35 @@ class BoundedConnection(pyamqp.Connection):
             self._seen_received, self._last_received = received, now
         if now - self._last_received > 2 * self.heartbeat:
             return f"no sign of life for {now - self._last_received:.1f} s (two heartbeats)"
+        if not unread and self.is_at_end():
+            return "the broker closed the connection"
         if self.bytes_sent != self._seen_sent:
             self._seen_sent, self._last_sent = self.bytes_sent, now
         elif now - self._last_sent >= self.heartbeat / 2:
             self._try_heartbeat(sock, now)
         return None
+
+    def take_in_idle(self, now: float) -> None:
+        """Read what lies there while the owner neither reads nor writes; for publishers only.
+
+        Else an idle connection's buffer would fill with heartbeats, in a day or so, and the broker
+        close it. Nothing is outstanding when nothing was written for half a heartbeat and nobody is
+        reading; both locks are held, so that stays true.
+        """
+        if now - self._last_sent < self.heartbeat / 2 or not self.is_readable():
+            return
+        if not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            if self._read_lock.acquire(blocking=False):
+                try:
+                    while self.is_readable() and not self.is_at_end():
+                        with contextlib.suppress(TimeoutError):
+                            self.blocking_read(0)
+                finally:
+                    self._read_lock.release()
+        finally:
+            self._write_lock.release()
 
     def _try_heartbeat(self, sock: socket.socket, now: float) -> None:
         if not self._write_lock.acquire(blocking=False):

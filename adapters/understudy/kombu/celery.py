@@ -7,12 +7,17 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["called_by_consuming_loop", "is_stopping", "on_shutdown", "stop_if_asked"]
+__all__ = ["called_by_consuming_loop", "is_stopping", "is_worker", "on_shutdown", "stop_if_asked"]
 
 #: modules whose `ensure_connection` waits for a broker for as long as it takes
 CONSUMING_LOOPS = frozenset({"celery.worker.consumer.consumer", "celery.beat", "kombu.mixins"})
 
 LOOK_BACK = 25  # frames; kombu's retry machinery is about 10 deep
+
+
+def is_worker() -> bool:
+    """Whether this process is a Celery worker, or one of its children."""
+    return "celery.worker.consumer.consumer" in sys.modules
 
 
 def is_stopping() -> bool:

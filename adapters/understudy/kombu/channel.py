@@ -37,15 +37,9 @@ class _Surviving:
     _in_transaction = False
 
     def _home(self) -> Any:
-        """The transport that the application's Connection has now, if it still has one."""
-        inner = self._inner
-        if inner is None or inner.home is None:
-            return None
-        transport = inner.home()
-        client = None if transport is None else transport.client_ref()
-        if client is None:
-            return transport
-        return client.transport if client._transport is not None else transport
+        """The transport that the application's Connection has now; None once that is closed."""
+        client = None if self._inner is None else self._inner.client.home()
+        return None if client is None or client._closed else client.transport
 
     @property
     def _is_gone(self) -> bool:

@@ -12,7 +12,6 @@ import contextlib
 import re
 import socket
 import ssl
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -110,7 +109,6 @@ class Inner:
         self.blocked_since: float | None = None  # monotonic
         self.blocked_timeout = -1.0  # s; below 0 = for ever
         self.consumes = False  # the application consumes on it: publishing goes elsewhere
-        self.home: weakref.ref[Transport] | None = None
         self.is_amqp = isinstance(self.transport, pyamqp.Transport)
 
     def __repr__(self) -> str:
@@ -143,7 +141,6 @@ class Inner:
 
     def belong_to(self, transport: Transport) -> None:
         """From now on the application's Connection behind this transport uses it."""
-        self.home = weakref.ref(transport)
         self.client.home = transport.client_ref
         if self.is_amqp:
             self.raw.patience = transport.patience
@@ -207,6 +204,11 @@ class Inner:
         if since is not None and 0 <= limit < now - since:
             return f"blocked for more than blockedTimeout={limit * 1000:.0f} ms"
         reason: str | None = self.raw.beat(now)
+        if reason is None and not self.consumes:
+            try:
+                self.raw.take_in_idle(now)
+            except Exception as exc:
+                return f"{type(exc).__name__}: {exc}"
         return reason
 
     # --- helpers --------------------------------------------------------------------------------

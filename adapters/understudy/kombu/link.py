@@ -20,6 +20,7 @@ import amqp
 
 from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
 from understudy.kombu.amqp import PublisherChannel, draining_until
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
@@ -41,6 +42,9 @@ PEER_ERRORS: tuple[type[Exception], ...] = (
     ValueError,
     StopIteration,
 )
+
+
+FITS_IN_BUFFER = 16384  # bytes; one message in flight at a time, so this never blocks
 
 
 class LinkBroken(Exception):
@@ -111,7 +115,8 @@ class AmqpLink:
         try:
             if not self._confirms:
                 self._take_in_what_came()
-            tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
+            with self._bounded(len(message.body), deadline):
+                tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
             if not self._confirms:
                 return
             self._unconfirmed.add(tag)
@@ -131,6 +136,13 @@ class AmqpLink:
         if self._returned is not None:
             text = f"message {message.message_id} reached no queue: {self._returned}"
             raise Unroutable(text, message_id=message.message_id)
+
+    def _bounded(self, size: int, deadline: Deadline) -> Any:
+        """A write that may fill the socket's buffer must end at the deadline too."""
+        limit = deadline.timeout()
+        if size < FITS_IN_BUFFER or limit is None:
+            return contextlib.nullcontext()
+        return monitor.alarm(limit, lambda: self.inner.raw.sever("a write did not end in time"))
 
     def _drain(self, timeout: float | None) -> None:
         try:

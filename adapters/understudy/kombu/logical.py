@@ -84,10 +84,14 @@ class LogicalBroker:
         tracked = self._tracked
         return True if tracked is None else tracked.flush(deadline)
 
-    def flush_and_report(self) -> None:
-        """The same within closeTimeout; what is left is logged and told."""
-        if self._tracked is not None:
-            self._tracked.flush_and_report()
+    def flush_at_close(self) -> None:
+        """The same within closeTimeout; what is left is logged. Raises what was refused."""
+        if self._tracked is None:
+            return
+        if celery.is_worker():  # it has no except clause for this, and would end
+            self._tracked.flush_at_exit()
+        else:
+            self._tracked.flush_at_close()
 
     def count_stale_ack(self) -> None:
         self.stale_acks += 1

@@ -124,6 +124,8 @@ class Publisher:
                     self._give_up(str(exc))
                     broken(exc)
                 except (DeadlinePassed, errors.UnderstudyError, amqp.exceptions.ChannelError):
+                    if self._opening is not None:
+                        self._drop()  # its channel was being opened
                     raise
                 except BaseException:
                     self._drop()

@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import amqp
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Publication", "TrackedPublisher"]
 
 GOODBYE = 1.0  # s that a graceful close may take
+FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 BATCH = 256  # messages encoded before confirms are looked at again; about 4 ms of work
 
 
@@ -71,12 +73,13 @@ class TrackedPublisher:
         self._wakeup = _Wakeup()
         self._sleeping = False  # the thread waits in poll, or is about to
         self._waiting = 0  # callers that wait for something to leave the outbox
-        self._failures: list[errors.UnderstudyError] = []  # for the next flush
+        self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)  # for flush
+        self._left_behind: tuple[int, int] | None = None  # the state at the last flush in vain
         self._given_up: errors.ConnectFailed | None = None
         self._resting = False  # the application has closed its connections
         forking.register(self)
-        atexit.register(self.flush_and_report)
-        celery.on_shutdown(self.flush_and_report)
+        atexit.register(self.flush_at_exit)
+        celery.on_shutdown(self.flush_at_exit)
 
     def __repr__(self) -> str:
         return f"<TrackedPublisher {self._outbox!r}>"
@@ -142,9 +145,10 @@ class TrackedPublisher:
                 if deadline.remaining() <= 0:
                     return False
                 self._wait(deadline)
-            failures, self._failures = self._failures, []
-        if failures:
-            raise failures[0]
+            failure = self._failures[0] if self._failures else None
+            self._failures.clear()
+        if failure is not None:
+            raise failure
         return True
 
     def rest(self) -> None:
@@ -153,25 +157,41 @@ class TrackedPublisher:
             self._resting = True
         self._wakeup.set()
 
-    def flush_and_report(self) -> None:
-        """Flush within closeTimeout; what is left then is logged and told, never silently gone."""
-        if self._pid != os.getpid():
-            return
-        try:
-            if self.flush(Deadline(self._broker.options.close_timeout / 1000)):
+    def flush_at_close(self) -> None:
+        """Flush within closeTimeout; what is left then is logged and told, never silently gone.
+
+        Raises what was refused. Of several closes that find the same messages left, only the first
+        waits for them.
+        """
+        limit = self._broker.options.close_timeout
+        with self._changed:
+            if self._state() == self._left_behind:
                 return
-            reason = f"not confirmed within closeTimeout={self._broker.options.close_timeout} ms"
-        except errors.DeliveryFailed as exc:
-            logger.error("a tracked message was refused: %s", exc)
-            return
+        try:
+            if self.flush(Deadline(limit / 1000)):
+                return
+            reason = f"not confirmed within closeTimeout={limit} ms"
         except errors.ConnectFailed as exc:
             reason = str(exc)
         with self._changed:
             left = self._outbox.keys()
+            self._left_behind = self._state() if left else None
         if left:
             logger.error("%d tracked messages are left: %s: %s", len(left), reason, ", ".join(left))
         for key in left:
             self._broker.supervisor.tell(MessageFailed(reason=reason, message_id=key))
+
+    def _state(self) -> tuple[int, int]:
+        return self._outbox.confirmed_total, len(self._outbox)
+
+    def flush_at_exit(self) -> None:
+        """The same where nobody is left to catch anything: interpreter exit, worker shutdown."""
+        if self._pid != os.getpid():
+            return
+        try:
+            self.flush_at_close()
+        except errors.DeliveryFailed as exc:
+            logger.error("a tracked message was refused: %s", exc)
 
     # --- the thread -----------------------------------------------------------------------------
 

@@ -201,13 +201,18 @@ class Transport(base.Transport):
 
     def close_connection(self, connection: Any) -> None:
         broker = self.broker
-        broker.flush_and_report()
-        inner = inner_of(connection)
+        try:
+            broker.flush_at_close()
+        finally:
+            for mine in self._all_of_mine(inner_of(connection)):
+                broker.supervisor.released(mine)
+                mine.close(self._goodbye(mine))
+            broker.detach(self)
+
+    def _all_of_mine(self, inner: Inner | None) -> list[Inner]:
+        """The application's connection and the publisher's, which lets go of it."""
         published_on = None if self._publisher is None else self._publisher.close()
-        for mine in dict.fromkeys(i for i in (inner, published_on) if i is not None):
-            broker.supervisor.released(mine)
-            mine.close(self._goodbye(mine))
-        broker.detach(self)
+        return list(dict.fromkeys(i for i in (inner, published_on) if i is not None))
 
     def _goodbye(self, inner: Inner) -> float:
         return GOODBYE if inner.is_alive() else 0.0
@@ -219,9 +224,10 @@ class Transport(base.Transport):
             return
         if inner.dead is None and not inner.is_alive():
             self.lost(inner, amqp.exceptions.RecoverableConnectionError("connection broken"))
-        self.broker.supervisor.released(inner)
-        inner.sever("collected")
-        inner.close(0.0)
+        for mine in self._all_of_mine(inner):
+            self.broker.supervisor.released(mine)
+            mine.sever("collected")
+            mine.close(0.0)
 
     def create_channel(self, connection: Any) -> Any:
         return self._passed(connection, lambda t: t.create_channel(connection))
