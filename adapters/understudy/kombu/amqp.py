@@ -71,8 +71,14 @@ class BoundedConnection(pyamqp.Connection):
         def locked(*frame: Any) -> None:
             if self.severed is not None:
                 raise RecoverableConnectionError(self.severed)
-            with lock:
-                write(*frame)
+            try:
+                with lock:
+                    write(*frame)
+            except TimeoutError as exc:
+                raise _kernels_or_ours(exc) from exc.__cause__
+            finally:
+                if self.severed is not None:
+                    self._close_when_unused()
 
         return locked
 
@@ -116,6 +122,21 @@ class BoundedConnection(pyamqp.Connection):
             with contextlib.suppress(OSError):
                 # not SSLSocket.shutdown, which changes the TLS object under another thread's feet
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            self._close_when_unused()
+
+    def _close_when_unused(self) -> None:
+        """Close the descriptor, unless a thread is in it: then that thread does as it leaves."""
+        sock = self._raw_socket()
+        if sock is None or not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            if self._read_lock.acquire(blocking=False):
+                try:
+                    sock.close()
+                finally:
+                    self._read_lock.release()
+        finally:
+            self._write_lock.release()
 
     def abandon(self) -> None:
         """In a forked child: close our copy of the descriptor; the parent's connection lives on."""
@@ -137,8 +158,14 @@ class BoundedConnection(pyamqp.Connection):
     def blocking_read(self, timeout: float | None = None) -> Any:
         if self.severed is not None or self._transport is None:
             raise RecoverableConnectionError(self.severed or "connection closed")
-        with self._read_lock:
-            return super().blocking_read(timeout)
+        try:
+            with self._read_lock:
+                return super().blocking_read(timeout)
+        except TimeoutError as exc:
+            raise _kernels_or_ours(exc) from exc.__cause__
+        finally:
+            if self.severed is not None:
+                self._close_when_unused()
 
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
@@ -283,6 +310,14 @@ def draining_until(connection: Any, deadline: Deadline) -> Any:
             del connection.drain_events
         else:
             connection.drain_events = outer
+
+
+def _kernels_or_ours(exc: TimeoutError) -> OSError:
+    """Lets TimeoutError mean that a wait of ours is over, and never the kernel's ETIMEDOUT.
+
+    py-amqp sets TCP_USER_TIMEOUT, so a network that swallows packets ends in that error.
+    """
+    return exc if exc.errno is None else ConnectionAbortedError(exc.errno, exc.strerror)
 
 
 def _is_readable(sock: socket.socket) -> bool:
