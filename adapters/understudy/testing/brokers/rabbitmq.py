@@ -141,12 +141,12 @@ class RabbitMQ(Server):
         Asked by a passive declare, which takes milliseconds, so py-amqp must be installed. Messages
         delivered and not yet acknowledged are not counted.
         """
-        import amqp
-
         with self._connection(vhost) as connection:
+            from amqp import NotFound
+
             try:
                 return int(connection.channel().queue_declare(name, passive=True).message_count)
-            except amqp.NotFound as error:
+            except NotFound as error:
                 raise LookupError(str(error)) from error
 
     def settle(self, vhost: str = "/") -> None:
@@ -170,8 +170,10 @@ class RabbitMQ(Server):
             world.leave()
 
     def _connection(self, vhost: str) -> Any:
-        import amqp
-
+        try:
+            import amqp
+        except ImportError as error:
+            raise ImportError("this needs py-amqp: pip install 'understudy[kombu]'") from error
         user, password = next(iter(self.users.items()))
         return amqp.Connection(
             f"{self.host}:{self.port}", userid=user, password=password, virtual_host=vhost
