@@ -252,6 +252,10 @@ def _parse(text: str, settings: Settings) -> FailoverURI:
             "fanout: is not supported for kombu yet; use failover:(…), which sends each message to "
             "one broker"
         )
+    if uri.agents or uri.options.update_uris_url:
+        raise ConfigurationError(
+            f"discovery: and updateURIsURL are not supported for kombu yet; list the brokers: {uri}"
+        )
     for endpoint in uri.endpoints:
         _check_importable(endpoint)
     return uri
