@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import threading
 import time
@@ -30,6 +29,7 @@ from kombu.transport import pyamqp
 
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
+from understudy.failover.polling import is_readable, is_writable
 
 __all__ = ["BoundedConnection", "PublisherChannel"]
 
@@ -182,7 +182,7 @@ class BoundedConnection(pyamqp.Connection):
         if self.severed is not None or sock is None:
             return True
         try:
-            if not _is_readable(sock):
+            if not is_readable(sock):
                 return False
             return socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
         except BlockingIOError:
@@ -193,7 +193,7 @@ class BoundedConnection(pyamqp.Connection):
     def is_readable(self) -> bool:
         """Whether a read would not block."""
         sock = self._raw_socket()
-        return self.severed is None and sock is not None and _is_readable(sock)
+        return self.severed is None and sock is not None and is_readable(sock)
 
     # --- heartbeats -----------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class BoundedConnection(pyamqp.Connection):
         if not self._write_lock.acquire(blocking=False):
             return  # somebody is writing, or stuck: the receiving side tells which
         self._write_lock.release()
-        if not _is_writable(sock):
+        if not is_writable(sock):
             return
         with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
             self.send_heartbeat()
@@ -318,18 +318,6 @@ def _kernels_or_ours(exc: TimeoutError) -> OSError:
     py-amqp sets TCP_USER_TIMEOUT, so a network that swallows packets ends in that error.
     """
     return exc if exc.errno is None else ConnectionAbortedError(exc.errno, exc.strerror)
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def _is_writable(sock: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLOUT)
-    return any(event & select.POLLOUT for _, event in poll.poll(0))
 
 
 class PublisherChannel(pyamqp.Channel):

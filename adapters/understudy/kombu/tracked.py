@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import select
 import socket
 import threading
 from collections import deque
@@ -30,6 +29,7 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
+from understudy.failover.polling import wait_readable
 from understudy.kombu import celery
 from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refused
 from understudy.kombu.link import LinkBroken
@@ -404,13 +404,9 @@ class _Wakeup:
 
     def wait(self, other: socket.socket | None, deadline: Deadline) -> None:
         """Until set, ``other`` is readable, or the deadline."""
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        if other is not None:
-            with contextlib.suppress(ValueError, OSError):
-                poll.register(other, select.POLLIN)
-        left = deadline.timeout()
-        poll.poll(None if left is None else int(left * 1000) + 1)
+        sockets = [self._reader] if other is None else [self._reader, other]
+        with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
+            wait_readable(sockets, deadline.timeout())
         with contextlib.suppress(BlockingIOError, OSError):
             self._reader.recv(4096)
 

@@ -1,0 +1,39 @@
+"""Looking at sockets without touching what is in them.
+
+poll() where there is one, because select() fails for descriptors above 1023, which servers reach.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable
+
+__all__ = ["is_readable", "is_writable", "wait_readable"]
+
+
+def is_readable(sock: socket.socket) -> bool:
+    """Whether a read would not block: there are bytes, or the end."""
+    return wait_readable([sock], 0.0)
+
+
+def is_writable(sock: socket.socket) -> bool:
+    """Whether some bytes would fit into the send buffer."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([], [sock], [], 0)[1])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLOUT)
+    return any(event & select.POLLOUT for _, event in poll.poll(0))
+
+
+def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bool:
+    """Wait at most ``timeout`` seconds (None = for ever) until one is readable; whether one is.
+
+    Raises ValueError or OSError for a socket that another thread has closed.
+    """
+    if not hasattr(select, "poll"):
+        return bool(select.select(list(sockets), [], [], timeout)[0])
+    poll = select.poll()
+    for sock in sockets:
+        poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
