@@ -1,0 +1,262 @@
+"""Rates of publishing: confirmed one by one, tracked, and without confirms; and nothing lost.
+
+Every message goes through kombu.Producer.publish, persistent, 1 KB, to the same durable queue of
+the same node. Peers keep their connection over all rounds, as applications do.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from statistics import median
+from typing import Any
+
+from kombu import Connection, Producer, Queue
+from tests.bench.lab import BODY, QUEUE, Lab, purge, raw_connection
+from tests.bench.outcome import Bar, Case, Outcome, Step, compare, taking_turns
+
+import understudy.kombu
+from understudy.testing.brokers import RabbitMQ
+
+__all__ = ["CASES"]
+
+CONFIRMED = 1500  # messages of a round, about 0.7 s
+TRACKED = 8000
+UNCONFIRMED = 15_000
+WARM_UP = 200
+KILLED = 30_000  # sent in all; the broker dies in the middle
+KILL_QUEUE = "understudy.bench.kill"
+PATIENCE = 60.0  # s for a flush, outage included
+
+
+class Sender:
+    """One peer: a connection of its own, and what has to happen before the clock stops."""
+
+    def __init__(
+        self,
+        node: RabbitMQ,
+        stack: ExitStack,
+        uri: str,
+        finish: Callable[[Any], None],
+        **transport_options: object,
+    ) -> None:
+        self._node = node
+        connection = Connection(uri, transport_options=transport_options)
+        stack.enter_context(connection)
+        self._producer = Producer(connection)
+        # kombu itself publishes on the default channel; this one answers for the connection
+        self._other_channel = connection.channel()
+        self._finish = finish
+        self.cpu: list[float] = []  # µs of this process for each message
+        self.rate(WARM_UP)
+        self.cpu.clear()
+
+    def rate(self, count: int, _round: int = 0) -> float:
+        """Messages per second."""
+        purge(self._node)
+        gc.collect()
+        publish = self._producer.publish
+        cpu, start = time.process_time(), time.perf_counter()
+        for _ in range(count):
+            publish(BODY, exchange="", routing_key=QUEUE, delivery_mode=2)
+        self._finish(self._other_channel)
+        took = time.perf_counter() - start
+        self.cpu.append((time.process_time() - cpu) / count * 1e6)
+        return count / took
+
+
+def already_done(_channel: Any) -> None:
+    """Each publish has waited for its own confirm."""
+
+
+def flushed(_channel: Any) -> None:
+    if not understudy.kombu.flush(PATIENCE):
+        raise TimeoutError(f"tracked messages were not confirmed within {PATIENCE:g} s")
+
+
+def read_by_broker(channel: Any) -> None:
+    """A round trip behind the last message on the same connection: the broker has read it."""
+    channel.queue_declare(QUEUE, passive=True)
+
+
+def _rates(
+    name: str,
+    lab: Lab,
+    rounds: int,
+    step: Step,
+    *,
+    options: str,
+    finish: Callable[[Any], None],
+    counts: tuple[int, int],
+    bar: Bar,
+    peer_confirms: bool = True,
+) -> list[Outcome]:
+    node = lab.node()
+    peer_finish = already_done if peer_confirms else finish
+    with ExitStack() as stack:
+        ours = Sender(node, stack, f"failover:({node.uri}){options}", finish)
+        peer = Sender(node, stack, node.uri, peer_finish, confirm_publish=peer_confirms)
+        mine, theirs = taking_turns(
+            rounds, partial(ours.rate, counts[0]), partial(peer.rate, counts[1]), step
+        )
+    value, spread = compare(mine, theirs)
+    cpu = f"CPU of the client: {median(ours.cpu):.0f} µs a message, peer {median(peer.cpu):.0f} µs"
+    return [
+        Outcome(
+            name,
+            f"{median(mine):,.0f} msg/s",
+            f"{median(theirs):,.0f} msg/s",
+            value,
+            "x",
+            bar,
+            spread,
+            (f"failover:(…){options} beside kombu, confirm_publish={peer_confirms}", cpu),
+            details={
+                "ours_msg_s": mine,
+                "peer_msg_s": theirs,
+                "ours_cpu_us": ours.cpu,
+                "peer_cpu_us": peer.cpu,
+                "messages_a_round": counts,
+            },
+        )
+    ]
+
+
+def confirmed(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    return _rates(
+        "confirmed",
+        lab,
+        rounds,
+        step,
+        options="",
+        finish=already_done,
+        counts=(CONFIRMED, CONFIRMED),
+        bar=Bar(0.95),
+    )
+
+
+def tracked(name: str, options: str, bar: Bar, lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    return _rates(
+        name,
+        lab,
+        rounds,
+        step,
+        options=f"?trackMessages=true{options}",
+        finish=flushed,
+        counts=(TRACKED, CONFIRMED),
+        bar=bar,
+    )
+
+
+def unconfirmed(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    return _rates(
+        "unconfirmed",
+        lab,
+        rounds,
+        step,
+        options="?confirms=false",
+        finish=read_by_broker,
+        counts=(UNCONFIRMED, UNCONFIRMED),
+        bar=Bar(0.90),
+        peer_confirms=False,
+    )
+
+
+# --- nothing lost ---------------------------------------------------------------------------------
+
+
+def kill(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    """Tracked messages while the broker dies by SIGKILL and a second one takes over."""
+    lost: list[int] = []
+    doubled: list[int] = []
+    rates: list[float] = []
+    pauses: list[float] = []
+    shares: list[tuple[int, int]] = []
+    for _ in range(rounds):
+        a, b = lab.both()
+        rate, pause = _send_through_a_kill(a, b)
+        a.start()
+        on_a, on_b = _take_all(a), _take_all(b)
+        found = [*on_a, *on_b]
+        shares.append((len(on_a), len(on_b)))
+        lost.append(len(set(range(KILLED)) - set(found)))
+        doubled.append(len(found) - len(set(found)))
+        rates.append(rate)
+        pauses.append(pause)
+        step()
+    return [
+        Outcome(
+            "kill",
+            f"{median(rates):,.0f} msg/s",
+            "-",
+            sum(lost),
+            " lost",
+            Bar(0, at_most=True),
+            f"of {KILLED * rounds:,} sent",
+            (
+                "failover:(a,b)?trackMessages=true&maxCacheSize=4000000; a is killed halfway, "
+                "then started again; ids in both queues against ids sent",
+                f"found {shares[-1][0]:,} on a and {shares[-1][1]:,} on b; {sum(doubled):,} arrived "
+                f"twice, as resends may; longest wait of one publish {max(pauses):.2f} s",
+            ),
+            details={
+                "lost": lost,
+                "doubled": doubled,
+                "found_on_a_and_b": shares,
+                "msg_s": rates,
+                "longest_publish_s": pauses,
+            },
+        )
+    ]
+
+
+def _send_through_a_kill(a: RabbitMQ, b: RabbitMQ) -> tuple[float, float]:
+    """Send all; messages per second and the longest that one publish took."""
+    options = "randomize=false&trackMessages=true&maxCacheSize=4000000"
+    killer = threading.Thread(target=a.kill)
+    longest = 0.0
+    with Connection(f"failover:({a.uri},{b.uri})?{options}") as connection:
+        # the queue is declared by the application, so it is made on the second broker too
+        Queue(KILL_QUEUE, durable=True, channel=connection.default_channel).declare()
+        producer = Producer(connection)
+        start = time.perf_counter()
+        for number in range(KILLED):
+            if number == KILLED // 2:
+                killer.start()
+            before = time.perf_counter()
+            body = b"%08d" % number + BODY[8:]
+            producer.publish(body, exchange="", routing_key=KILL_QUEUE, delivery_mode=2)
+            longest = max(longest, time.perf_counter() - before)
+        flushed(None)
+        took = time.perf_counter() - start
+    killer.join()
+    return KILLED / took, longest
+
+
+def _take_all(node: RabbitMQ) -> list[int]:
+    """The numbers in the queue, which is deleted."""
+    numbers: list[int] = []
+    with raw_connection(node) as connection:
+        channel = connection.channel()
+        count = channel.queue_declare(KILL_QUEUE, durable=True, auto_delete=False).message_count
+        consumer = channel.basic_consume(
+            KILL_QUEUE, no_ack=True, callback=lambda message: numbers.append(int(message.body[:8]))
+        )
+        while len(numbers) < count:
+            connection.drain_events(timeout=PATIENCE)
+        channel.basic_cancel(consumer)
+        channel.queue_delete(KILL_QUEUE)
+    return numbers
+
+
+CASES = (
+    Case("confirmed", 7, confirmed),
+    Case("tracked", 7, partial(tracked, "tracked", "&maxCacheSize=4000000", Bar(6.0, goal=8.0))),
+    Case("tracked-default", 7, partial(tracked, "tracked-default", "", Bar(5.0))),
+    Case("unconfirmed", 11, unconfirmed),
+    Case("kill", 1, kill),
+)

@@ -1,0 +1,74 @@
+"""Measures the kombu adapter beside its peers, on this machine, in one run: ``make bench``.
+
+    make bench                                  everything, about five minutes
+    make bench ARGS="--only confirmed"          one case; repeat the option for more
+    make bench ARGS="--runs 3"                  fewer rounds for each case
+    make bench ARGS="--json FILE"               instead of bench-results/kombu.json
+
+Bars are reported, never asserted: the exit code is 0 also when one is missed. It is 1 when a case
+could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench import endurance, failing_over, publishing
+from tests.bench.lab import Lab
+from tests.bench.outcome import Case, Outcome
+from tests.bench.report import Progress, print_table, settings, write_json
+
+from understudy.testing.brokers import ServerMissing
+
+CASES: tuple[Case, ...] = (*publishing.CASES, *failing_over.CASES, *endurance.CASES)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    logging.getLogger("understudy").setLevel(logging.CRITICAL)  # faults are the point here
+    chosen = [case for case in CASES if not args.only or case.name in args.only]
+    began = time.time()
+    outcomes: list[Outcome] = []
+    failed: list[str] = []
+    with Lab() as lab, Progress() as progress:
+        for case in chosen:
+            rounds = max(args.runs or case.rounds, 1)
+            progress.begin(case.name, rounds)
+            try:
+                outcomes += case.measure(lab, rounds, progress.step)
+            except ServerMissing as missing:
+                print(f"bench: a server is missing: {missing}", file=sys.stderr)
+                return 1
+            except Exception:
+                failed.append(case.name)
+                traceback.print_exc()
+            progress.end()
+        facts = settings(lab, began)
+    print_table(outcomes, facts)
+    write_json(args.json, outcomes, facts)
+    print(f"written: {args.json}", file=sys.stderr)
+    if failed:
+        print(f"bench: not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure beside the peers.")
+    names = [case.name for case in CASES]
+    parser.add_argument(
+        "--only", action="append", metavar="CASE", choices=names, help=", ".join(names)
+    )
+    parser.add_argument("--runs", type=int, metavar="N", help="rounds of each case")
+    parser.add_argument("--json", type=Path, default=Path("bench-results/kombu.json"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
