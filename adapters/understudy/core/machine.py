@@ -16,10 +16,11 @@ Rules
   least.
 * The endpoint that was lost last goes to the end of the next pass, unless nothing but time was
   wrong with it (``Prefer``: we left it on purpose).
-* A spare (a ready connection to another endpoint) is tried first and without the initial delay.
+* A spare (a ready connection to another endpoint than the lost one) is tried first and without
+  the delay; one that gets ready during a delay ends it, and so does a new address.
 * Interrupted comes before any attempt; Resumed comes after success; they always pair up.
 * Giving up tells everyone who waits; the next ``Wanted`` begins a new round, because the processes
-  that use this live long (with ``reconnect=false`` it does not).
+  that use this live long (with ``reconnect=false`` it does not). After `Closed` each gets an error.
 
 Keep in sync: `TRANSITIONS` names every event that a state reacts to; any other pair is ignored.
 """
@@ -276,7 +277,7 @@ class Machine:
             )
         )
         for spare in reversed(self._spares):
-            if spare in self._queue:
+            if spare in self._queue and spare != self._lost:
                 self._queue.remove(spare)
                 self._queue.insert(0, spare)
         return self._dial_next()
@@ -344,13 +345,15 @@ class Machine:
         if not self._options.reconnect:
             return actions + self._give_up(f"the connection was lost and reconnect=false: {reason}")
         actions.append(Tell(Interrupted(str(self._lost), reason)))
-        if any(spare != self._lost for spare in self._spares):
+        if self._has_usable_spare():
             return actions + self._start_pass()
         self.state = State.WAITING
         return [*actions, Wait(self._delay())]
 
     def _prefer(self, happening: Prefer) -> list[Action]:
         if happening.endpoint == self.current or happening.endpoint not in self.endpoints:
+            return []
+        if not self._options.reconnect:
             return []
         left = self.current
         self.current = None
@@ -372,22 +375,28 @@ class Machine:
         actions: list[Action] = [
             Tell(EndpointsChanged(reason=", ".join(map(str, self.endpoints)) or "none"))
         ]
-        if self.state is State.WAITING:  # a new address is worth a try at once
-            actions.append(Wait(0))
+        if self.state is State.WAITING and not set(self.endpoints) <= set(before):
+            actions.append(Wait(0))  # a new address is worth a try at once
         return actions
 
     def _spares_changed(self, happening: Spares) -> list[Action]:
         self._spares = happening.endpoints
-        return []
+        return [Wait(0)] if self.state is State.WAITING and self._has_usable_spare() else []
 
     def _close(self, _: Happening) -> list[Action]:
         left = self.epoch if self.state is State.CONNECTED else None
         self.state = State.CLOSED
         self.current = None
-        fail = Fail("closed", self.attempts)
-        return [fail] if left is None else [Leave(left, "closed"), fail]
+        fail = self._refuse()
+        return fail if left is None else [Leave(left, "closed"), *fail]
+
+    def _refuse(self, _: Happening | None = None) -> list[Action]:
+        return [Fail("closed", self.attempts)]
 
     # --- helpers ------------------------------------------------------------------------------
+
+    def _has_usable_spare(self) -> bool:
+        return any(spare != self._lost and spare in self.endpoints for spare in self._spares)
 
     def _limit(self) -> int:
         """Passes before giving up; 0 = never. The first connection may have its own limit."""
@@ -426,6 +435,7 @@ TRANSITIONS: dict[tuple[State, type], Handler] = {
     (State.CONNECTED, DialFailed): Machine._another_failed,
     (State.CONNECTED, Prefer): Machine._prefer,
     (State.GAVE_UP, Wanted): Machine._begin,
+    (State.CLOSED, Wanted): Machine._refuse,
     **{
         (state, kind): handler
         for state in State
