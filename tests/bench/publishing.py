@@ -200,8 +200,8 @@ def kill(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
             (
                 "failover:(a,b)?trackMessages=true&maxCacheSize=4000000; a is killed halfway, "
                 "then started again; ids in both queues against ids sent",
-                f"found {shares[-1][0]:,} on a and {shares[-1][1]:,} on b; {sum(doubled):,} arrived "
-                f"twice, as resends may; longest wait of one publish {max(pauses):.2f} s",
+                f"found {shares[-1][0]:,} on a and {shares[-1][1]:,} on b; {sum(doubled):,} twice, "
+                f"as resends may be; longest wait of one publish {max(pauses):.2f} s",
             ),
             details={
                 "lost": lost,
