@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +23,7 @@ from urllib.parse import quote, unquote, unquote_plus
 from understudy.core.endpoint import Endpoint, EndpointOptions
 from understudy.core.option_reader import PREFIX, nearest, read_value
 from understudy.core.options import OPTIONS, Option, shown_value
-from understudy.core.redact import MASK, NAMED_USERS, Source, is_secret, shown_name
+from understudy.core.redact import MASK, NAMED_USERS, Source, is_secret
 from understudy.errors import ConfigurationError
 
 __all__ = ["CORE_SCHEMES", "MEMBER_OPTIONS", "MemberReader", "member_text"]
@@ -35,7 +36,7 @@ LIST_OPTIONS = frozenset(OPTIONS) - {"heartbeat"}
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 HOST = re.compile(r"[\w.~%-]*")
-IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]")
+IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%25[\w.~-]+)?\]")
 VERIFY = Option("verify", "verify", "flag", None, "check the broker's certificate")
 
 Pairs = tuple[tuple[str, str], ...]  # as written
@@ -180,18 +181,19 @@ class MemberReader:
         if scheme.partition("+")[0] in self.schemes and scheme not in CORE_SCHEMES:
             return scheme  # kombu: sqlalchemy+postgresql://
         listed = sorted(self.schemes) if isinstance(self.schemes, Collection) else []
-        hint = nearest(scheme, listed)
+        shown = self.source.quote(scheme)
+        hint = nearest(shown, listed)
         if scheme.lower() in ("file", "http", "https", "multicast"):
             hint = f"; did you mean discovery:({scheme}:…)?"
         valid = f" (valid: {', '.join(listed)})" if listed else ""
-        raise self._error(f'{label} has the unknown scheme "{scheme[:40]}"{hint}{valid}')
+        raise self._error(f'{label} has the unknown scheme "{shown}"{hint}{valid}')
 
     def _place(self, place: str, scheme: str, label: str) -> tuple[str, str]:
         """Host (with its brackets) and port (with its colon), as written."""
         if place.startswith("["):
             host, bracket, port = place.partition("]")
             host += bracket
-            if not IPV6.fullmatch(host) or (port and not port.startswith(":")):
+            if not _is_ipv6(host) or (port and not port.startswith(":")):
                 raise self._error(f"{label} has no valid IPv6 address between brackets")
         else:
             host, colon, number = place.partition(":")
@@ -211,7 +213,7 @@ class MemberReader:
         """Refuses what is certainly a mistake."""
         if name in MEMBER_OPTIONS:
             return
-        shown = shown_name(name)
+        shown = self.source.quote(name)
         ours = name in LIST_OPTIONS or name.startswith((PREFIX, "nested.", "discovered."))
         if ours and (bare or scheme in CORE_SCHEMES):
             raise self._error(
@@ -245,6 +247,14 @@ class MemberReader:
         if "keyfile" in values and "certfile" not in values:
             raise self._error(f"option keyfile of {label} needs certfile beside it")
         return EndpointOptions(**values)  # type: ignore[arg-type]
+
+
+def _is_ipv6(host: str) -> bool:
+    found = IPV6.fullmatch(host)
+    try:
+        return found is not None and ipaddress.IPv6Address(found[1]).version == 6
+    except ValueError:
+        return False
 
 
 def _member_value(name: str, text: str) -> tuple[str, object]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from understudy.core.options import OPTIONS, Kind, Option, Options, problem_of, shown_value
-from understudy.core.redact import Source, shown_name
+from understudy.core.redact import Source
 from understudy.errors import ConfigurationError
 
 __all__ = ["build", "is_option", "nearest", "read_value"]
@@ -96,7 +96,7 @@ def unknown(name: str, value: object, source: Source) -> ConfigurationError:
     valid = [*OPTIONS, *ALIASES]
     hint = f"; did you mean {HINTS[bare]}?" if bare in HINTS else nearest(bare, valid)
     return source.error(
-        f'unknown option "{shown_name(name)}" with value {shown_value(name, value)}{hint} '
+        f'unknown option "{source.quote(name)}" with value {shown_value(name, value)}{hint} '
         f"(valid: {', '.join(sorted(valid, key=str.lower))})"
     )
 

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from understudy.errors import ConfigurationError
 
-__all__ = ["MASK", "Source", "is_secret", "redact", "shown_name"]
+__all__ = ["MASK", "Source", "is_secret", "redact"]
 
 MASK = "**"  # what kombu writes, so that mixed logs look the same
 SHOWN = 240  # characters of a URI in an error text
@@ -56,11 +56,6 @@ LIST_OPENING = re.compile(
 def is_secret(name: str) -> bool:
     """Whether the value of an option of this name must not be shown."""
     return SECRET_NAME.search(name) is not None
-
-
-def shown_name(name: str) -> str:
-    """The name of an option for an error text; it may be a part of a password that split there."""
-    return name[:60] if name.isprintable() and "@" not in name else MASK
 
 
 def redact(text: str, *, strict: bool = False) -> str:
@@ -175,6 +170,11 @@ class Source:
             shown = shown.encode("ascii", "backslashreplace").decode()
             shown = shown.replace("\r", "\\r").replace("\n", "\\n").replace("\t", "\\t")
         return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+
+    def quote(self, piece: str) -> str:
+        """A name out of the text for an error; a piece of a password that split there is masked."""
+        known = not self._text or piece in redact(self._text, strict=True)
+        return piece[:60] if known and piece.isprintable() and "@" not in piece else MASK
 
     def error(self, message: str) -> ConfigurationError:
         return ConfigurationError(f"{message}; in {self}" if self._text else message)

@@ -17,9 +17,10 @@ Rules:
 * ``masterslave:`` has at least two members, in order, never random: inside another composite it
   makes the whole list ordered. ``fanout:`` means all of its members, so it holds no "one of these".
 * Duplicates are dropped, the first wins.
-* ``str()`` and ``repr()`` are redacted and canonical: what `parse` makes of them has the same order
-  and options. ``unredacted()`` gives back an equal value when parsed; options that came from the
-  library's options are then written out (a plain URI has no place for them and loses them).
+* ``str()`` and ``repr()`` are redacted, canonical and parse again, to the same order and options
+  (members that differ in nothing but a password become one). ``unredacted()`` gives back an equal
+  value when parsed; options that came from the library's options are written out in it (a plain
+  URI has no place for them and loses them).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from understudy.core.member import (
 )
 from understudy.core.option_reader import build, is_option
 from understudy.core.options import Options
-from understudy.core.redact import Source, redact, shown_name
+from understudy.core.redact import Source, redact
 from understudy.errors import ConfigurationError
 
 __all__ = ["AGENT_SCHEMES", "COMPOSITES", "FailoverURI", "parse", "parse_members"]
@@ -115,10 +116,8 @@ def parse(
     ordered = any(inner.scheme == "masterslave" for inner in group.walk())
     settings, origins = build(group.pairs, options, source, scheme=composite, ordered=ordered)
     flattening = _Flattening(reader, source)
-    flattening.add(group, settings.nested)
-    uri = FailoverURI(
-        composite, tuple(flattening.endpoints), settings, tuple(flattening.agents), origins
-    )
+    endpoints = tuple(dict.fromkeys(flattening.read(group, settings.nested)))
+    uri = FailoverURI(composite, endpoints, settings, tuple(flattening.agents), origins)
     for one in settings.priority_uris:
         reader.read(one, "a member of priorityURIs", {}, bare=True)
     _check_whole(uri, source)
@@ -245,24 +244,20 @@ def _pairs(query: str, source: Source) -> tuple[tuple[str, str], ...]:
         if "@" in query and not (equals and is_option(name)):  # most likely a piece of a password
             raise source.error('a raw "@" after the list; in a password write ) as %29, @ as %40')
         if not equals:
-            raise source.error(
-                f"option {shown_name(name)} has no value; write {shown_name(name)}=…"
-            )
+            raise source.error(f"option {source.quote(name)} has no value; write name=value")
         pairs.append((name, value))
     return tuple(pairs)
 
 
 class _Flattening:
-    """Members of nested groups in order, without duplicates."""
+    """Members of nested groups in order; agents on the side."""
 
     def __init__(self, reader: MemberReader, source: Source) -> None:
         self.reader = reader
         self.source = source
-        self.endpoints: dict[Endpoint, None] = {}
         self.agents: dict[str, None] = {}
 
-    def add(self, group: _Group, nested: Mapping[str, str]) -> list[Endpoint]:
-        """Adds all members of a group and returns them."""
+    def read(self, group: _Group, nested: Mapping[str, str]) -> list[Endpoint]:
         found: list[Endpoint] = []
         for number, member in enumerate(group.members, 1):
             label = f"member {number} of {group.scheme}:"
@@ -272,7 +267,7 @@ class _Flattening:
                     name.removeprefix("failover.nested.").removeprefix("nested."): value
                     for name, value in member.pairs
                 }
-                found += self.add(member, {**nested, **inner})
+                found += self.read(member, {**nested, **inner})
             elif group.scheme in ("discovery", "fanout") and _is_agent(member):
                 self._add_agent(member, label)
             elif group.scheme == "discovery":
@@ -283,7 +278,6 @@ class _Flattening:
             else:
                 last = number == len(group.members)
                 found.append(self.reader.read(member, label, nested, bare=group.bare and last))
-        self.endpoints |= dict.fromkeys(found)
         if group.scheme == "masterslave" and len(set(found)) < 2:
             raise self.source.error("masterslave: needs at least two different members")
         return found
@@ -300,7 +294,7 @@ class _Flattening:
             bare = name.removeprefix("failover.")
             if not bare.startswith("nested.") or bare == "nested.":
                 raise self.source.error(
-                    f"option {shown_name(name)} stands on the inner {inner.scheme}:(…), "
+                    f"option {self.source.quote(name)} stands on the inner {inner.scheme}:(…), "
                     "where only nested.* may; "
                     f"put it on the outermost {outer.scheme}:(…)?"
                 )
