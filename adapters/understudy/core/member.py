@@ -213,9 +213,9 @@ class MemberReader:
         """Refuses what is certainly a mistake."""
         if name in MEMBER_OPTIONS:
             return
-        shown = self.source.quote(name)
         ours = name in LIST_OPTIONS or name.startswith((PREFIX, "nested.", "discovered."))
         if ours and (bare or scheme in CORE_SCHEMES):
+            shown = self.source.quote(name)
             raise self._error(
                 f"option {shown} is one of the whole list but stands on {label}; add parentheses: "
                 f"failover:(…)?{shown}=…"
@@ -223,9 +223,12 @@ class MemberReader:
         plain = {known.replace("_", ""): known for known in MEMBER_OPTIONS}
         close = plain.get(re.sub(r"[_-]", "", name).lower())
         if close and scheme in CORE_SCHEMES:
-            raise self._error(f"{label} has the unknown option {shown}; did you mean {close}?")
+            raise self._error(
+                f"{label} has the unknown option {self.source.quote(name)}; did you mean {close}?"
+            )
         if self.library_options is not None and name not in self.library_options:
             valid = [*MEMBER_OPTIONS, *sorted(self.library_options)]
+            shown = self.source.quote(name)
             raise self._error(
                 f"{label} has the unknown option {shown} with value {shown_value(name, value)}"
                 f"{nearest(name, valid)} (valid: {', '.join(valid)})"
