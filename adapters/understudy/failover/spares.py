@@ -7,7 +7,9 @@ Rules
 * `priorityBackup=true` also dials priority endpoints while the current one is not among them.
   When a spare to one of them has lived for `SETTLE_TIME`, it is time to move home: a broker that
   flaps is not moved to.
-* Its timers are its own, so that looking for a priority endpoint never slows a later reconnect.
+* Its timers are its own, and so is the thread that dials, so that looking for a priority endpoint
+  never slows a later reconnect, nor anybody who needs a connection to the current one.
+* With ``reconnect=false`` there is nothing to hold a spare for.
 * Not thread-safe: the supervisor calls it under its lock, and never blocks in it.
 """
 
@@ -35,6 +37,11 @@ class SparePool(Generic[C]):
         self._held: dict[Endpoint, tuple[C, float]] = {}
         self._retry_at: dict[Endpoint, float] = {}
         self._failures: dict[Endpoint, int] = {}
+
+    @property
+    def are_asked_for(self) -> bool:
+        options = self._options
+        return options.reconnect and (options.backup or options.priority_backup)
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
@@ -108,17 +115,20 @@ class SparePool(Generic[C]):
 
     def _homes(self, machine: Machine) -> tuple[Endpoint, ...]:
         """The priority endpoints worth moving to: none while we are on one of them."""
-        if machine.current is None or machine.current in machine.priority:
+        if machine.current is None or not self.are_asked_for:
+            return ()
+        if machine.current in machine.priority:
             return ()
         return machine.priority
 
     def _targets(self, machine: Machine) -> list[Endpoint]:
         """The endpoints that should have a spare, best first."""
-        if machine.current is None:
+        if machine.current is None or not self.are_asked_for:
             return []
         homes = list(self._homes(machine))
         if not self._options.backup:
             return homes
         others = [e for e in machine.endpoints if e != machine.current and e not in homes]
         live_first = sorted(others, key=lambda e: (e not in self._held, self._failures.get(e, 0)))
-        return homes + live_first[: max(self._options.backup_pool_size - len(homes), 0)]
+        ready_homes = sum(home in self._held for home in homes)
+        return homes + live_first[: max(self._options.backup_pool_size - ready_homes, 0)]

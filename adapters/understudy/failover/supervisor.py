@@ -1,14 +1,17 @@
 """The shell around the failover machine: one for each URI and process.
 
 Rules
-* One daemon thread does all dialing, so that a caller can stop waiting at its deadline, at a signal
-  or at close() while an attempt goes on, and reconnecting goes on when nobody waits any more.
+* One daemon thread dials what callers wait for, so that a caller can stop waiting at its deadline,
+  at a signal or at close() while an attempt goes on, and reconnecting goes on when nobody waits any
+  more. Another one, only where the URI asks for spares, dials those: a silent endpoint that nobody
+  needs now delays nobody.
 * The machine decides under the lock; dialing happens outside it. Severing only shuts sockets down,
   which never blocks, so it may happen under the lock.
 * A connection is in exactly one place: `_spares` (to another endpoint, for later), `_ready` (to
   the current endpoint, waiting for a taker) or with its taker; `_epochs` knows the epoch of the
   last two.
 * Nobody is told anything under the lock but the notifier, which only queues.
+* What is dialed for somebody who has left meanwhile is closed, unless somebody else can use it.
 * At interpreter exit no thread can be started any more: then the waiting caller does the work
   itself.
 """
@@ -21,7 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
@@ -59,6 +62,9 @@ __all__ = ["Supervisor"]
 
 C = TypeVar("C")
 
+#: what a thread has to do; or the moment when to look again, None = after the next change
+Job: TypeAlias = "Callable[[], None] | float | None"
+
 SLICE = 0.1  # s between two looks at `on_wait`; well below the 5 s in which a worker has to stop
 
 
@@ -83,6 +89,7 @@ class Supervisor(Generic[C]):
         )
         self._changed = threading.Condition(threading.RLock())
         self._thread: threading.Thread | None = None
+        self._spare_thread: threading.Thread | None = None
         self._waiters = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._ready: list[C] = []
@@ -156,24 +163,29 @@ class Supervisor(Generic[C]):
         with self._changed:
             given_up = self._failures
             self._waiters += 1
-            self._feed(Wanted())
+            self._want()
+            self._changed.notify_all()
         try:
             while True:
                 with self._changed:
-                    if self._ready:
-                        return self._ready.pop()
+                    while self._ready:
+                        connection = self._ready.pop()
+                        if self.dialer.is_alive(connection):
+                            return connection
+                        self.dialer.sever(connection)
+                        self._lost(connection, "closed by the peer while nobody used it")
                     if self._failures != given_up:
                         assert self._failure is not None
                         reason, failed = self._failure
                         raise ConnectFailed(reason, failed.attempts)
                     deadline.check()
                     if deadline.seconds is not None:
-                        self._feed(Wanted())
+                        self._want()
                     working = self._ensure_thread()
                     if working:
                         self._changed.wait(min(deadline.remaining(), SLICE))
                 if not working:
-                    self._work(min(deadline.remaining(), SLICE))
+                    self._work(self._next_job, min(deadline.remaining(), SLICE))
                 if on_wait is not None:
                     on_wait()
         finally:
@@ -183,19 +195,22 @@ class Supervisor(Generic[C]):
     def hurry(self) -> None:
         """Somebody waits with a deadline: cut short a delay that has grown long."""
         with self._changed:
-            self._feed(Wanted())
+            self._want()
 
     def lost(self, connection: C, reason: str) -> None:
         """A connection broke, or is taken for dead: leave its endpoint if that is still current."""
         self.dialer.sever(connection)
         with self._changed:
-            epoch = self._epochs.pop(connection, None)
-            if connection in self._ready:
-                self._ready.remove(connection)
-            if epoch is not None:
-                self._feed(Lost(epoch, redact(reason)))
-            elif self._spares.forget(connection):
-                self._feed(Spares(self._spares.endpoints))
+            self._lost(connection, reason)
+
+    def _lost(self, connection: C, reason: str) -> None:
+        epoch = self._epochs.pop(connection, None)
+        if connection in self._ready:
+            self._ready.remove(connection)
+        if epoch is not None:
+            self._feed(Lost(epoch, redact(reason)))
+        elif self._spares.forget(connection):
+            self._feed(Spares(self._spares.endpoints))
 
     def released(self, connection: C) -> None:
         """The taker has closed a connection himself; nothing is wrong with the endpoint."""
@@ -228,70 +243,95 @@ class Supervisor(Generic[C]):
             self._ready.clear()
         self.notifier.close()
 
-    # --- the thread -----------------------------------------------------------------------------
+    # --- the threads ----------------------------------------------------------------------------
 
     def _ensure_thread(self) -> bool:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = forking.start_thread("understudy-supervisor", self._run)
+        self._thread = self._alive(self._thread, "understudy-supervisor", self._next_job)
+        if self._spares.are_asked_for:
+            self._spare_thread = self._alive(
+                self._spare_thread, "understudy-spares", self._next_spare_job
+            )
         return self._thread is not None
 
-    def _run(self) -> None:
+    def _alive(
+        self, thread: threading.Thread | None, name: str, next_job: Callable[[float], Job]
+    ) -> threading.Thread | None:
+        if thread is not None and thread.is_alive():
+            return thread
+        return forking.start_thread(name, lambda: self._run(next_job))
+
+    def _run(self, next_job: Callable[[float], Job]) -> None:
         while self._machine.state is not State.CLOSED:
             try:
-                self._work(None)
+                self._work(next_job, None)
             except Exception:
                 logger.exception("a bug in understudy: the supervisor goes on")
                 time.sleep(1)  # so that a bug that repeats does not burn a CPU
 
-    def _work(self, patience: float | None) -> None:
+    def _work(self, next_job: Callable[[float], Job], patience: float | None) -> None:
         """Do one job, or wait for one for at most ``patience`` seconds."""
         with self._changed:
-            job = self._next_job()
-            if job is None:
-                self._changed.wait(self._until_due(patience))
+            now = time.monotonic()
+            job = next_job(now)
+            if not callable(job):
+                if self._machine.state is State.CLOSED:  # its notice may have come before our wait
+                    return
+                waits = [] if job is None else [max(job - now, 0.0)]
+                waits += [] if patience is None else [patience]
+                self._changed.wait(min(waits, default=None))
                 return
         job()
 
-    def _next_job(self) -> Callable[[], None] | None:
-        now = time.monotonic()
-        if self._due is not None and now >= self._due and self._is_needed():
+    def _next_job(self, now: float) -> Job:
+        if not self._is_needed():
+            return None
+        if self._due is not None:
+            if now < self._due:
+                return self._due
             self._due = None
             self._feed(TimeUp())
-        if self._pass_dial is not None and self._is_needed():
-            endpoint = self._pass_dial
-            return lambda: self._dial(endpoint, self._pass_dialed)
-        current = self._machine.current
-        if current is None:
+        endpoint, current, epoch = self._pass_dial, self._machine.current, self._machine.epoch
+        if endpoint is not None:
+            return lambda: self._dial(endpoint, self._pass_dialed, self._pass_failed)
+        if current is not None and self._waiters > len(self._ready):
+            return lambda: self._dial(
+                current,
+                self._further_dialed,
+                lambda *failure: self._further_failed(epoch, *failure),
+            )
+        return None
+
+    def _next_spare_job(self, now: float) -> Job:
+        if not self._users:
             return None
-        if self._waiters > len(self._ready):
-            return lambda: self._dial(current, self._further_dialed)
-        wanted = self._spares.wanted(self._machine, now) if self._users else None
+        before = self._spares.endpoints
+        wanted = self._spares.wanted(self._machine, now)
+        if self._spares.endpoints != before:  # some have died
+            self._feed(Spares(self._spares.endpoints))
         if wanted is not None:
-            return lambda: self._dial(wanted, self._spare_dialed)
+            return lambda: self._dial(wanted, self._spare_dialed, self._spare_failed)
         settled = self._spares.settled(self._machine, now)
         if settled is not None:
-            reason = "a priority endpoint is back and stable"
-            return lambda: self._prefer(settled, reason)
-        return None
+            return lambda: self._prefer(settled, "a priority endpoint is back and stable")
+        return self._spares.due(self._machine)
 
     def _is_needed(self) -> bool:
         return self._waiters > 0 or bool(self._users)
 
-    def _until_due(self, patience: float | None) -> float | None:
-        now = time.monotonic()
-        moments = [m for m in (self._due, self._spares.due(self._machine)) if m is not None]
-        waits = [max(moment - now, 0.0) for moment in moments if self._is_needed()]
-        if patience is not None:
-            waits.append(patience)
-        return min(waits, default=None)
-
-    def _dial(self, endpoint: Endpoint, report: Callable[[Endpoint, C], None]) -> None:
+    def _dial(
+        self,
+        endpoint: Endpoint,
+        arrived: Callable[[Endpoint, C], None],
+        failed: Callable[[Endpoint, str], None],
+    ) -> None:
         """Dial outside the lock, then report under it."""
         with self._changed:
+            before = self._spares.endpoints
             spare = self._spares.take(endpoint)
-            if spare is not None:
+            if self._spares.endpoints != before:
                 self._feed(Spares(self._spares.endpoints))
-                report(endpoint, spare)
+            if spare is not None:
+                arrived(endpoint, spare)
                 return
         timeout = self.uri.options.connect_timeout / 1000
         try:
@@ -300,37 +340,53 @@ class Supervisor(Generic[C]):
             cause = redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
             self._log_cause(endpoint, cause)
             with self._changed:
-                self._spares.failed(endpoint, time.monotonic())
-                if self._pass_dial == endpoint:
-                    self._pass_dial = None
-                    self._feed(DialFailed(endpoint, cause))
-                elif report == self._further_dialed:
-                    self._feed(DialFailed(endpoint, cause))
+                failed(endpoint, cause)
             return
         with self._changed:
             self._logged.pop(endpoint, None)
-            report(endpoint, connection)
+            arrived(endpoint, connection)
 
     def _pass_dialed(self, endpoint: Endpoint, connection: C) -> None:
-        if self._pass_dial != endpoint:  # the machine has gone on meanwhile (closed)
+        if self._pass_dial != endpoint:  # the machine has gone on meanwhile
             self.dialer.discard(connection)
             return
         self._pass_dial = None
         self._feed(Dialed(endpoint))
         self._further_dialed(endpoint, connection)
 
+    def _pass_failed(self, endpoint: Endpoint, cause: str) -> None:
+        if self._pass_dial == endpoint:
+            self._pass_dial = None
+            self._feed(DialFailed(endpoint, cause))
+
     def _further_dialed(self, endpoint: Endpoint, connection: C) -> None:
-        if self._machine.current != endpoint:
+        if self._machine.current != endpoint or not self._is_needed():
             self.dialer.discard(connection)
             return
         self._epochs[connection] = self._machine.epoch
         self._ready.append(connection)
         self._changed.notify_all()
 
+    def _further_failed(self, epoch: int, endpoint: Endpoint, cause: str) -> None:
+        if self._machine.epoch == epoch:
+            self._feed(DialFailed(endpoint, cause))
+
     def _spare_dialed(self, endpoint: Endpoint, connection: C) -> None:
-        if not self._spares.add(endpoint, connection, time.monotonic()):
+        if self._pass_dial == endpoint:  # it has become urgent meanwhile
+            self._pass_dialed(endpoint, connection)
+            return
+        is_of_use = self._users and endpoint in self.endpoints and endpoint != self.current
+        if (
+            is_of_use
+            and self._machine.state is not State.CLOSED
+            and self._spares.add(endpoint, connection, time.monotonic())
+        ):
+            self._feed(Spares(self._spares.endpoints))
+        else:
             self.dialer.discard(connection)
-        self._feed(Spares(self._spares.endpoints))
+
+    def _spare_failed(self, endpoint: Endpoint, cause: str) -> None:
+        self._spares.failed(endpoint, time.monotonic())
 
     def _prefer(self, endpoint: Endpoint, reason: str) -> None:
         with self._changed:
@@ -343,6 +399,15 @@ class Supervisor(Generic[C]):
             logger.warning("cannot connect to %s: %s", endpoint, cause)
 
     # --- the machine's orders -------------------------------------------------------------------
+
+    def _want(self) -> None:
+        """Feed Wanted. Waiting callers repeat it: it wakes nobody unless it changes something."""
+        due = self._due
+        actions = self._machine.receive(Wanted())
+        for action in actions:
+            self._obey(action)
+        if self._due != due or not all(isinstance(action, Hurry) for action in actions):
+            self._changed.notify_all()
 
     def _feed(self, happening: Happening) -> None:
         for action in self._machine.receive(happening):
@@ -390,6 +455,8 @@ class Supervisor(Generic[C]):
                 self.dialer.abandon(connection)
         self._epochs.clear()
         self._ready.clear()
-        self._thread = None
+        self._thread = self._spare_thread = None
         self._changed = threading.Condition(threading.RLock())
-        self._machine.receive(Closed())
+        self.notifier = Notifier()  # the other's lock may be held by a thread that is no more
+        with self._changed:
+            self._feed(Closed())
