@@ -7,12 +7,16 @@ Rules
   without writing a byte and forgets its locks and threads.
 * A fork never waits for the network: our threads take an owner's lock only for moments, and dial
   outside it.
+* Under its own lock an owner may take only locks of owners that registered before it (a supervisor
+  that of the monitor). A fork takes them in the same direction, so that the two never wait for each
+  other; and one fork at a time does, because what is held is let go by the thread that took it.
 * A thread that cannot be started any more (Python 3.12+ refuses at interpreter exit) is None; the
   caller then does the work itself.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -34,8 +38,10 @@ class Owner(Protocol):
 
 
 _generation = 0  # how many forks lie between this process and the one that loaded us
-_owners: weakref.WeakSet[Owner] = weakref.WeakSet()
+_numbers = itertools.count()
+_owners: dict[int, weakref.ref[Owner]] = {}  # in the order of registration
 _held: list[Owner] = []
+_forking = threading.Lock()  # held by the thread that forks
 
 
 def generation() -> int:
@@ -45,7 +51,13 @@ def generation() -> int:
 
 def register(owner: Owner) -> None:
     """Have ``owner`` take part in forks for as long as it lives."""
-    _owners.add(owner)
+    number = next(_numbers)
+    _owners[number] = weakref.ref(owner, lambda _: _owners.pop(number, None))
+
+
+def _living() -> list[Owner]:
+    owners = [reference() for reference in list(_owners.values())]
+    return [owner for owner in owners if owner is not None]
 
 
 def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | None:
@@ -59,7 +71,8 @@ def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | No
 
 
 def _before() -> None:
-    for owner in list(_owners):
+    _forking.acquire()
+    for owner in reversed(_living()):
         owner.hold()
         _held.append(owner)
 
@@ -67,13 +80,15 @@ def _before() -> None:
 def _in_parent() -> None:
     while _held:
         _held.pop().let_go()
+    _forking.release()
 
 
 def _in_child() -> None:
-    global _generation
+    global _forking, _generation
+    _forking = threading.Lock()
     _generation += 1
     _held.clear()
-    for owner in list(_owners):
+    for owner in _living():
         owner.abandon()
 
 

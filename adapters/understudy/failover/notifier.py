@@ -7,6 +7,7 @@ dropped and counted.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -55,6 +56,7 @@ class Notifier:
     def __init__(self, callback: EventCallback | None = None) -> None:
         self.dropped = 0
         self._callback = callback
+        self._closed = False
         self._queue: queue.Queue[Event | None] = queue.Queue(QUEUE_SIZE)
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -88,11 +90,12 @@ class Notifier:
                 self._callback(event)
             except Exception:
                 logger.exception("on_event failed for %r", event)
+            if self._closed and self._queue.empty():
+                return
 
     def close(self) -> None:
         """Let the thread end once it has told what is queued."""
+        self._closed = True  # for a thread whose queue is full
         if self._thread is not None:
-            try:
+            with contextlib.suppress(queue.Full):
                 self._queue.put_nowait(None)
-            except queue.Full:
-                self.dropped += 1
