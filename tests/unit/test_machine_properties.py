@@ -241,19 +241,23 @@ class Watcher:
         it = copy.deepcopy(self.machine)
         it.receive(Listed((EXTRA,)))  # there is something to dial
         actions = it.receive(Wanted())
-        if it.state is State.CONNECTED:
+
+        def state() -> State:
+            return it.state
+
+        if state() is State.CONNECTED:
             return
-        if it.state in (State.CLOSED, State.GAVE_UP):
+        if state() in (State.CLOSED, State.GAVE_UP):
             assert [type(action) for action in actions] == [Fail]
-            assert it.state is State.CLOSED or not self.options.reconnect
+            assert state() is State.CLOSED or not self.options.reconnect
             return
-        if it.state is State.WAITING:
+        if state() is State.WAITING:
             actions = it.receive(TimeUp())
-            assert it.state is State.DIALING
+            assert state() is State.DIALING
         dial = actions[-1] if actions else Dial(self.dialing or A)
         assert isinstance(dial, Dial)
         it.receive(Dialed(dial.endpoint))
-        assert it.state is State.CONNECTED
+        assert state() is State.CONNECTED
 
 
 @settings(max_examples=120, deadline=None)

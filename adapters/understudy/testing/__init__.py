@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from understudy.testing.amqp_peer import ScriptedPeer
 from understudy.testing.clock import FakeClock, wait_until
+from understudy.testing.dialer import FakeConnection, FakeDialer
 from understudy.testing.proxy import FaultProxy
 
-__all__ = ["FakeClock", "FaultProxy", "ScriptedPeer", "wait_until"]
+__all__ = [
+    "FakeClock",
+    "FakeConnection",
+    "FakeDialer",
+    "FaultProxy",
+    "ScriptedPeer",
+    "wait_until",
+]
