@@ -59,6 +59,8 @@ class FakeDialer:
     Thread-safe; a script may change at any time, and holds for the dials that begin later.
     """
 
+    connection_class: type[FakeConnection] = FakeConnection  # to be replaced in subclasses
+
     def __init__(self) -> None:
         self.dials: list[str] = []  # every dial, in order
         self.connections: list[FakeConnection] = []  # every one ever made
@@ -139,7 +141,7 @@ class FakeDialer:
         with self._board.changed:
             if name in self._refusals:
                 raise self._refusals[name].with_traceback(None)
-            connection = FakeConnection(endpoint, len(self.connections) + 1, self._board)
+            connection = self.connection_class(endpoint, len(self.connections) + 1, self._board)
             self.connections.append(connection)
             self._board.changed.notify_all()
         return connection
