@@ -9,12 +9,28 @@ import select
 import socket
 from collections.abc import Iterable
 
-__all__ = ["is_readable", "is_writable", "wait_readable"]
+__all__ = ["is_at_end", "is_readable", "is_writable", "wait_readable"]
 
 
 def is_readable(sock: socket.socket) -> bool:
     """Whether a read would not block: there are bytes, or the end."""
     return wait_readable([sock], 0.0)
+
+
+def is_at_end(sock: socket.socket) -> bool:
+    """Whether the peer has sent its end; False while there are bytes before that, or nothing.
+
+    Raises OSError for a socket that is broken, ValueError for one that was closed.
+    """
+    if not is_readable(sock):
+        return False
+    # gevent's own recv would wait, whatever the flags, when another greenlet has read meanwhile
+    bare = getattr(sock, "_sock", None)
+    look = 1, socket.MSG_PEEK | socket.MSG_DONTWAIT
+    try:
+        return (socket.socket.recv(sock, *look) if bare is None else bare.recv(*look)) == b""
+    except BlockingIOError:
+        return False
 
 
 def is_writable(sock: socket.socket) -> bool:

@@ -29,7 +29,7 @@ from kombu.transport import pyamqp
 
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
-from understudy.failover.polling import is_readable, is_writable
+from understudy.failover.polling import is_at_end, is_readable, is_writable
 
 __all__ = ["BoundedConnection", "PublisherChannel"]
 
@@ -55,6 +55,7 @@ class BoundedConnection(pyamqp.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.severed: str | None = None  # the reason
+        self.is_polled = False  # an event loop has to find the descriptor after a loss
         self.closed_by_peer: str | None = None  # what the broker said in connection.close
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
         self._write_lock = threading.RLock()
@@ -127,7 +128,7 @@ class BoundedConnection(pyamqp.Connection):
     def _close_when_unused(self) -> None:
         """Close the descriptor, unless a thread is in it: then that thread does as it leaves."""
         sock = self._raw_socket()
-        if sock is None or not self._write_lock.acquire(blocking=False):
+        if sock is None or self.is_polled or not self._write_lock.acquire(blocking=False):
             return
         try:
             if self._read_lock.acquire(blocking=False):
@@ -167,6 +168,12 @@ class BoundedConnection(pyamqp.Connection):
             if self.severed is not None:
                 self._close_when_unused()
 
+    def drain_events(self, timeout: float | None = None) -> Any:
+        """py-amqp's own, where each heartbeat of the broker's would begin the timeout anew."""
+        deadline = Deadline(timeout)
+        while not self.blocking_read(deadline.timeout()):
+            pass
+
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
     ) -> Any:
@@ -182,11 +189,7 @@ class BoundedConnection(pyamqp.Connection):
         if self.severed is not None or sock is None:
             return True
         try:
-            if not is_readable(sock):
-                return False
-            return socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
+            return is_at_end(sock)
         except (OSError, ValueError):
             return True
 
