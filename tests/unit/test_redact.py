@@ -135,7 +135,7 @@ def test_other_names(name: str) -> None:
     ["(", ")", ",", ":", "@", "%", "://", "a://", "a=)", ",x=%", "(x=%40", "(password=%40", ",a"],
 )
 def test_hostile_texts_take_linear_time(piece: str) -> None:
-    text = piece * (100_000 // len(piece))
+    text = piece * (50_000 // len(piece))
     begin = time.process_time()
     redact(text)
     redact("?password=" + text)
