@@ -35,6 +35,7 @@ class _Surviving:
 
     _inner: Inner | None = None
     _in_transaction = False
+    _passing_queues: frozenset[str] = frozenset()  # declared here, and gone with the connection
 
     def _home(self) -> Any:
         """The transport that the application's Connection has now; None once that is closed."""
@@ -132,8 +133,12 @@ class _Surviving:
     def _declare(self, method: str, own: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         arguments = _by_name(own, args, kwargs)
         home = self._home()
-        if home is None or not _outlives_connection(method, arguments):
-            return own(*args, **kwargs)
+        if home is None or not self._outlives_connection(method, arguments):
+            result = own(*args, **kwargs)
+            if method == "queue_declare" and not arguments.get("passive"):
+                named = arguments.get("queue") or getattr(result, "queue", "")
+                self._passing_queues = self._passing_queues | {named}
+            return result
         inner = self._inner
         assert inner is not None
         if inner.dead is None:
@@ -151,6 +156,15 @@ class _Surviving:
         elif inner.consumes:
             return own(*args, **kwargs)
         return home.declare(Declaration(method, tuple(arguments.items())))
+
+    def _outlives_connection(self, method: str, arguments: dict[str, Any]) -> bool:
+        """Whether a declaration means the same on any connection to any broker."""
+        if arguments.get("passive") or arguments.get("exclusive") or arguments.get("auto_delete"):
+            return False
+        if not method.startswith("queue"):
+            return True
+        queue = arguments.get("queue")
+        return bool(queue) and (method == "queue_declare" or queue not in self._passing_queues)
 
 
 def _declaring(method: str) -> Callable[..., Any]:
@@ -180,13 +194,6 @@ def _by_name(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, An
 @cache
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     return inspect.signature(function)
-
-
-def _outlives_connection(method: str, arguments: dict[str, Any]) -> bool:
-    """Whether a declaration means the same on any connection to any broker."""
-    if arguments.get("passive") or arguments.get("exclusive") or arguments.get("auto_delete"):
-        return False
-    return bool(arguments.get("queue", True)) if method.startswith("queue") else True
 
 
 class _AmqpSurviving(_Surviving):
