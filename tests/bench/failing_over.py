@@ -109,6 +109,6 @@ def failover(name: str, backup: bool, bar: Bar, lab: Lab, rounds: int, step: Ste
 
 
 CASES = (
-    Case("failover", 21, partial(failover, "failover", False, Bar(2.0, at_most=True))),
-    Case("failover-backup", 21, partial(failover, "failover-backup", True, Bar(1.0, at_most=True))),
+    Case("failover", 41, partial(failover, "failover", False, Bar(2.0, at_most=True))),
+    Case("failover-backup", 41, partial(failover, "failover-backup", True, Bar(1.0, at_most=True))),
 )
