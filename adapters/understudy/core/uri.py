@@ -68,8 +68,13 @@ class FailoverURI:
         """The canonical text, with credentials."""
         return self._text(redacted=False)
 
-    def __str__(self) -> str:
+    @property
+    def redacted(self) -> str:
+        """The canonical text without passwords; what str() gives."""
         return self._text(redacted=True)
+
+    def __str__(self) -> str:
+        return self.redacted
 
     def __repr__(self) -> str:
         return f"FailoverURI({str(self)!r})"
