@@ -109,6 +109,7 @@ class Inner:
         self.blocked_since: float | None = None  # monotonic
         self.blocked_timeout = -1.0  # s; below 0 = for ever
         self.consumes = False  # the application consumes on it: publishing goes elsewhere
+        self.loss_was_raised = False  # to whoever consumes on it
         self.is_amqp = isinstance(self.transport, pyamqp.Transport)
 
     def __repr__(self) -> str:
@@ -144,6 +145,11 @@ class Inner:
         self.client.home = transport.client_ref
         if self.is_amqp:
             self.raw.patience = transport.patience
+
+    def note_polled(self) -> None:
+        """From now on its owner waits for it in a poll, and closes it after a loss."""
+        if self.is_amqp:
+            self.raw.is_polled = True
 
     def sever(self, reason: str) -> None:
         """Break it now; never blocks."""

@@ -112,8 +112,12 @@ class LogicalBroker:
         cast(dict[str, Any], inner.client.transport_options).update(self._blocking_callbacks(inner))
         inner.blocked_timeout = self.options.blocked_timeout / 1000
         inner.connect(timeout)
-        monitor.watch(inner, self.supervisor.lost)
+        monitor.watch(inner, self._died)
         return inner
+
+    def _died(self, connection: Inner, reason: str) -> None:
+        connection.sever(reason)  # with the reason: who is blocked in it wakes first, and tells it
+        self.supervisor.lost(connection, reason)
 
     def sever(self, connection: Inner) -> None:
         connection.sever("severed: this process leaves the broker")

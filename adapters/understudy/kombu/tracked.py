@@ -32,6 +32,7 @@ from understudy.failover.notifier import logger
 from understudy.failover.polling import wait_readable
 from understudy.kombu import celery
 from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refused
+from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken
 from understudy.kombu.message import OutMessage
 from understudy.kombu.window import Window, open_window
@@ -262,8 +263,9 @@ class TrackedPublisher:
         try:
             window = open_window(inner, self, self._broker)
         except LinkBroken as exc:
-            self._broker.supervisor.lost(inner, str(exc))
+            self._leave(inner, str(exc))
             raise
+        inner.note_polled()
         self._prepared.clear()
         return window
 
@@ -352,7 +354,7 @@ class TrackedPublisher:
             else:
                 self._outbox.link_lost()
         if window is not None and not (only_channel and exc is not None and exc.by_peer):
-            self._broker.supervisor.lost(window.inner, reason)
+            self._leave(window.inner, reason)
         elif window is not None:
             self._window = self._reopened(window)
         if poison is not None:
@@ -363,8 +365,12 @@ class TrackedPublisher:
         try:
             return open_window(window.inner, self, self._broker)
         except LinkBroken as exc:
-            self._broker.supervisor.lost(window.inner, str(exc))
+            self._leave(window.inner, str(exc))
             return None
+
+    def _leave(self, inner: Inner, reason: str) -> None:
+        self._broker.supervisor.lost(inner, reason)
+        inner.close(0.0)
 
     def _give_up(self, exc: errors.ConnectFailed) -> None:
         with self._changed:

@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 import amqp
@@ -195,8 +196,11 @@ class Transport(base.Transport):
 
     def verify_connection(self, connection: Any) -> bool:
         inner = inner_of(connection)
-        if inner is None or inner.dead is not None:
+        if inner is None:
             return False
+        if inner.dead is not None:
+            # kombu would connect anew without a word, and without the consumers
+            return inner.consumes and not inner.loss_was_raised
         return bool(inner.transport.verify_connection(connection))
 
     def close_connection(self, connection: Any) -> None:
@@ -230,7 +234,15 @@ class Transport(base.Transport):
             mine.close(0.0)
 
     def create_channel(self, connection: Any) -> Any:
-        return self._passed(connection, lambda t: t.create_channel(connection))
+        """On another connection if this one turns out to be broken and nothing consumes on it."""
+        while True:
+            try:
+                return self._passed(connection, methodcaller("create_channel", connection))
+            except self.client_ref().recoverable_connection_errors:  # type: ignore[union-attr]
+                inner = inner_of(connection)
+                if inner is None or inner.dead is None or inner.consumes:
+                    raise
+                connection = self.client.connection  # kombu connects anew
 
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:
         return self._passed(connection, lambda t: t.drain_events(connection, **kwargs))
@@ -248,6 +260,7 @@ class Transport(base.Transport):
         except TimeoutError:
             raise
         except self.client_ref().connection_errors as exc:  # type: ignore[union-attr]
+            inner.loss_was_raised = True
             self.lost(inner, exc)
             raise
 
@@ -256,6 +269,7 @@ class Transport(base.Transport):
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         inner = inner_of(connection)
         if inner is not None:
+            inner.note_polled()
             inner.transport.register_with_event_loop(connection, loop)
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
