@@ -1,0 +1,212 @@
+"""What the kombu tests share: failover connections, faults in front of brokers, a look into queues.
+
+Every test gets connections under a URI of its own, so nothing of one test's state (the current
+broker, back-off, the outbox) is known to another. When the test ends everything it made is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import amqp
+import kombu
+import pytest
+
+import understudy.kombu
+from understudy.core.events import Event
+from understudy.kombu import logical
+from understudy.kombu.message import ID_HEADER, RESEND_HEADER
+from understudy.testing import FaultProxy, ScriptedPeer
+from understudy.testing.brokers import RabbitMQ
+
+T = TypeVar("T")
+
+understudy.kombu.register()
+
+CALM = {"heartbeat": "0", "timeout": "20000", "randomize": "false"}  # each test overrides its own
+
+
+class Found:
+    """A message as a test finds it in a queue."""
+
+    def __init__(self, message: amqp.Message) -> None:
+        body = message.body
+        self.body = body.decode() if isinstance(body, bytes) else str(body)
+        self.properties: dict[str, Any] = dict(message.properties)
+        self.headers: dict[str, Any] = self.properties.get("application_headers") or {}
+
+    def __repr__(self) -> str:
+        return f"<{self.body} {self.headers}>"
+
+    @property
+    def id(self) -> str:
+        return str(self.properties.get("message_id") or self.headers[ID_HEADER])
+
+    @property
+    def is_resend(self) -> bool:
+        return bool(self.headers.get(RESEND_HEADER))
+
+
+class Background:
+    """A call in a thread of its own; what it raised or returned is asked for later."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.error: BaseException | None = None
+        self.result: object = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as exc:
+            self.error = exc
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def is_over_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def join(self, seconds: float = 30.0) -> None:
+        """Wait for the end, which must come; raises what the call raised."""
+        assert self.is_over_within(seconds), f"the call still hangs after {seconds:g} s"
+        if self.error is not None:
+            raise self.error
+
+
+class Lab:
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self.connections: list[kombu.Connection] = []
+
+    def proxy(self, broker: RabbitMQ) -> FaultProxy:
+        """A network in front of a broker."""
+        return self._stack.enter_context(FaultProxy(broker.host, broker.port))
+
+    def peer(self, **script: Any) -> ScriptedPeer:
+        return self._stack.enter_context(ScriptedPeer(**script))
+
+    def address(self, place: RabbitMQ | FaultProxy | ScriptedPeer | str) -> str:
+        if isinstance(place, str):
+            return place
+        return f"amqp://guest:guest@{place.host}:{place.port}//"
+
+    def uri(self, *places: RabbitMQ | FaultProxy | ScriptedPeer | str, **options: Any) -> str:
+        members = ",".join(map(self.address, places))
+        text = "&".join(f"{name}={value}" for name, value in {**CALM, **options}.items())
+        return f"failover:({members})?{text}"
+
+    def connect(
+        self, *places: RabbitMQ | FaultProxy | ScriptedPeer | str, **options: Any
+    ) -> kombu.Connection:
+        """A kombu connection to a failover list; nothing is dialed yet. Closed with the test."""
+        ours: dict[str, Any] = {}
+        if "on_event" in options:
+            ours["on_event"] = options.pop("on_event")
+        uri = self.uri(*places, **options)
+        connection = kombu.Connection(uri, transport_options={"understudy": ours})
+        self.connections.append(connection)
+        return connection
+
+    def background(self, call: Callable[[], object]) -> Background:
+        return Background(call)
+
+    def close(self) -> None:
+        """Close all connections within a bound, and forget what they shared."""
+        brokers = list(logical._process.brokers.values())
+        closing = [Background(connection.close) for connection in self.connections]
+        for background in closing:
+            background.is_over_within(15.0)
+        hanging = [background for background in closing if background.is_running]
+        logical._process.brokers.clear()
+        for broker in brokers:
+            broker.supervisor.close()
+            if broker._tracked is not None:
+                broker._tracked.abandon()
+        assert not hanging, "Connection.close() hangs"
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with contextlib.ExitStack() as stack:
+        lab = Lab(stack)
+        yield lab
+        lab.close()
+
+
+@pytest.fixture
+def events() -> Events:
+    """Give its ``add`` as on_event."""
+    return Events()
+
+
+class Events:
+    """The events of a connection, in order."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    def add(self, event: Event) -> None:
+        self.all.append(event)
+
+    @property
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.all]
+
+    def count(self, name: str) -> int:
+        return self.names.count(name)
+
+
+@pytest.fixture
+def our_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """What the logger ``understudy`` said."""
+    caplog.set_level(logging.INFO, logger="understudy")
+    return caplog
+
+
+@pytest.fixture
+def plain() -> Iterator[Callable[[RabbitMQ], amqp.Channel]]:
+    """A channel of py-amqp's own on a broker, to prepare it and to look into it."""
+    with contextlib.ExitStack() as stack:
+
+        def channel(broker: RabbitMQ) -> amqp.Channel:
+            address = f"{broker.host}:{broker.port}"
+            connection = amqp.Connection(address, userid="guest", password="guest")
+            connection.connect()
+            stack.callback(_close_quietly, connection)
+            return connection.channel()
+
+        yield channel
+
+
+def _close_quietly(connection: amqp.Connection) -> None:
+    with contextlib.suppress(Exception):
+        connection.close()
+
+
+@pytest.fixture
+def take_all(
+    plain: Callable[[RabbitMQ], amqp.Channel],
+) -> Callable[[RabbitMQ, str], list[Found]]:
+    """Take everything out of a queue, in order; a queue that does not exist is empty."""
+
+    def take(broker: RabbitMQ, queue: str) -> list[Found]:
+        channel = plain(broker)
+        found = []
+        try:
+            while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                found.append(Found(message))
+        except amqp.NotFound:
+            return []
+        channel.connection.close()
+        return found
+
+    return take
