@@ -126,6 +126,7 @@ class Inner:
                 self.raw = self.transport.establish_connection()
             return
         self.transport.Connection = self._make_raw
+        self.client.connect_timeout = timeout  # type: ignore[assignment]  # kombu says int
         try:
             self.transport.establish_connection()
         except BaseException:
