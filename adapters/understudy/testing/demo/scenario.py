@@ -49,7 +49,7 @@ class Run:
         self.tally = Tally(folder)
         self.events: list[Event] = []
         self._begun = time.monotonic()  # publishing; until then, the run
-        self.doing = "starting workers and publishers"
+        self.doing = "starting"
         self._workers: list[Child] = []
         self._publishers: list[Child] = []
 
@@ -84,6 +84,7 @@ class Run:
             for child in late:
                 if not child.is_running or time.monotonic() > deadline:
                     raise DemoFailed(f"{child.name} did not start:\n{child.log_tail()}")
+            self.doing = f"starting {', '.join(child.name for child in late)}"
             self._tick()
         self._begun = time.monotonic()
         (self.folder / GO).touch()

@@ -118,7 +118,7 @@ class LiveView:
         if status.title != self._title:
             self._title = status.title
             self._rates.clear()
-        if now >= self._sampled + SAMPLE:
+        if status.sent and now >= self._sampled + SAMPLE:
             self._sampled = now
             self._rates.append(status.rate)
         self._live.update(self._panel(status), refresh=True)
@@ -148,7 +148,7 @@ class LiveView:
             (f"errors {status.errors}", "red" if status.errors else ""),
         )
         bars = Text.assemble("  ", (sparkline(self._rates), "green"), f" {status.rate:.0f}/s")
-        return Group(head, brokers, counts, bars)
+        return Group(head, brokers, *([counts, bars] if status.sent else []))
 
 
 def sparkline(values: deque[float]) -> str:
