@@ -156,22 +156,34 @@ class BoundedConnection(pyamqp.Connection):
         self.sever(self.severed)
         super().collect()
 
-    def blocking_read(self, timeout: float | None = None) -> Any:
+    def blocking_read(
+        self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """Read one frame; none when ``unless`` is true once nobody else reads any more."""
         if self.severed is not None or self._transport is None:
             raise RecoverableConnectionError(self.severed or "connection closed")
         try:
-            with self._read_lock:
-                return super().blocking_read(timeout)
+            if not self._read_lock.acquire(timeout=-1 if timeout is None else timeout):
+                raise TimeoutError
+            try:
+                return True if unless() else super().blocking_read(timeout)
+            finally:
+                self._read_lock.release()
         except TimeoutError as exc:
             raise _kernels_or_ours(exc) from exc.__cause__
         finally:
             if self.severed is not None:
                 self._close_when_unused()
 
-    def drain_events(self, timeout: float | None = None) -> Any:
-        """py-amqp's own, where each heartbeat of the broker's would begin the timeout anew."""
+    def drain_events(
+        self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """py-amqp's own, where each heartbeat of the broker's would begin the timeout anew.
+
+        ``unless``: true when another thread's reading has brought what the caller waits for.
+        """
         deadline = Deadline(timeout)
-        while not self.blocking_read(deadline.timeout()):
+        while not self.blocking_read(deadline.timeout(), unless):
             pass
 
     def wait(

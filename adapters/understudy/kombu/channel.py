@@ -136,7 +136,7 @@ class _Surviving:
         if home is None or not self._outlives_connection(method, arguments):
             result = own(*args, **kwargs)
             if method == "queue_declare" and not arguments.get("passive"):
-                named = arguments.get("queue") or getattr(result, "queue", "")
+                named = str(arguments.get("queue") or getattr(result, "queue", ""))
                 self._passing_queues = self._passing_queues | {named}
             return result
         inner = self._inner

@@ -108,7 +108,8 @@ class Inner:
         self.dead: str | None = None  # the reason
         self.blocked_since: float | None = None  # monotonic
         self.blocked_timeout = -1.0  # s; below 0 = for ever
-        self.consumes = False  # the application consumes on it: publishing goes elsewhere
+        self.consumes = False  # the application consumes on it
+        self.is_drained = False  # the application reads from it, perhaps in a thread of its own
         self.loss_was_raised = False  # to whoever consumes on it
         self.is_amqp = isinstance(self.transport, pyamqp.Transport)
 
@@ -192,6 +193,11 @@ class Inner:
                 self.raw.collect()
             else:
                 self.transport.close_connection(self.raw)
+
+    @property
+    def is_for_publishing(self) -> bool:
+        """False once the application reads from it: a confirm must not be read by somebody else."""
+        return not self.consumes and not self.is_drained
 
     def is_alive(self) -> bool:
         if self.dead is not None or self.raw is None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import amqp
@@ -122,7 +123,7 @@ class AmqpLink:
             self._unconfirmed.add(tag)
             while tag in self._unconfirmed:
                 deadline.check()
-                self._drain(deadline.timeout())
+                self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
         except TimeoutError:
             raise DeadlinePassed from None
         except (DeliveryFailed, DeadlinePassed):
@@ -144,9 +145,9 @@ class AmqpLink:
             return contextlib.nullcontext()
         return monitor.alarm(limit, lambda: self.inner.raw.sever("a write did not end in time"))
 
-    def _drain(self, timeout: float | None) -> None:
+    def _drain(self, timeout: float | None, unless: Callable[[], bool] = lambda: False) -> None:
         try:
-            self.inner.raw.drain_events(timeout=timeout)
+            self.inner.raw.drain_events(timeout=timeout, unless=unless)
         except amqp.exceptions.ChannelError:
             if not self._channel.is_open:
                 raise

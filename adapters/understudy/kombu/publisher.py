@@ -2,7 +2,7 @@
 
 Rules
 * One publisher for each kombu connection of the application. It borrows that connection as long
-  as nothing is consumed on it; otherwise, and after a loss, it has one of its own. The
+  as the application does not read from it; otherwise, and after a loss, it has its own. The
   application's next connect adopts it. So a lost consumer sees its loss, and a lost publisher
   does not.
 * A message whose confirm did not come before the link broke is sent again with the same id, marked
@@ -133,7 +133,7 @@ class Publisher:
 
     def _usable_link(self, deadline: Deadline) -> Link:
         link = self._link
-        if link is not None and link.inner.dead is None and not link.inner.consumes:
+        if link is not None and link.inner.dead is None and link.inner.is_for_publishing:
             return link
         transport = self._transport
         self._link = None

@@ -176,9 +176,9 @@ class Transport(base.Transport):
         return inner if inner is not None and inner.is_alive() else None
 
     def lend(self) -> Inner | None:
-        """The application's connection, for publishing, if it is healthy and nothing consumes."""
+        """The application's connection, for publishing, if it is healthy and nobody reads it."""
         inner = None if self._inner is None else self._inner()
-        if inner is None or inner.consumes or not inner.is_alive():
+        if inner is None or not inner.is_for_publishing or not inner.is_alive():
             return None
         return inner
 
@@ -245,6 +245,9 @@ class Transport(base.Transport):
                 connection = self.client.connection  # kombu connects anew
 
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:
+        inner = inner_of(connection)
+        if inner is not None:
+            inner.is_drained = True
         return self._passed(connection, lambda t: t.drain_events(connection, **kwargs))
 
     def heartbeat_check(self, connection: Any, rate: int = 2) -> Any:
