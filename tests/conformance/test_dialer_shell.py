@@ -168,6 +168,7 @@ def test_many_takers_at_once_are_on_one_broker(bench: Bench) -> None:
     calls = [start(acquire, supervisor) for _ in range(12)]
     taken = [call.result(LONG) for call in calls]
     assert len(set(map(id, taken))) == 12
+    assert len(bench.dialer.dials) == 12  # none too many
     assert {supervisor.epoch_of(connection) for connection in taken} == {1}
 
 
@@ -219,6 +220,7 @@ def test_with_the_last_user_go_all_idle_connections(bench: Bench) -> None:
     bench.dialer.wait_until(lambda: len(bench.dialer.open) == 2)
     supervisor.offer(one)
     supervisor.detach(user)
+    bench.dialer.wait_until(lambda: not bench.dialer.open)  # the spare may arrive only now
     assert [connection.fate for connection in bench.dialer.connections] == ["discarded"] * 2
 
 
@@ -229,6 +231,15 @@ def test_learned_endpoints_are_used(bench: Bench) -> None:
     (extra,) = parse_members("amqp://extra", schemes={"amqp"})
     supervisor.found((extra,))
     assert call.result(LONG).endpoint == extra
+
+
+def test_no_more_is_dialed_than_is_taken(bench: Bench) -> None:
+    supervisor = bench.supervisor()
+    user = User()
+    supervisor.attach(user)
+    for count in range(1, 100):
+        acquire(supervisor)
+        assert len(bench.dialer.dials) == count
 
 
 # --- waiting, deadlines, giving up, close -------------------------------------------------------

@@ -165,12 +165,15 @@ class Supervisor(Generic[C]):
             self._waiters += 1
             self._want()
             self._changed.notify_all()
+        waiting = 1
         try:
             while True:
                 with self._changed:
                     while self._ready:
                         connection = self._ready.pop()
                         if self.dialer.is_alive(connection):
+                            self._waiters -= 1  # under the same lock: no other is dialed for us
+                            waiting = 0
                             return connection
                         self.dialer.sever(connection)
                         self._lost(connection, "closed by the peer while nobody used it")
@@ -190,7 +193,7 @@ class Supervisor(Generic[C]):
                     on_wait()
         finally:
             with self._changed:
-                self._waiters -= 1
+                self._waiters -= waiting
 
     def hurry(self) -> None:
         """Somebody waits with a deadline: cut short a delay that has grown long."""
