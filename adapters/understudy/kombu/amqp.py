@@ -7,6 +7,8 @@ Rules
   behind a sender who is stuck, and a stuck sender is freed by severing.
 * A peer is dead when for two heartbeats neither a frame was read nor the kernel's receive buffer
   has grown. So a busy application is not taken for a dead peer, and reads stay with one thread.
+* A read or write that something else than the peer ends (a signal handler, a soft time limit) may
+  have ended within a frame: the connection is severed, through no fault of its endpoint.
 * A wait for a reply is bounded when the owner says so (`patience`): while a worker shuts down, or
   when the URI sets ``timeout``. What is still unanswered then makes the connection useless (a
   late answer would be taken for another's), so it is severed.
@@ -16,9 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import amqp
@@ -26,18 +29,34 @@ from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
+from vine import ensure_promise
 
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable
 
-__all__ = ["BoundedConnection", "PublisherChannel"]
+__all__ = ["INTERRUPTED", "PEER_ERRORS", "BoundedConnection", "PublisherChannel"]
 
 try:
     import fcntl
     import termios
 except ImportError:  # Windows: then only frames that were read count as signs of life
     fcntl = termios = None  # type: ignore[assignment]
+
+INTERRUPTED = "the call that used it was interrupted"
+
+#: what reading from a broken, lying or half-dead peer raises inside py-amqp
+PEER_ERRORS: tuple[type[Exception], ...] = (
+    amqp.exceptions.AMQPError,
+    OSError,
+    struct.error,
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    StopIteration,
+)
 
 RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
 
@@ -60,6 +79,7 @@ class BoundedConnection(pyamqp.Connection):
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
+        self._waiting = _Waiting()
         self._last_sent = self._last_received = time.monotonic()
         self._seen_sent = self._seen_received = -1
         super().__init__(*args, frame_writer=self._locked_writer, **options)
@@ -72,11 +92,18 @@ class BoundedConnection(pyamqp.Connection):
         def locked(*frame: Any) -> None:
             if self.severed is not None:
                 raise RecoverableConnectionError(self.severed)
+            writes = self._outgoing.writes
             try:
                 with lock:
                     write(*frame)
             except TimeoutError as exc:
                 raise _kernels_or_ours(exc) from exc.__cause__
+            except OSError:
+                raise
+            except BaseException:
+                if self._outgoing.writes != writes:
+                    self.sever(INTERRUPTED)
+                raise
             finally:
                 if self.severed is not None:
                     self._close_when_unused()
@@ -166,25 +193,39 @@ class BoundedConnection(pyamqp.Connection):
             if not self._read_lock.acquire(timeout=-1 if timeout is None else timeout):
                 raise TimeoutError
             try:
-                return True if unless() else super().blocking_read(timeout)
+                return True if unless() else self.on_inbound_frame(self._read_frame(timeout))
             finally:
                 self._read_lock.release()
-        except TimeoutError as exc:
-            raise _kernels_or_ours(exc) from exc.__cause__
         finally:
             if self.severed is not None:
                 self._close_when_unused()
 
+    def _read_frame(self, timeout: float | None) -> Any:
+        transport = self.transport
+        try:
+            with transport.having_timeout(timeout):
+                return transport.read_frame()
+        except TimeoutError as exc:
+            raise _kernels_or_ours(exc) from exc.__cause__
+        except PEER_ERRORS:
+            raise
+        except BaseException:
+            self.sever(INTERRUPTED)
+            raise
+
     def drain_events(
-        self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
+        self, timeout: float | None = None, unless: Callable[[], bool] | None = None
     ) -> Any:
         """py-amqp's own, where each heartbeat of the broker's would begin the timeout anew.
 
         ``unless``: true when another thread's reading has brought what the caller waits for.
         """
-        deadline = Deadline(timeout)
-        while not self.blocking_read(deadline.timeout(), unless):
-            pass
+        outer = self._waiting.deadline
+        deadline = Deadline(timeout) if outer is None else outer
+        while outer is None or outer.remaining() > 0:
+            if self.blocking_read(deadline.timeout(), unless or self._waiting.is_over):
+                return
+        raise TimeoutError
 
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
@@ -270,14 +311,16 @@ class BoundedConnection(pyamqp.Connection):
 class _Outgoing:
     """Stands between py-amqp's frame writer and its transport."""
 
-    __slots__ = ("_transport", "held")
+    __slots__ = ("_transport", "held", "writes")
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self.held: bytearray | None = None
+        self.writes = 0  # begun
 
     def write(self, frames: Any) -> None:
         if self.held is None:
+            self.writes += 1
             self._transport.write(frames)
         else:
             self.held += frames
@@ -293,38 +336,43 @@ def bounded_wait(
 ) -> Any:
     """py-amqp's wait; the owner's patience bounds the whole of it, not each frame."""
     patience = connection.patience() if timeout is None else timeout
-    if patience is None:
-        return wait(method, callback, None, returns_tuple)
-    deadline = Deadline(patience)
+    answer = ensure_promise(callback)
     try:
-        with draining_until(connection, deadline):
-            return wait(method, callback, patience, returns_tuple)
+        with draining_until(connection, Deadline(patience), lambda: bool(answer.ready)):
+            return wait(method, answer, patience, returns_tuple)
     except TimeoutError:
+        if patience is None:
+            raise
         reason = f"no answer within {patience:g} s"
         connection.sever(reason)
         raise RecoverableConnectionError(reason) from None
 
 
+class _Waiting(threading.local):
+    """What the present thread waits for on a connection, and until when."""
+
+    deadline: Deadline | None = None
+    is_over: Callable[[], bool] = staticmethod(lambda: False)
+
+
 @contextlib.contextmanager
-def draining_until(connection: Any, deadline: Deadline) -> Any:
-    """Make `drain_events` of this connection end at a deadline, however many frames arrive."""
-    outer = connection.__dict__.get("drain_events")
-    original = connection.drain_events
+def draining_until(
+    connection: BoundedConnection,
+    deadline: Deadline,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Make this thread's `drain_events` end at a deadline, however many frames arrive.
 
-    def drain(timeout: float | None = None) -> Any:
-        left = deadline.timeout()
-        if left == 0:
-            raise TimeoutError
-        return original(timeout=left)
-
-    connection.drain_events = drain
+    Or as soon as ``is_over``, whoever has read the answer: Celery waits for one in a thread of its
+    pool, on a connection that its main thread reads.
+    """
+    waiting = connection._waiting
+    outer = waiting.deadline, waiting.is_over
+    waiting.deadline, waiting.is_over = deadline, is_over
     try:
         yield
     finally:
-        if outer is None:
-            del connection.drain_events
-        else:
-            connection.drain_events = outer
+        waiting.deadline, waiting.is_over = outer
 
 
 def _kernels_or_ours(exc: TimeoutError) -> OSError:

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from functools import cache
@@ -21,9 +22,8 @@ from typing import Any
 import amqp
 from kombu.transport import pyamqp
 
-from understudy.kombu.amqp import BoundedConnection, bounded_wait
-from understudy.kombu.inner import Inner, inner_of
-from understudy.kombu.link import PEER_ERRORS
+from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection, bounded_wait
+from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.message import OutMessage
 from understudy.kombu.topology import Declaration
 
@@ -201,6 +201,7 @@ class _AmqpSurviving(_Surviving):
 
     _connection: Any = None
     _own: Any = None
+    _patience: float | None = None  # s a reply may take, where it is not the connection's
 
     @property
     def connection(self) -> Any:
@@ -224,12 +225,15 @@ class _AmqpSurviving(_Surviving):
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
     ) -> Any:
         own = super().wait  # type: ignore[misc]
-        return bounded_wait(own, self._own, method, callback, timeout, returns_tuple)
+        limit = self._patience if timeout is None else timeout
+        return bounded_wait(own, self._own, method, callback, limit, returns_tuple)
 
-    def close(self, *args: Any, **kwargs: Any) -> Any:
-        if self._connection is None or self._is_gone:
-            return None
-        return super().close(*args, **kwargs)  # type: ignore[misc]
+    def close(self, *args: Any, **kwargs: Any) -> None:
+        """Never waits for a dead peer, and a peer that is gone is no error."""
+        self._patience = GOODBYE
+        with contextlib.suppress(amqp.exceptions.RecoverableConnectionError):
+            if self._connection is not None and not self._is_gone:
+                super().close(*args, **kwargs)  # type: ignore[misc]
 
 
 class _VirtualSurviving(_Surviving):

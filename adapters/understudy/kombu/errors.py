@@ -13,7 +13,18 @@ from kombu.exceptions import OperationalError
 
 from understudy import errors
 
-__all__ = ["ConnectFailed", "ConnectionLost", "Refused", "SendTimeout", "Unroutable", "refused"]
+__all__ = [
+    "CLOSED",
+    "ConnectFailed",
+    "ConnectionLost",
+    "Refused",
+    "SendTimeout",
+    "Unroutable",
+    "refused",
+]
+
+
+CLOSED = "the connection was closed while this call waited"
 
 
 class SendTimeout(errors.SendTimeout, OperationalError):

@@ -21,12 +21,14 @@ from kombu.transport.virtual import base as virtual
 
 from understudy.core.endpoint import Endpoint
 from understudy.failover.monitor import monitor
-from understudy.kombu.amqp import BoundedConnection
+from understudy.kombu.amqp import INTERRUPTED, BoundedConnection
 
 if TYPE_CHECKING:
     from understudy.kombu.transport import Transport
 
-__all__ = ["ChannelClass", "Inner", "InnerClient", "inner_of", "make_client"]
+__all__ = ["GOODBYE", "ChannelClass", "Inner", "InnerClient", "inner_of", "make_client"]
+
+GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 
 SAME_AS = {"tcp:": "amqp:", "ssl:": "amqps:"}  # what the ActiveMQ schemes mean in this adapter
 OWN_PROTOCOL = re.compile("^(tcp|ssl):")
@@ -152,6 +154,11 @@ class Inner:
         """From now on its owner waits for it in a poll, and closes it after a loss."""
         if self.is_amqp:
             self.raw.is_polled = True
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it is useless through no fault of its endpoint."""
+        return self.is_amqp and self.raw is not None and self.raw.severed == INTERRUPTED
 
     def sever(self, reason: str) -> None:
         """Break it now; never blocks."""

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,27 +22,13 @@ from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
-from understudy.kombu.amqp import PublisherChannel, draining_until
+from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, draining_until
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.message import OutMessage
 from understudy.kombu.topology import Declaration
 
-__all__ = ["PEER_ERRORS", "Link", "LinkBroken", "open_link"]
-
-#: what reading from a broken, lying or half-dead peer raises inside py-amqp
-PEER_ERRORS: tuple[type[Exception], ...] = (
-    amqp.exceptions.AMQPError,
-    OSError,
-    struct.error,
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    StopIteration,
-)
-
+__all__ = ["Link", "LinkBroken", "open_link"]
 
 FITS_IN_BUFFER = 16384  # bytes; one message in flight at a time, so this never blocks
 

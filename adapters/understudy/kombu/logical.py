@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from kombu.connection import Connection
@@ -69,9 +69,17 @@ class LogicalBroker:
                 self._tracked = TrackedPublisher(self)
             return self._tracked
 
-    def acquire(self, deadline: Deadline) -> Inner:
-        """A connection to the current broker; raises DeadlinePassed or ConnectFailed."""
-        return self.supervisor.acquire(deadline, celery.stop_if_asked)
+    def acquire(self, deadline: Deadline, on_wait: Callable[[], None]) -> Inner:
+        """A connection to the current broker; raises DeadlinePassed or ConnectFailed.
+
+        While it waits ``on_wait`` is called; what that raises ends the wait.
+        """
+
+        def look_around() -> None:
+            on_wait()
+            celery.stop_if_asked()
+
+        return self.supervisor.acquire(deadline, look_around)
 
     def detach(self, transport: object) -> None:
         """One Connection of the application's is closed; with the last one we leave the broker."""

@@ -23,7 +23,8 @@ from understudy import errors
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
-from understudy.kombu.errors import SendTimeout, refused
+from understudy.kombu.amqp import INTERRUPTED
+from understudy.kombu.errors import CLOSED, ConnectionLost, SendTimeout, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import Link, LinkBroken, open_link
 from understudy.kombu.message import OutMessage
@@ -101,9 +102,19 @@ class Publisher:
             raise SendTimeout(text, attempts=self._transport.broker.attempts) from None
 
     def close(self) -> Inner | None:
-        """Let go of the link; returns its connection."""
-        with self._lock:
+        """Let go of the link; returns its connection.
+
+        A send that another thread is in keeps it, and ends if the transport is closed.
+        """
+        if not self._lock.acquire(blocking=False):
+            inner = self.inner or self._opening
+            if inner is not None and self._transport.is_closed:
+                inner.sever(CLOSED)
+            return None
+        try:
             link, self._link = self._link, None
+        finally:
+            self._lock.release()
         return None if link is None else link.inner
 
     # --- links ----------------------------------------------------------------------------------
@@ -116,11 +127,12 @@ class Publisher:
     ) -> T:
         with self._lock:
             while True:
-                link = None
                 try:
-                    link = self._usable_link(deadline)
-                    return use(link)
+                    return use(self._usable_link(deadline))
                 except LinkBroken as exc:
+                    if self._transport.is_closed:
+                        self._drop()
+                        raise ConnectionLost(CLOSED) from exc
                     self._give_up(str(exc))
                     broken(exc)
                 except (DeadlinePassed, errors.UnderstudyError, amqp.exceptions.ChannelError):
@@ -137,7 +149,7 @@ class Publisher:
             return link
         transport = self._transport
         self._link = None
-        inner = transport.lend() or transport.broker.acquire(deadline)
+        inner = transport.lend() or transport.broker.acquire(deadline, transport.check_open)
         self._opening = inner
         self._link = open_link(inner, confirms=transport.broker.options.confirms, deadline=deadline)
         self._opening = None
@@ -160,7 +172,7 @@ class Publisher:
         self._link = self._opening = None
         if inner is not None:
             self._transport.broker.supervisor.released(inner)
-            inner.sever("the call that used it was interrupted")
+            inner.sever(INTERRUPTED)
 
     def _prepare_way(self, link: Link, exchange: str, routing_key: str) -> None:
         """Have on this broker what the application declared on an earlier one."""

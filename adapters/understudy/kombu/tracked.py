@@ -32,7 +32,7 @@ from understudy.failover.notifier import logger
 from understudy.failover.polling import wait_readable
 from understudy.kombu import celery
 from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refused
-from understudy.kombu.inner import Inner
+from understudy.kombu.inner import GOODBYE, Inner
 from understudy.kombu.link import LinkBroken
 from understudy.kombu.message import OutMessage
 from understudy.kombu.window import Window, open_window
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Publication", "TrackedPublisher"]
 
-GOODBYE = 1.0  # s that a graceful close may take
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 BATCH = 256  # messages encoded before confirms are looked at again; about 4 ms of work
 

@@ -32,8 +32,8 @@ from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.kombu import celery
-from understudy.kombu.errors import ConnectFailed, ConnectionLost, SendTimeout, Unroutable
-from understudy.kombu.inner import Inner, inner_of
+from understudy.kombu.errors import CLOSED, ConnectFailed, ConnectionLost, SendTimeout, Unroutable
+from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.logical import LogicalBroker, broker_for
 from understudy.kombu.masking import MaskedURI, raw_uri
 from understudy.kombu.message import OutMessage
@@ -45,7 +45,6 @@ __all__ = ["Transport"]
 SAME_CALL = (
     0.1  # s; a send that begins so soon after its connection came up is the call that waited for it
 )
-GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 
 
 def _without_nack(host_errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
@@ -79,7 +78,9 @@ class Transport(base.Transport):
     implements = base.Transport.implements.extend(asynchronous=True, heartbeats=True)
 
     def __init__(self, client: Connection, **kwargs: Any) -> None:
-        self.client: Any = client  # None once kombu has closed its Connection
+        self.is_closed = False  # by the application: nobody waits in here any more
+        self._is_collected = False
+        self._client: Any = client
         self.client_ref = weakref.ref(client)
         if client.alt and len(client.alt) > 1:
             raise ConfigurationError(
@@ -124,6 +125,19 @@ class Transport(base.Transport):
                 more = [e for e in exact if e not in known and e is not KeyError]
                 setattr(Transport, name, (*known, *more))
 
+    @property
+    def client(self) -> Any:
+        """The application's Connection; None once kombu has closed it."""
+        return self._client
+
+    @client.setter
+    def client(self, client: Any) -> None:
+        """The only sign that kombu gives of a close while there is no connection yet."""
+        self._client = client
+        is_ours = self._generation == forking.generation()
+        if client is None and is_ours and not self._is_collected and not self.is_closed:
+            self._let_go(None)
+
     def driver_version(self) -> str:
         return str(self._driver.driver_version()) if self._driver is not None else "N/A"
 
@@ -140,6 +154,7 @@ class Transport(base.Transport):
     # --- connections ----------------------------------------------------------------------------
 
     def establish_connection(self) -> Any:
+        self.is_closed = self._is_collected = False
         broker = self.broker
         broker.supervisor.attach(self)
         inner = self._adopt()
@@ -154,7 +169,7 @@ class Transport(base.Transport):
         bounded = limit > 0 and not celery.called_by_consuming_loop()
         deadline = Deadline(limit / 1000 if bounded else None)
         try:
-            inner = broker.acquire(deadline)
+            inner = broker.acquire(deadline, self.check_open)
         except DeadlinePassed:
             raise SendTimeout(
                 f"no broker could be reached within timeout={limit} ms", attempts=broker.attempts
@@ -182,8 +197,16 @@ class Transport(base.Transport):
             return None
         return inner
 
+    def check_open(self) -> None:
+        """Raise ConnectionLost once the application has closed its Connection."""
+        if self.is_closed:
+            raise ConnectionLost(CLOSED)
+
     def lost(self, inner: Inner, exc: BaseException) -> None:
         """A connection failed while kombu used it."""
+        if inner.was_interrupted:
+            self.broker.supervisor.released(inner)
+            return
         inner.sever(redact(f"{type(exc).__name__}: {exc}"))
         self.broker.supervisor.lost(inner, str(inner.dead))
 
@@ -198,20 +221,24 @@ class Transport(base.Transport):
         inner = inner_of(connection)
         if inner is None:
             return False
-        if inner.dead is not None:
-            # kombu would connect anew without a word, and without the consumers
-            return inner.consumes and not inner.loss_was_raised
-        return bool(inner.transport.verify_connection(connection))
+        if inner.dead is None and inner.transport.verify_connection(connection):
+            return True
+        # else kombu would connect anew without a word, and without the consumers
+        return inner.consumes and not inner.loss_was_raised
 
     def close_connection(self, connection: Any) -> None:
-        broker = self.broker
         try:
-            broker.flush_at_close()
+            self.broker.flush_at_close()
         finally:
-            for mine in self._all_of_mine(inner_of(connection)):
-                broker.supervisor.released(mine)
-                mine.close(self._goodbye(mine))
-            broker.detach(self)
+            self._let_go(inner_of(connection))
+
+    def _let_go(self, inner: Inner | None) -> None:
+        self.is_closed = True
+        broker = self.broker
+        for mine in self._all_of_mine(inner):
+            broker.supervisor.released(mine)
+            mine.close(self._goodbye(mine))
+        broker.detach(self)
 
     def _all_of_mine(self, inner: Inner | None) -> list[Inner]:
         """The application's connection and the publisher's, which lets go of it."""
@@ -223,6 +250,7 @@ class Transport(base.Transport):
 
     def _collect(self, connection: Any) -> None:
         """kombu drops a connection without closing it: after an error, or after a fork."""
+        self._is_collected = True
         inner = inner_of(connection)
         if inner is None:
             return
@@ -240,8 +268,9 @@ class Transport(base.Transport):
                 return self._passed(connection, methodcaller("create_channel", connection))
             except self.client_ref().recoverable_connection_errors:  # type: ignore[union-attr]
                 inner = inner_of(connection)
-                if inner is None or inner.dead is None or inner.consumes:
+                if inner is None or inner.consumes or self.verify_connection(connection):
                     raise
+                self.check_open()
                 connection = self.client.connection  # kombu connects anew
 
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:

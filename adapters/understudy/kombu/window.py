@@ -18,9 +18,9 @@ import amqp
 
 from understudy.core.outbox import Entry
 from understudy.failover.deadline import Deadline
-from understudy.kombu.amqp import PublisherChannel
+from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel
 from understudy.kombu.inner import Inner
-from understudy.kombu.link import PEER_ERRORS, LinkBroken, VirtualLink
+from understudy.kombu.link import LinkBroken, VirtualLink
 from understudy.kombu.message import ID_HEADER
 from understudy.kombu.topology import Declaration
 
