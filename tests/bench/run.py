@@ -12,6 +12,7 @@ could not be measured.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import sys
 import time
@@ -29,6 +30,8 @@ from understudy.testing.brokers import ServerMissing
 
 CASES: tuple[Case, ...] = (*publishing.CASES, *failing_over.CASES, *endurance.CASES)
 
+STUCK = 180  # s without a finished round; then the stacks are shown and the run ends
+
 
 def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
@@ -41,8 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
         for case in chosen:
             rounds = max(args.runs or case.rounds, 1)
             progress.begin(case.name, rounds)
+
+            def step() -> None:
+                faulthandler.dump_traceback_later(STUCK, exit=True)
+                progress.step()
+
+            faulthandler.dump_traceback_later(STUCK, exit=True)
             try:
-                outcomes += case.measure(lab, rounds, progress.step)
+                outcomes += case.measure(lab, rounds, step)
             except ServerMissing as missing:
                 print(f"bench: a server is missing: {missing}", file=sys.stderr)
                 return 1
@@ -50,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
                 failed.append(case.name)
                 traceback.print_exc()
             progress.end()
+        faulthandler.cancel_dump_traceback_later()
         facts = settings(lab, began)
     print_table(outcomes, facts)
     write_json(args.json, outcomes, facts)
