@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "--runs",
         type=_runs,
         default=["understudy", "list"],
-        metavar="NAME,…",
+        metavar="NAME,NAME",
         help="understudy: a failover URI; list: Celery's own `;` list of brokers; confirms: the "
         "same list with Celery's confirm_publish (default understudy,list)",
     )
@@ -78,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"publisher processes (default {load.publishers})",
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="leave all records and logs in this new folder"
+        "--keep",
+        type=lambda text: Path(text).absolute(),
+        metavar="DIR",
+        help="leave all records and logs in this new folder",
     )
     return parser
 
@@ -109,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=options.json)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
+        if options.keep:
+            options.keep.mkdir(parents=True)
         return _demonstrate(options, console)
     except KeyboardInterrupt:
         console.print("interrupted; everything started was stopped")

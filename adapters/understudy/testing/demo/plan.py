@@ -96,7 +96,7 @@ def celery_list_with_confirms(addresses: Mapping[str, str], load: Load, vhost: s
 def _celery_list(
     addresses: Mapping[str, str], load: Load, vhost: str, *, confirms: bool
 ) -> Contestant:
-    setting = "with broker_transport_options={'confirm_publish': True}," if confirms else "with"
+    setting = ["broker_transport_options={'confirm_publish': True}"] if confirms else []
     return Contestant(
         name="; list, confirms" if confirms else "Celery's ; list",
         vhost=vhost,
@@ -107,6 +107,7 @@ def _celery_list(
         shown=(
             f"publishers: {';'.join(f'amqp://{name}' for name in addresses)}",
             *(f"worker {name}:   amqp://{name}" for name in addresses),
-            f"{setting} broker_heartbeat={load.heartbeat}, all else Celery's defaults",
+            *setting,
+            f"broker_heartbeat={load.heartbeat}, all else Celery's defaults",
         ),
     )

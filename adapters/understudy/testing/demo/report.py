@@ -13,6 +13,12 @@ from rich.text import Text
 from understudy.testing.demo.outcome import Outcome
 from understudy.testing.demo.plan import Load
 
+LEGEND = """\
+lost: delay() returned, no worker executed the task and no queue holds it.
+pause: no task was executed anywhere, while publishers were at work.
+Understudy's delay() returns when a broker has confirmed; a publisher that
+waits for that sends nothing meanwhile. Rate, faults and heartbeat are the same."""
+
 __all__ = ["as_json", "print_report"]
 
 
@@ -36,6 +42,8 @@ def print_report(console: Console, versions: dict[str, str], outcomes: Sequence[
         table.add_row(label, *cells)
     console.print()
     console.print(table)
+    console.print()
+    _say(console, LEGEND, "dim")
     console.print()
     for outcome in outcomes:
         done = ", ".join(
@@ -68,10 +76,10 @@ def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, list[Text]]]:
         ("executed", [plain(f"{o.executed}") for o in outcomes]),
         ("lost", [bad(o.lost) for o in outcomes]),
         ("stranded in a queue", [bad(o.stranded) for o in outcomes]),
-        ("executed once more (duplicates)", [plain(f"{o.duplicates}") for o in outcomes]),
+        ("executed once more", [plain(f"{o.duplicates}") for o in outcomes]),
         ("errors raised by delay()", [bad(sum(o.errors.values())) for o in outcomes]),
         ("longest delay() call", [_longest_call(o) for o in outcomes]),
-        ("longest pause, nothing executed", [plain(f"{o.longest_pause:.1f} s") for o in outcomes]),
+        ("longest pause", [plain(f"{o.longest_pause:.1f} s") for o in outcomes]),
         ("publishers hung, killed", [bad(o.hung_publishers) for o in outcomes]),
         ("workers stuck, killed", [bad(len(o.stuck_workers)) for o in outcomes]),
     ]

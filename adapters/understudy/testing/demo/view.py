@@ -62,7 +62,8 @@ class View(Protocol):
 
 def view_for(console: Console) -> View:
     """The view that suits where the output goes."""
-    return LiveView(console) if console.is_terminal else PlainView(console)
+    can_redraw = console.is_terminal and not console.is_dumb_terminal
+    return LiveView(console) if can_redraw and "utf" in console.encoding else PlainView(console)
 
 
 class PlainView:
