@@ -29,13 +29,12 @@ from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
-from vine import ensure_promise
 
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable
 
-__all__ = ["INTERRUPTED", "PEER_ERRORS", "BoundedConnection", "PublisherChannel"]
+__all__ = ["INTERRUPTED", "PEER_ERRORS", "BoundedConnection", "PublisherChannel", "Unsendable"]
 
 try:
     import fcntl
@@ -69,8 +68,33 @@ def unread_bytes(sock: socket.socket) -> int:
     return int.from_bytes(answer, "little")
 
 
+class BoundedChannel(pyamqp.Channel):
+    def send_method(
+        self,
+        sig: Any,
+        format: Any = None,
+        args: Any = None,
+        content: Any = None,
+        wait: Any = None,
+        callback: Any = None,
+        returns_tuple: bool = False,
+    ) -> Any:
+        """A request and its answer, with no other thread reading meanwhile.
+
+        Or it might read the answer before it is waited for: Celery asks in threads of its pool, on
+        a connection that its main thread reads.
+        """
+        request = sig, format, args, content, wait, callback, returns_tuple
+        if wait is None or self.connection is None:
+            return super().send_method(*request)
+        with self.connection.reading():
+            return super().send_method(*request)
+
+
 class BoundedConnection(pyamqp.Connection):
     """A py-amqp connection that can be severed from any thread and never waits for a dead peer."""
+
+    Channel = BoundedChannel
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.severed: str | None = None  # the reason
@@ -79,7 +103,7 @@ class BoundedConnection(pyamqp.Connection):
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
-        self._waiting = _Waiting()
+        self._bound = _Bound()
         self._last_sent = self._last_received = time.monotonic()
         self._seen_sent = self._seen_received = -1
         super().__init__(*args, frame_writer=self._locked_writer, **options)
@@ -92,7 +116,7 @@ class BoundedConnection(pyamqp.Connection):
         def locked(*frame: Any) -> None:
             if self.severed is not None:
                 raise RecoverableConnectionError(self.severed)
-            writes = self._outgoing.writes
+            writes = self.writes
             try:
                 with lock:
                     write(*frame)
@@ -101,7 +125,7 @@ class BoundedConnection(pyamqp.Connection):
             except OSError:
                 raise
             except BaseException:
-                if self._outgoing.writes != writes:
+                if self.writes != writes:
                     self.sever(INTERRUPTED)
                 raise
             finally:
@@ -121,6 +145,11 @@ class BoundedConnection(pyamqp.Connection):
                 if self.severed != late:
                     raise
                 raise TimeoutError(late) from exc
+
+    @property
+    def writes(self) -> int:
+        """How many writes were begun."""
+        return self._outgoing.writes
 
     def hold_writes(self) -> None:
         """Collect frames from now on; `send_held` hands them to the socket in one call."""
@@ -183,6 +212,16 @@ class BoundedConnection(pyamqp.Connection):
         self.sever(self.severed)
         super().collect()
 
+    @contextlib.contextmanager
+    def reading(self, timeout: float | None = None) -> Iterator[None]:
+        """Let no other thread read; TimeoutError if another one does for too long."""
+        if not self._read_lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError
+        try:
+            yield
+        finally:
+            self._read_lock.release()
+
     def blocking_read(
         self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
     ) -> Any:
@@ -190,12 +229,8 @@ class BoundedConnection(pyamqp.Connection):
         if self.severed is not None or self._transport is None:
             raise RecoverableConnectionError(self.severed or "connection closed")
         try:
-            if not self._read_lock.acquire(timeout=-1 if timeout is None else timeout):
-                raise TimeoutError
-            try:
+            with self.reading(timeout):
                 return True if unless() else self.on_inbound_frame(self._read_frame(timeout))
-            finally:
-                self._read_lock.release()
         finally:
             if self.severed is not None:
                 self._close_when_unused()
@@ -214,16 +249,16 @@ class BoundedConnection(pyamqp.Connection):
             raise
 
     def drain_events(
-        self, timeout: float | None = None, unless: Callable[[], bool] | None = None
-    ) -> Any:
+        self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
+    ) -> None:
         """py-amqp's own, where each heartbeat of the broker's would begin the timeout anew.
 
         ``unless``: true when another thread's reading has brought what the caller waits for.
         """
-        outer = self._waiting.deadline
-        deadline = Deadline(timeout) if outer is None else outer
-        while outer is None or outer.remaining() > 0:
-            if self.blocking_read(deadline.timeout(), unless or self._waiting.is_over):
+        bound = self._bound.deadline
+        deadline = Deadline(timeout) if bound is None else bound
+        while bound is None or bound.remaining() > 0:
+            if self.blocking_read(deadline.timeout(), unless):
                 return
         raise TimeoutError
 
@@ -319,8 +354,8 @@ class _Outgoing:
         self.writes = 0  # begun
 
     def write(self, frames: Any) -> None:
+        self.writes += 1
         if self.held is None:
-            self.writes += 1
             self._transport.write(frames)
         else:
             self.held += frames
@@ -336,43 +371,32 @@ def bounded_wait(
 ) -> Any:
     """py-amqp's wait; the owner's patience bounds the whole of it, not each frame."""
     patience = connection.patience() if timeout is None else timeout
-    answer = ensure_promise(callback)
+    if patience is None:
+        return wait(method, callback, None, returns_tuple)
     try:
-        with draining_until(connection, Deadline(patience), lambda: bool(answer.ready)):
-            return wait(method, answer, patience, returns_tuple)
+        with draining_until(connection, Deadline(patience)):
+            return wait(method, callback, patience, returns_tuple)
     except TimeoutError:
-        if patience is None:
-            raise
         reason = f"no answer within {patience:g} s"
         connection.sever(reason)
         raise RecoverableConnectionError(reason) from None
 
 
-class _Waiting(threading.local):
-    """What the present thread waits for on a connection, and until when."""
+class _Bound(threading.local):
+    """Until when the present thread waits for something on a connection."""
 
     deadline: Deadline | None = None
-    is_over: Callable[[], bool] = staticmethod(lambda: False)
 
 
 @contextlib.contextmanager
-def draining_until(
-    connection: BoundedConnection,
-    deadline: Deadline,
-    is_over: Callable[[], bool] = lambda: False,
-) -> Iterator[None]:
-    """Make this thread's `drain_events` end at a deadline, however many frames arrive.
-
-    Or as soon as ``is_over``, whoever has read the answer: Celery waits for one in a thread of its
-    pool, on a connection that its main thread reads.
-    """
-    waiting = connection._waiting
-    outer = waiting.deadline, waiting.is_over
-    waiting.deadline, waiting.is_over = deadline, is_over
+def draining_until(connection: BoundedConnection, deadline: Deadline) -> Iterator[None]:
+    """Make this thread's `drain_events` end at a deadline, however many frames arrive."""
+    bound = connection._bound
+    outer, bound.deadline = bound.deadline, deadline
     try:
         yield
     finally:
-        waiting.deadline, waiting.is_over = outer
+        bound.deadline = outer
 
 
 def _kernels_or_ours(exc: TimeoutError) -> OSError:
@@ -383,7 +407,15 @@ def _kernels_or_ours(exc: TimeoutError) -> OSError:
     return exc if exc.errno is None else ConnectionAbortedError(exc.errno, exc.strerror)
 
 
-class PublisherChannel(pyamqp.Channel):
+class Unsendable(Exception):
+    """AMQP cannot carry this message, whatever the broker."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class PublisherChannel(BoundedChannel):
     """A channel of our own in confirm mode, on which nothing but our publishing happens.
 
     ``settled(tag, multiple, ok)`` is called for every confirm and ``returned(message_id, text)``
@@ -416,16 +448,24 @@ class PublisherChannel(pyamqp.Channel):
         mandatory: bool,
         immediate: bool,
     ) -> int:
-        """Write one message; its delivery tag."""
+        """Write one message; its delivery tag. Raises Unsendable with nothing written."""
         connection = self.connection
         if connection is None or not self.is_open:
             raise RecoverableConnectionError("the publishing channel is closed")
-        self.send_method(
-            spec.Basic.Publish,
-            "Bssbb",
-            (0, exchange, routing_key, mandatory, immediate),
-            message,
-        )
+        writes = connection.writes
+        try:
+            self.send_method(
+                spec.Basic.Publish,
+                "Bssbb",
+                (0, exchange, routing_key, mandatory, immediate),
+                message,
+            )
+        except (RecoverableConnectionError, OSError):
+            raise
+        except Exception as exc:
+            if connection.writes == writes:
+                raise Unsendable(exc) from exc
+            raise
         self.last_tag += 1
         return self.last_tag
 

@@ -74,12 +74,14 @@ RefusedAccessRefused = _refusal(amqp.exceptions.AccessRefused)
 RefusedChannelError = _refusal(amqp.exceptions.ChannelError)
 RefusedConnectionError = _refusal(amqp.exceptions.ConnectionError)
 RefusedContentTooLarge = _refusal(amqp.exceptions.ContentTooLarge)
+RefusedFrameSyntaxError = _refusal(amqp.exceptions.FrameSyntaxError)
 RefusedNotFound = _refusal(amqp.exceptions.NotFound)
 RefusedPreconditionFailed = _refusal(amqp.exceptions.PreconditionFailed)
 
 REFUSALS: dict[type[BaseException], type[errors.Refused]] = {
     amqp.exceptions.AccessRefused: RefusedAccessRefused,
     amqp.exceptions.ContentTooLarge: RefusedContentTooLarge,
+    amqp.exceptions.FrameSyntaxError: RefusedFrameSyntaxError,
     amqp.exceptions.NotFound: RefusedNotFound,
     amqp.exceptions.PreconditionFailed: RefusedPreconditionFailed,
     amqp.exceptions.ChannelError: RefusedChannelError,
@@ -88,6 +90,6 @@ REFUSALS: dict[type[BaseException], type[errors.Refused]] = {
 
 
 def refused(cause: BaseException, message_id: str) -> errors.Refused:
-    """The error for a message that the broker refused with ``cause``."""
+    """The error for a message that the broker, or AMQP itself, refused with ``cause``."""
     kind = next((ours for theirs, ours in REFUSALS.items() if isinstance(cause, theirs)), Refused)
     return kind(f"message {message_id} was refused: {cause}", message_id=message_id)

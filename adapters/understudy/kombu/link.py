@@ -22,7 +22,7 @@ from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
-from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, draining_until
+from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, Unsendable, draining_until
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.message import OutMessage
@@ -113,6 +113,8 @@ class AmqpLink:
             raise DeadlinePassed from None
         except (DeliveryFailed, DeadlinePassed):
             raise
+        except Unsendable as exc:
+            raise refused(exc.cause, message.message_id) from exc.cause
         except PEER_ERRORS as exc:
             self._translate(exc, message)
         if tag in self._nacked:

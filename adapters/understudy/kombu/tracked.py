@@ -313,6 +313,12 @@ class TrackedPublisher:
         with self._changed:
             self._outbox.written(entry, tag)
 
+    def unsendable(self, entry: Entry[Publication], cause: Exception) -> None:
+        """No link could carry it: taken out, as the caller's error."""
+        with self._changed:
+            self._outbox.drop(entry.key, entry.item)
+        self._failed(entry, refused(cause, entry.key))
+
     def settled(self, tag: int, multiple: bool, ok: bool) -> None:
         """The broker has confirmed or refused."""
         with self._changed:

@@ -18,7 +18,7 @@ import amqp
 
 from understudy.core.outbox import Entry
 from understudy.failover.deadline import Deadline
-from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel
+from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, Unsendable
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
 from understudy.kombu.message import ID_HEADER
@@ -92,14 +92,18 @@ class AmqpWindow:
             if not self._held:
                 self._held = True
                 self.inner.raw.hold_writes()
-            self._publisher.written(entry, channel.last_tag + 1)
-            channel.write(
-                publication.message.for_amqp(),
-                publication.exchange,
-                publication.routing_key,
-                publication.mandatory,
-                publication.immediate,
-            )
+            try:
+                tag = channel.write(
+                    publication.message.for_amqp(),
+                    publication.exchange,
+                    publication.routing_key,
+                    publication.mandatory,
+                    publication.immediate,
+                )
+            except Unsendable as exc:
+                self._publisher.unsendable(entry, exc.cause)
+                return
+            self._publisher.written(entry, tag)  # not to the socket yet: that is for `send`
             if not self._confirms:
                 self._publisher.settled(channel.last_tag, False, True)
 
