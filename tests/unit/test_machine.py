@@ -16,9 +16,7 @@ from understudy.core.events import (
     Interrupted,
     Resumed,
 )
-from understudy.core.machine import (
-    PATIENCE_MS,
-    TRANSITIONS,
+from understudy.core.happenings import (
     Action,
     Closed,
     Dial,
@@ -30,15 +28,14 @@ from understudy.core.machine import (
     Leave,
     Listed,
     Lost,
-    Machine,
     Prefer,
     Spares,
-    State,
     Tell,
     TimeUp,
     Wait,
     Wanted,
 )
+from understudy.core.machine import PATIENCE_MS, TRANSITIONS, Machine, State
 from understudy.core.options import Options
 from understudy.errors import Attempt
 

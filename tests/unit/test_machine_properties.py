@@ -19,8 +19,7 @@ from understudy.core.events import (
     Resumed,
     SlowReconnect,
 )
-from understudy.core.machine import (
-    TRANSITIONS,
+from understudy.core.happenings import (
     Action,
     Closed,
     Dial,
@@ -32,15 +31,14 @@ from understudy.core.machine import (
     Leave,
     Listed,
     Lost,
-    Machine,
     Prefer,
     Spares,
-    State,
     Tell,
     TimeUp,
     Wait,
     Wanted,
 )
+from understudy.core.machine import TRANSITIONS, Machine, State
 from understudy.core.options import Options
 
 

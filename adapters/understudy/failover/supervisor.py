@@ -28,7 +28,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
-from understudy.core.machine import (
+from understudy.core.happenings import (
     Action,
     Closed,
     Dial,
@@ -40,15 +40,14 @@ from understudy.core.machine import (
     Leave,
     Listed,
     Lost,
-    Machine,
     Prefer,
     Spares,
-    State,
     Tell,
     TimeUp,
     Wait,
     Wanted,
 )
+from understudy.core.machine import Machine, State
 from understudy.core.redact import redact
 from understudy.core.uri import FailoverURI
 from understudy.errors import Attempt, ConnectFailed

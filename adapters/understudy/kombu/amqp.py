@@ -30,6 +30,7 @@ from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
 
+from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable
@@ -136,6 +137,7 @@ class BoundedConnection(pyamqp.Connection):
 
     def connect(self, callback: Any = None) -> Any:
         """TCP, TLS and AMQP handshake within connect_timeout in all, also with a dripping peer."""
+        forking.register(self)
         timeout = self.connect_timeout
         late = f"no handshake within {timeout:g} s"
         with monitor.alarm(timeout, lambda: self.sever(late)):
@@ -194,6 +196,12 @@ class BoundedConnection(pyamqp.Connection):
                     self._read_lock.release()
         finally:
             self._write_lock.release()
+
+    def hold(self) -> None:
+        """Nothing: a thread may be in it for as long as the broker is away."""
+
+    def let_go(self) -> None:
+        """Nothing."""
 
     def abandon(self) -> None:
         """In a forked child: close our copy of the descriptor; the parent's connection lives on."""
