@@ -81,6 +81,7 @@ RefusedPreconditionFailed = _refusal(amqp.exceptions.PreconditionFailed)
 REFUSALS: dict[type[BaseException], type[errors.Refused]] = {
     amqp.exceptions.AccessRefused: RefusedAccessRefused,
     amqp.exceptions.ContentTooLarge: RefusedContentTooLarge,
+    amqp.exceptions.MessageNacked: RefusedNacked,
     amqp.exceptions.FrameSyntaxError: RefusedFrameSyntaxError,
     amqp.exceptions.NotFound: RefusedNotFound,
     amqp.exceptions.PreconditionFailed: RefusedPreconditionFailed,

@@ -101,11 +101,14 @@ class TrackedPublisher:
         with self._changed:
             while not self._outbox.offer(publication, size, message.message_id):
                 self._wait_for_room(message, deadline)
-            if not self._sleeping and self._thread is not None:
-                return
-            self._sleeping = self._resting = False
-            self._ensure_thread()
-        self._wakeup.set()
+            is_asleep = self._sleeping or self._thread is None
+            if is_asleep:
+                self._sleeping = self._resting = False
+                self._ensure_thread()
+        if is_asleep:
+            self._wakeup.set()
+        if not threading.main_thread().is_alive():
+            self.flush_at_exit()  # an atexit handler sends, and ours may have run already
 
     def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
         if self._given_up is not None:
