@@ -129,8 +129,12 @@ class Lab:
         logical._process.brokers.clear()
         for broker in brokers:
             broker.supervisor.close()
-            if broker._tracked is not None:
-                broker._tracked.abandon()
+            tracked = broker._tracked
+            if tracked is not None:
+                window = tracked._window
+                tracked.abandon()  # forgets what it had still to send
+                if window is not None:
+                    window.inner.close(0.0)
         assert not hanging, "Connection.close() hangs"
 
 

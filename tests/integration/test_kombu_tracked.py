@@ -1,0 +1,420 @@
+"""trackMessages=true: sends return at once, and everything arrives, in order, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import amqp
+import kombu
+import pytest
+
+import understudy.kombu
+from understudy.errors import Refused, SendTimeout, Unroutable
+from understudy.testing import wait_until
+from understudy.testing.brokers import RabbitMQ
+from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Events, Found, Lab
+
+pytestmark = pytest.mark.integration
+
+Take = Callable[[RabbitMQ, str], "list[Found]"]
+TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 10000}
+
+
+def send(connection: kombu.Connection, queue: str, *texts: object, **options: Any) -> None:
+    producer = kombu.Producer(connection)
+    for text in texts:
+        producer.publish(str(text), routing_key=queue, serializer="raw", **options)
+
+
+def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
+    kombu.Queue(queue, **arguments)(connection.default_channel).declare()
+
+
+def numbers(found: list[Found]) -> list[int]:
+    return [int(message.body) for message in found]
+
+
+@pytest.mark.chaos
+def test_f36_f28_everything_is_in_after_a_kill(
+    lab: Lab, rabbits: tuple[RabbitMQ, RabbitMQ], take_all: Take, unique: str, events: Events
+) -> None:
+    """F36, F28: SIGKILL while thousands are on the way; order kept; resends before newer sends."""
+    first, second = rabbits
+    connection = lab.connect(first, second, on_event=events.add, **TRACK)
+    prepare(connection, unique)
+    send(connection, unique, *range(2000))
+    first.kill()
+    send(connection, unique, *range(2000, 3000))
+    assert understudy.kombu.flush(20)
+    first.start()
+    on_first, on_second = take_all(first, unique), take_all(second, unique)
+    assert {*numbers(on_first)} | {*numbers(on_second)} == set(range(3000))
+    for found in (on_first, on_second):
+        assert numbers(found) == sorted(numbers(found))
+    resends = [message.is_resend for message in on_second]
+    assert resends == sorted(resends, reverse=True)
+    assert {m.id for m in on_second if m.body == on_second[0].body} == {on_second[0].id}
+
+
+@pytest.mark.parametrize("method", [BASIC_ACK, BASIC_PUBLISH])
+@pytest.mark.parametrize("nth", [1, 3])
+def test_f28_cut_while_many_are_in_flight(
+    lab: Lab,
+    rabbit_a: RabbitMQ,
+    rabbit_b: RabbitMQ,
+    take_all: Take,
+    unique: str,
+    method: Any,
+    nth: int,
+) -> None:
+    """F28: cut at the nth publish or confirm: all are there, in order on each broker."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, rabbit_b, **TRACK)
+    prepare(connection, unique)
+    cut = proxy.cut_on(method, nth, direction="up" if method == BASIC_PUBLISH else "down")
+    for number in range(300):
+        send(connection, unique, number)
+        if number % 100 == 0:
+            assert understudy.kombu.flush(10)
+    assert understudy.kombu.flush(10)
+    assert cut.fired == 1
+    on_a, on_b = numbers(take_all(rabbit_a, unique)), numbers(take_all(rabbit_b, unique))
+    assert {*on_a, *on_b} == set(range(300))
+    assert on_a == sorted(on_a)
+    assert on_b == sorted(on_b)
+
+
+def test_returns_at_once_while_no_broker_is_there(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """F14's counterpart: tracked sends do not wait for a broker, only for room."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, **TRACK)
+    prepare(connection, unique)
+    producer = kombu.Producer(connection.default_channel)
+    proxy.refuse()
+    proxy.reset()
+
+    def stream() -> None:
+        for number in range(100):
+            producer.publish(str(number), routing_key=unique, serializer="raw")
+
+    lab.background(stream).join(3)
+    assert not understudy.kombu.flush(0.2)
+    proxy.heal()
+    assert understudy.kombu.flush(10)
+    assert numbers(take_all(rabbit_a, unique)) == [*range(100)]
+
+
+def test_max_cache_size_bounds_what_waits(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """A full outbox makes the send wait; SendTimeout, never sent; room again when a broker is."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, **{**TRACK, "maxCacheSize": 5000, "timeout": 700})
+    prepare(connection, unique)
+    producer = kombu.Producer(connection.default_channel)
+    proxy.refuse()
+    proxy.reset()
+    sent = 0
+
+    def fill() -> None:
+        nonlocal sent
+        for sent in range(100):
+            producer.publish(str(sent), routing_key=unique, serializer="raw")
+
+    with pytest.raises(SendTimeout, match="outbox stayed full") as caught:
+        fill()
+    assert not caught.value.written
+    assert caught.value.message_id
+    assert isinstance(caught.value, kombu.exceptions.OperationalError)
+    assert 10 <= sent <= 25
+    proxy.heal()
+    send(connection, unique, sent)
+    assert understudy.kombu.flush(10)
+    assert numbers(take_all(rabbit_a, unique)) == [*range(sent + 1)]
+
+
+def test_one_message_larger_than_the_cache(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """It is admitted into an empty outbox."""
+    connection = lab.connect(rabbit_a, **{**TRACK, "maxCacheSize": 1000})
+    prepare(connection, unique)
+    for text in ("a" * 50_000, "b", "c" * 50_000):
+        send(connection, unique, text)
+    assert understudy.kombu.flush(10)
+    assert [m.body[0] for m in take_all(rabbit_a, unique)] == ["a", "b", "c"]
+
+
+def test_f36_idle_connection_notices_a_silent_broker(
+    lab: Lab, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, take_all: Take, unique: str, events: Events
+) -> None:
+    """F36: black hole while the application is idle: reconnected before it sends again."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, rabbit_b, heartbeat=1000, on_event=events.add, **TRACK)
+    prepare(connection, unique)
+    send(connection, unique, "before")
+    assert understudy.kombu.flush(10)
+    proxy.black_hole()
+    assert wait_until(lambda: events.count("Resumed") == 1, 12)
+    send(connection, unique, "after")
+    assert understudy.kombu.flush(10)
+    assert [m.body for m in take_all(rabbit_b, unique)] == ["after"]
+
+
+def test_refusals_are_told_by_flush_and_by_event(
+    lab: Lab, rabbit_a: RabbitMQ, unique: str, events: Events, take_all: Take
+) -> None:
+    """Nack, unknown exchange, unroutable and unencodable: never raised by a later send."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, on_event=events.add, **TRACK)
+    full = f"{unique}-full"
+    prepare(connection, unique)
+    prepare(connection, full, queue_arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    send(connection, full, "fits")
+    assert understudy.kombu.flush(10)
+
+    def failed() -> list[str]:
+        return [event.message_id for event in events.all if hasattr(event, "message_id")]
+
+    cases: list[tuple[str, type[Exception], type[Exception], dict[str, Any]]] = [
+        (full, Refused, amqp.exceptions.MessageNacked, {}),
+        ("key", Refused, amqp.exceptions.NotFound, {"exchange": f"{unique}-none"}),
+        (f"{unique}-none", Unroutable, amqp.exceptions.ChannelError, {"mandatory": True}),
+        (unique, Refused, amqp.exceptions.FrameSyntaxError, {"headers": {"x": object()}}),
+    ]
+    for number, (queue, ours, theirs, options) in enumerate(cases):
+        send(connection, unique, f"before {number}")
+        send(connection, queue, "refused", message_id=f"m-{number}", **options)
+        send(connection, unique, f"after {number}")
+        with pytest.raises(ours, match=f"m-{number}") as caught:
+            understudy.kombu.flush(10)
+        assert isinstance(caught.value, theirs)
+        assert not isinstance(caught.value, connection.recoverable_connection_errors)
+        assert wait_until(lambda number=number: f"m-{number}" in failed())  # type: ignore[misc]
+        assert understudy.kombu.flush(10)
+    assert failed() == ["m-0", "m-1", "m-2", "m-3"]
+    assert {m.body for m in take_all(rabbit_a, unique)} == {
+        f"{when} {n}" for when in ("before", "after") for n in range(4)
+    }
+    assert events.names.count("Interrupted") == 0
+
+
+def test_refusal_is_raised_by_close(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
+    """What nobody flushed is raised by close()."""
+    connection = lab.connect(rabbit_a, **TRACK)
+    connection.connect()
+    send(connection, "key", "x", exchange=f"{unique}-none", message_id="m-1")
+    with pytest.raises(Refused, match="m-1"):
+        connection.close()
+
+
+@pytest.mark.parametrize("close", [501, 541])
+def test_poison_message_is_taken_out(lab: Lab, unique: str, close: int) -> None:
+    """A message that closes the connection is found among the innocent; the rest arrives."""
+
+    def judge(connection: Any, nth: int, message: Any) -> Any:
+        return ("close_connection", close) if message.body == b"13" else "ack"
+
+    peer = lab.peer(on_publish=judge)
+    connection = lab.connect(peer, initialReconnectDelay=1, **TRACK)
+    send(connection, unique, *range(13))
+    send(connection, unique, 13, message_id="poison")
+    send(connection, unique, *range(14, 30))
+    if close == 541:  # says nothing about the message, so it is tried for ever
+        assert not understudy.kombu.flush(1)
+        peer.on_publish = lambda connection, nth, message: "ack"
+        assert understudy.kombu.flush(10)
+        return
+    with pytest.raises(Refused, match="poison"):
+        understudy.kombu.flush(10)
+    assert understudy.kombu.flush(10)
+    assert {int(m.body) for m in peer.messages} == set(range(30))
+
+
+@pytest.mark.parametrize("how", ["with", "close"])
+def test_flushed_by_leaving(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str, how: str
+) -> None:
+    """close() and leaving ``with`` wait for what is on the way."""
+    connection = lab.connect(rabbit_a, **TRACK)
+    if how == "with":
+        with connection:
+            prepare(connection, unique)
+            send(connection, unique, *range(500))
+    else:
+        prepare(connection, unique)
+        send(connection, unique, *range(500))
+        connection.close()
+    assert numbers(take_all(rabbit_a, unique)) == [*range(500)]
+
+
+def test_close_timeout_is_kept_and_reported(
+    lab: Lab, rabbit_a: RabbitMQ, unique: str, events: Events, our_log: pytest.LogCaptureFixture
+) -> None:
+    """closeTimeout: what is left is logged with its ids and told as events."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, on_event=events.add, closeTimeout=500, **TRACK)
+    prepare(connection, unique)
+    producer = kombu.Producer(connection.default_channel)
+    producer.publish("in", routing_key=unique, serializer="raw")
+    assert understudy.kombu.flush(10)
+    proxy.refuse()
+    proxy.reset()
+    producer.publish("left", routing_key=unique, serializer="raw", message_id="left-1")
+    lab.background(connection.close).join(3)
+    assert "1 tracked messages are left" in our_log.text
+    assert "left-1" in our_log.text
+    assert wait_until(lambda: "left-1" in [getattr(e, "message_id", "") for e in events.all])
+    proxy.heal()
+
+
+def test_without_confirms(lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str) -> None:
+    """confirms=false, tracked and untracked: fire and forget, and still reconnecting."""
+    for track in ("false", "true"):
+        proxy = lab.proxy(rabbit_a)
+        connection = lab.connect(proxy, confirms="false", trackMessages=track)
+        prepare(connection, unique)
+        send(connection, unique, 1)
+        connection.close()
+        connection.connect()
+        proxy.reset()
+        send(connection, unique, 2)
+        connection.close()
+        assert wait_until(lambda: rabbit_a.queue_depth(unique) == 2)
+        assert numbers(take_all(rabbit_a, unique)) == [1, 2]
+
+
+# --- ends of processes ---------------------------------------------------------------------------
+
+PROGRAM = """
+import atexit, os, sys, kombu, understudy.kombu
+later = []
+atexit.register(lambda: send(*later))  # runs after the handlers registered later
+connection = kombu.Connection(sys.argv[1])
+queue = sys.argv[2]
+kombu.Queue(queue)(connection.default_channel).declare()
+producer = kombu.Producer(connection)
+def send(*texts):
+    for text in texts:
+        producer.publish(str(text), routing_key=queue, serializer="raw")
+"""
+
+
+def run(uri: str, queue: str, body: str) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM + textwrap.dedent(body)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, uri, queue],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "send(*range(300))",
+        "send(*range(300)); sys.exit(3)",
+        "send(*range(300)); raise RuntimeError('as planned')",
+        # atexit handlers run last in, first out, and no thread may be started in them any more
+        "atexit.register(lambda: send(*range(300)))",
+        "send(*range(150)); atexit.register(lambda: send(*range(150, 300)))",
+        "send(*range(150)); later.extend(range(150, 300))",
+    ],
+)
+def test_flushed_at_interpreter_exit(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str, end: str
+) -> None:
+    """Everything given before the end arrives, in order, also what atexit handlers send."""
+    done = run(lab.uri(rabbit_a, **TRACK), unique, end)
+    assert "understudy" not in done.stderr, done.stderr
+    assert numbers(take_all(rabbit_a, unique)) == [*range(300)]
+
+
+def test_fork_child_and_parent_each_send_their_own(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """After os.fork() each process's messages arrive exactly once."""
+    done = run(
+        lab.uri(rabbit_a, **TRACK),
+        unique,
+        """
+        send(*range(200))
+        child = os.fork()
+        if child == 0:
+            send(*range(1000, 1200))
+            sys.exit(0)
+        send(*range(200, 400))
+        assert os.waitpid(child, 0)[1] == 0
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    found = numbers(take_all(rabbit_a, unique))
+    assert sorted(found) == [*range(400), *range(1000, 1200)]
+    assert [n for n in found if n < 1000] == [*range(400)]
+    assert [n for n in found if n >= 1000] == [*range(1000, 1200)]
+
+
+def test_fork_in_the_middle_of_an_outage(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """The parent's waiting messages stay the parent's."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, **TRACK)
+    prepare(connection, unique)
+    producer = kombu.Producer(connection.default_channel)
+    proxy.refuse()
+    proxy.reset()
+    for number in range(10):
+        producer.publish(str(number), routing_key=unique, serializer="raw")
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if understudy.kombu.flush(1) else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    proxy.heal()
+    assert understudy.kombu.flush(10)
+    assert numbers(take_all(rabbit_a, unique)) == [*range(10)]
+
+
+def test_threads_put_while_the_link_is_cut(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """F20: four threads, a link that is reset; each thread's order is kept."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, initialReconnectDelay=1, **TRACK)
+    prepare(connection, unique)
+    producers = [kombu.Producer(connection.channel()) for _ in range(4)]
+
+    def stream(number: int) -> None:
+        for step in range(200):
+            producers[number].publish(
+                str(number * 1000 + step), routing_key=unique, serializer="raw"
+            )
+            if number == 0 and step % 50 == 25:
+                time.sleep(0.01)  # lets something be on the way
+                proxy.reset()
+
+    for worker in [lab.background(lambda n=n: stream(n)) for n in range(4)]:  # type: ignore[misc]
+        worker.join()
+    assert understudy.kombu.flush(10)
+    found = numbers(take_all(rabbit_a, unique))
+    for number in range(4):
+        mine = [*dict.fromkeys(n % 1000 for n in found if n // 1000 == number)]
+        assert mine == [*range(200)]
