@@ -195,4 +195,5 @@ def test_an_owner_that_is_gone_is_forgotten() -> None:
     supervisor = Supervisor(parse(URI), WatchedDialer())
     assert len(forking._owners) == before + 2
     del supervisor
+    gc.collect()
     assert len(forking._owners) == before

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
-__all__ = ["Deadline", "DeadlinePassed"]
+__all__ = ["NEVER", "Deadline", "DeadlinePassed"]
 
 
 class DeadlinePassed(Exception):
@@ -48,3 +48,6 @@ class Deadline:
         """Raise DeadlinePassed when it has passed."""
         if self.remaining() <= 0:
             raise DeadlinePassed
+
+
+NEVER = Deadline(None)

@@ -27,6 +27,7 @@ __all__ = ["SparePool"]
 C = TypeVar("C")
 
 REFILL_PERIOD = 1.0  # s between two looks at the pool; what fails waits twice as long each time
+QUIET_TIME = 0.3  # s after a spare was taken in which what was in doubt is resent undisturbed
 SETTLE_TIME = 2.0  # s that a priority endpoint's spare must have lived before we move to it
 
 
@@ -37,6 +38,7 @@ class SparePool(Generic[C]):
         self._held: dict[Endpoint, tuple[C, float]] = {}
         self._retry_at: dict[Endpoint, float] = {}
         self._failures: dict[Endpoint, int] = {}
+        self._quiet_until = 0.0
 
     @property
     def are_asked_for(self) -> bool:
@@ -47,9 +49,11 @@ class SparePool(Generic[C]):
     def endpoints(self) -> tuple[Endpoint, ...]:
         return tuple(self._held)
 
-    def take(self, endpoint: Endpoint) -> C | None:
+    def take(self, endpoint: Endpoint, now: float) -> C | None:
         """The spare to this endpoint, if there is one and it lives."""
         connection, _ = self._held.pop(endpoint, (None, 0.0))
+        if connection is not None:
+            self._quiet_until = now + QUIET_TIME
         if connection is not None and not self._dialer.is_alive(connection):
             self._dialer.sever(connection)
             return None
@@ -89,7 +93,7 @@ class SparePool(Generic[C]):
                 self._dialer.sever(connection)
                 del self._held[endpoint]
         for endpoint in self._targets(machine):
-            if endpoint not in self._held and now >= self._retry_at.get(endpoint, 0.0):
+            if endpoint not in self._held and now >= self._not_before(endpoint):
                 return endpoint
         return None
 
@@ -104,7 +108,7 @@ class SparePool(Generic[C]):
     def due(self, machine: Machine) -> float | None:
         """When to look again; None when there is nothing to look after."""
         moments = [
-            self._retry_at.get(endpoint, 0.0)
+            self._not_before(endpoint)
             for endpoint in self._targets(machine)
             if endpoint not in self._held
         ]
@@ -112,6 +116,9 @@ class SparePool(Generic[C]):
             self._held[home][1] + SETTLE_TIME for home in self._homes(machine) if home in self._held
         ]
         return min(moments, default=None)
+
+    def _not_before(self, endpoint: Endpoint) -> float:
+        return max(self._retry_at.get(endpoint, 0.0), self._quiet_until)
 
     def _homes(self, machine: Machine) -> tuple[Endpoint, ...]:
         """The priority endpoints worth moving to: none while we are on one of them."""

@@ -24,7 +24,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
@@ -56,13 +56,11 @@ from understudy.failover.deadline import Deadline
 from understudy.failover.dialer import Dialer
 from understudy.failover.notifier import EventCallback, Notifier, logger
 from understudy.failover.spares import SparePool
+from understudy.failover.worker import Job, Worker
 
 __all__ = ["Supervisor"]
 
 C = TypeVar("C")
-
-#: what a thread has to do; or the moment when to look again, None = after the next change
-Job: TypeAlias = "Callable[[], None] | float | None"
 
 SLICE = 0.1  # s between two looks at `on_wait`; well below the 5 s in which a worker has to stop
 
@@ -87,8 +85,6 @@ class Supervisor(Generic[C]):
             rng or random.Random(),
         )
         self._changed = threading.Condition(threading.RLock())
-        self._thread: threading.Thread | None = None
-        self._spare_thread: threading.Thread | None = None
         self._waiters = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._ready: list[C] = []
@@ -100,6 +96,7 @@ class Supervisor(Generic[C]):
         self._failures = 0  # how often the machine gave up
         self._failure: tuple[str, ConnectFailed] | None = None
         self._logged: dict[Endpoint, str] = {}  # the cause already logged for each endpoint
+        self._start_workers()
         forking.register(self)
 
     def __repr__(self) -> str:
@@ -180,14 +177,17 @@ class Supervisor(Generic[C]):
                         assert self._failure is not None
                         reason, failed = self._failure
                         raise ConnectFailed(reason, failed.attempts)
+                    urgent = self._pass_dial
+                    if urgent is not None and self._use_spare(urgent, self._pass_dialed):
+                        continue
                     deadline.check()
                     if deadline.seconds is not None:
                         self._want()
-                    working = self._ensure_thread()
+                    working = self._ensure_threads()
                     if working:
                         self._changed.wait(min(deadline.remaining(), SLICE))
                 if not working:
-                    self._work(self._next_job, min(deadline.remaining(), SLICE))
+                    self._dialing.work(min(deadline.remaining(), SLICE))
                 if on_wait is not None:
                     on_wait()
         finally:
@@ -247,42 +247,16 @@ class Supervisor(Generic[C]):
 
     # --- the threads ----------------------------------------------------------------------------
 
-    def _ensure_thread(self) -> bool:
-        self._thread = self._alive(self._thread, "understudy-supervisor", self._next_job)
+    def _start_workers(self) -> None:
+        over = lambda: self._machine.state is State.CLOSED  # noqa: E731
+        changed = self._changed
+        self._dialing = Worker("understudy-supervisor", changed, self._next_job, over)
+        self._sparing = Worker("understudy-spares", changed, self._next_spare_job, over)
+
+    def _ensure_threads(self) -> bool:
         if self._spares.are_asked_for:
-            self._spare_thread = self._alive(
-                self._spare_thread, "understudy-spares", self._next_spare_job
-            )
-        return self._thread is not None
-
-    def _alive(
-        self, thread: threading.Thread | None, name: str, next_job: Callable[[float], Job]
-    ) -> threading.Thread | None:
-        if thread is not None and thread.is_alive():
-            return thread
-        return forking.start_thread(name, lambda: self._run(next_job))
-
-    def _run(self, next_job: Callable[[float], Job]) -> None:
-        while self._machine.state is not State.CLOSED:
-            try:
-                self._work(next_job, None)
-            except Exception:
-                logger.exception("a bug in understudy: the supervisor goes on")
-                time.sleep(1)  # so that a bug that repeats does not burn a CPU
-
-    def _work(self, next_job: Callable[[float], Job], patience: float | None) -> None:
-        """Do one job, or wait for one for at most ``patience`` seconds."""
-        with self._changed:
-            now = time.monotonic()
-            job = next_job(now)
-            if not callable(job):
-                if self._machine.state is State.CLOSED:  # its notice may have come before our wait
-                    return
-                waits = [] if job is None else [max(job - now, 0.0)]
-                waits += [] if patience is None else [patience]
-                self._changed.wait(min(waits, default=None))
-                return
-        job()
+            self._sparing.ensure()
+        return self._dialing.ensure()
 
     def _next_job(self, now: float) -> Job:
         if not self._is_needed():
@@ -328,12 +302,7 @@ class Supervisor(Generic[C]):
     ) -> None:
         """Dial outside the lock, then report under it."""
         with self._changed:
-            before = self._spares.endpoints
-            spare = self._spares.take(endpoint)
-            if self._spares.endpoints != before:
-                self._feed(Spares(self._spares.endpoints))
-            if spare is not None:
-                arrived(endpoint, spare)
+            if self._use_spare(endpoint, arrived):
                 return
         timeout = self.uri.options.connect_timeout / 1000
         try:
@@ -347,6 +316,16 @@ class Supervisor(Generic[C]):
         with self._changed:
             self._logged.pop(endpoint, None)
             arrived(endpoint, connection)
+
+    def _use_spare(self, endpoint: Endpoint, arrived: Callable[[Endpoint, C], None]) -> bool:
+        """Report a spare instead of dialing, if there is one."""
+        before = self._spares.endpoints
+        spare = self._spares.take(endpoint, time.monotonic())
+        if self._spares.endpoints != before:
+            self._feed(Spares(self._spares.endpoints))
+        if spare is not None:
+            arrived(endpoint, spare)
+        return spare is not None
 
     def _pass_dialed(self, endpoint: Endpoint, connection: C) -> None:
         if self._pass_dial != endpoint:  # the machine has gone on meanwhile
@@ -457,7 +436,6 @@ class Supervisor(Generic[C]):
                 self.dialer.abandon(connection)
         self._epochs.clear()
         self._ready.clear()
-        self._thread = self._spare_thread = None
         self._changed = threading.Condition(threading.RLock())
         self.notifier = Notifier()  # the other's lock may be held by a thread that is no more
         with self._changed:

@@ -192,6 +192,7 @@ class BoundedConnection(pyamqp.Connection):
             if self._read_lock.acquire(blocking=False):
                 try:
                     sock.close()
+                    self.frame_writer = _refuse_to_write  # with it goes a buffer of 128 KB
                 finally:
                     self._read_lock.release()
         finally:
@@ -219,6 +220,7 @@ class BoundedConnection(pyamqp.Connection):
             self.severed = "connection closed"
         self.sever(self.severed)
         super().collect()
+        self.frame_writer = _refuse_to_write
 
     @contextlib.contextmanager
     def reading(self, timeout: float | None = None) -> Iterator[None]:
@@ -349,6 +351,10 @@ class BoundedConnection(pyamqp.Connection):
         with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
             self.send_heartbeat()
             self._seen_sent, self._last_sent = self.bytes_sent, now
+
+
+def _refuse_to_write(*_: Any) -> None:
+    raise RecoverableConnectionError("connection closed")
 
 
 class _Outgoing:

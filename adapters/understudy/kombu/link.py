@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from understudy.kombu.topology import Declaration
 
 __all__ = ["Link", "LinkBroken", "open_link"]
 
+LOOK_PERIOD = 0.01  # s between two looks at what came, where nothing waits for it
 FITS_IN_BUFFER = 16384  # bytes; one message in flight at a time, so this never blocks
 
 
@@ -63,6 +65,7 @@ class AmqpLink:
     def __init__(self, inner: Inner, *, confirms: bool, deadline: Deadline) -> None:
         self.inner = inner
         self._confirms = confirms
+        self._look_again = 0.0
         self._unconfirmed: set[int] = set()
         self._nacked: set[int] = set()
         self._returned: str | None = None
@@ -101,8 +104,11 @@ class AmqpLink:
         try:
             if not self._confirms:
                 self._take_in_what_came()
-            with self._bounded(len(message.body), deadline):
+            if len(message.body) < FITS_IN_BUFFER:
                 tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
+            else:
+                with self._bounded(deadline):
+                    tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
             if not self._confirms:
                 return
             self._unconfirmed.add(tag)
@@ -125,10 +131,10 @@ class AmqpLink:
             text = f"message {message.message_id} reached no queue: {self._returned}"
             raise Unroutable(text, message_id=message.message_id)
 
-    def _bounded(self, size: int, deadline: Deadline) -> Any:
+    def _bounded(self, deadline: Deadline) -> Any:
         """A write that may fill the socket's buffer must end at the deadline too."""
         limit = deadline.timeout()
-        if size < FITS_IN_BUFFER or limit is None:
+        if limit is None:
             return contextlib.nullcontext()
         return monitor.alarm(limit, lambda: self.inner.raw.sever("a write did not end in time"))
 
@@ -142,6 +148,10 @@ class AmqpLink:
 
     def _take_in_what_came(self) -> None:
         """Without confirms nothing else reads: notice that the broker closed or blocked us."""
+        now = time.monotonic()
+        if now < self._look_again:
+            return
+        self._look_again = now + LOOK_PERIOD
         while self.inner.raw.is_readable():
             with contextlib.suppress(TimeoutError):
                 self._drain(0.0)

@@ -30,7 +30,7 @@ from understudy import errors
 from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
 from understudy.failover import forking
-from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.kombu import celery
 from understudy.kombu.errors import CLOSED, ConnectFailed, ConnectionLost, SendTimeout, Unroutable
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
@@ -391,11 +391,11 @@ class Transport(base.Transport):
             soon = time.monotonic() - connected_at < SAME_CALL
             if soon and thread == threading.get_ident():
                 return deadline
-        limit = self.broker.options.timeout
+        limit = self._broker.options.timeout
         bounds = [bound for bound in limits if bound]
         if limit > 0:
             bounds.append(limit / 1000)
-        return Deadline(min(bounds, default=None))
+        return Deadline(min(bounds)) if bounds else NEVER
 
 
 def _errors_of(transport: Any, name: str) -> tuple[type[BaseException], ...]:
