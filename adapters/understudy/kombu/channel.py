@@ -154,6 +154,7 @@ class _Surviving:
                 home.broker.note_declared(method, arguments, inner)
                 return result
         elif inner.consumes:
+            inner.loss_was_raised = True
             return own(*args, **kwargs)
         return home.declare(Declaration(method, tuple(arguments.items())))
 
@@ -216,9 +217,12 @@ class _AmqpSurviving(_Surviving):
             self._inner = inner_of(connection)
 
     def send_method(self, *args: Any, **kwargs: Any) -> Any:
-        if self._connection is None or self._is_gone:
-            reason = self._inner.dead if self._inner is not None and self._inner.dead else None
-            raise amqp.exceptions.RecoverableConnectionError(reason or "the channel is closed")
+        inner = self._inner
+        if inner is not None and inner.dead is not None:
+            inner.loss_was_raised = True
+            raise amqp.exceptions.RecoverableConnectionError(inner.dead)
+        if self._connection is None:
+            raise amqp.exceptions.RecoverableConnectionError("the channel is closed")
         return super().send_method(*args, **kwargs)  # type: ignore[misc]
 
     def wait(

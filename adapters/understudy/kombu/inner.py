@@ -9,17 +9,21 @@ Connection (`home`).
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kombu.connection import Connection
 from kombu.transport import pyamqp
 from kombu.transport.virtual import base as virtual
 
-from understudy.core.endpoint import Endpoint
+from understudy.core.endpoint import Endpoint, EndpointOptions
+from understudy.errors import ConfigurationError
 from understudy.failover.monitor import monitor
 from understudy.kombu.amqp import INTERRUPTED, BoundedConnection
 
@@ -48,6 +52,8 @@ NOT_FOR_CANDIDATES = frozenset(
     }
 )
 
+
+MEMBER_OPTIONS = [field.name for field in fields(EndpointOptions)]
 
 ChannelClass: TypeAlias = Callable[[type[Any]], type[Any]]
 
@@ -263,19 +269,32 @@ def make_client(
 ) -> InnerClient:
     """A client for one endpoint; raises what kombu raises for a URL it does not understand."""
     options = {k: v for k, v in transport_options.items() if k not in NOT_FOR_CANDIDATES}
-    client = InnerClient(
-        OWN_PROTOCOL.sub(lambda found: SAME_AS[found[0]], endpoint.uri),
-        ssl=ssl_options(endpoint, use_ssl),
-        connect_timeout=connect_timeout,
-        login_method=login_method,
-        heartbeat=heartbeat,
-        transport_options=options,
-    )
+    try:
+        client = InnerClient(
+            OWN_PROTOCOL.sub(lambda found: SAME_AS[found[0]], endpoint.uri),
+            ssl=ssl_options(endpoint, use_ssl),
+            connect_timeout=connect_timeout,
+            login_method=login_method,
+            heartbeat=heartbeat,
+            transport_options=options,
+        )
+    except TypeError as exc:  # what kombu raises for an option that it does not know
+        raise ConfigurationError(f"{endpoint}: {_unknown_option(str(exc))}") from exc
     if issubclass(client.get_transport_cls(), virtual.Transport):
         silence = max(2 * heartbeat, 1.0) if heartbeat else None
         options.setdefault("socket_connect_timeout", connect_timeout)
         options.setdefault("socket_timeout", silence)
     return client
+
+
+def _unknown_option(complaint: str) -> str:
+    found = re.search("unexpected keyword argument '(.*)'", complaint)
+    if found is None:
+        return complaint
+    known = {*inspect.signature(Connection.__init__).parameters, *MEMBER_OPTIONS}
+    nearest = difflib.get_close_matches(found[1], known, 1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"the option {found[1]} is unknown, to kombu too{hint}"
 
 
 def ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:

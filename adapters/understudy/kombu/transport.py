@@ -203,7 +203,8 @@ class Transport(base.Transport):
             raise ConnectionLost(CLOSED)
 
     def lost(self, inner: Inner, exc: BaseException) -> None:
-        """A connection failed while kombu used it."""
+        """A connection failed while kombu used it, and whoever consumes there is told."""
+        inner.loss_was_raised = True
         if inner.was_interrupted:
             self.broker.supervisor.released(inner)
             return
@@ -292,7 +293,6 @@ class Transport(base.Transport):
         except TimeoutError:
             raise
         except self.client_ref().connection_errors as exc:  # type: ignore[union-attr]
-            inner.loss_was_raised = True
             self.lost(inner, exc)
             raise
 
