@@ -476,7 +476,7 @@ class PublisherChannel(BoundedChannel):
             )
         except (RecoverableConnectionError, OSError):
             raise
-        except Exception as exc:
+        except PEER_ERRORS as exc:
             if connection.writes == writes:
                 raise Unsendable(exc) from exc
             raise
