@@ -358,6 +358,8 @@ class Transport(base.Transport):
         """One send of the application's, from any of its channels."""
         broker = self.broker
         is_told = mandatory or (message.is_task and not broker.topology.is_fanout(exchange))
+        if exchange and not message.is_task and celery.is_stopping():
+            limits = (*limits, GOODBYE)  # "worker-offline" and the like: nobody waits for those
         deadline = self._deadline(limits)
         try:
             if broker.options.track_messages:
