@@ -233,11 +233,16 @@ class _AmqpSurviving(_Surviving):
         return bounded_wait(own, self._own, method, callback, limit, returns_tuple)
 
     def close(self, *args: Any, **kwargs: Any) -> None:
-        """Never waits for a dead peer, and a peer that is gone is no error."""
+        """Never waits for a dead peer, and a peer that is gone is no error.
+
+        While another thread waits for its answer there is none to be had: the channel then ends
+        with its connection.
+        """
         self._patience = GOODBYE
-        with contextlib.suppress(amqp.exceptions.RecoverableConnectionError):
+        with contextlib.suppress(amqp.exceptions.RecoverableConnectionError, TimeoutError):
             if self._connection is not None and not self._is_gone:
-                super().close(*args, **kwargs)  # type: ignore[misc]
+                with self._own.reading(GOODBYE):
+                    super().close(*args, **kwargs)  # type: ignore[misc]
 
 
 class _VirtualSurviving(_Surviving):
