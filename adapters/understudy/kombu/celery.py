@@ -7,11 +7,21 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["called_by_consuming_loop", "is_stopping", "is_worker", "on_shutdown", "stop_if_asked"]
+from understudy.failover.deadline import Deadline
+
+__all__ = [
+    "UntilStop",
+    "called_by_consuming_loop",
+    "is_stopping",
+    "is_worker",
+    "on_shutdown",
+    "stop_if_asked",
+]
 
 #: modules whose `ensure_connection` waits for a broker for as long as it takes
 CONSUMING_LOOPS = frozenset({"celery.worker.consumer.consumer", "celery.beat", "kombu.mixins"})
 
+LOOK_AGAIN = 0.5  # s; how late a blocked main thread may notice its SIGTERM
 LOOK_BACK = 25  # frames; kombu's retry machinery is about 10 deep
 
 
@@ -37,6 +47,32 @@ def stop_if_asked() -> None:
     state = sys.modules.get("celery.worker.state")
     if state is not None and threading.current_thread() is threading.main_thread():
         state.maybe_shutdown()
+
+
+class UntilStop(Deadline):
+    """Another deadline, but soon after this worker was asked to stop at the latest.
+
+    Its main thread sends events too, and sees its SIGTERM only in between.
+    """
+
+    __slots__ = ("_grace", "_stop")
+
+    def __init__(self, other: Deadline, grace: float) -> None:
+        """``grace``: seconds from the first look at it after the request to stop."""
+        super().__init__(other.seconds)
+        self._at = other.moment
+        self._grace = grace
+        self._stop: Deadline | None = None
+
+    def remaining(self) -> float:
+        left = super().remaining()
+        if self._stop is None and is_stopping():
+            self._stop = Deadline(self._grace)
+        return left if self._stop is None else min(left, self._stop.remaining())
+
+    def timeout(self) -> float:
+        """At most a short while, so that it is looked at again."""
+        return min(self.remaining(), LOOK_AGAIN)
 
 
 def called_by_consuming_loop() -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import amqp
 from kombu.transport import pyamqp
 
+from understudy.kombu import celery
 from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection, bounded_wait
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.message import OutMessage
@@ -230,7 +231,13 @@ class _AmqpSurviving(_Surviving):
     ) -> Any:
         own = super().wait  # type: ignore[misc]
         limit = self._patience if timeout is None else timeout
-        return bounded_wait(own, self._own, method, callback, limit, returns_tuple)
+        try:
+            return bounded_wait(own, self._own, method, callback, limit, returns_tuple)
+        except amqp.exceptions.RecoverableConnectionError as exc:
+            home = self._home()
+            if home is not None and celery.is_stopping():
+                home.lost(self._inner, exc)  # one silence is enough: no goodbye to its siblings
+            raise
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Never waits for a dead peer, and a peer that is gone is no error.

@@ -114,7 +114,8 @@ class AmqpLink:
             self._unconfirmed.add(tag)
             while tag in self._unconfirmed:
                 deadline.check()
-                self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
+                with contextlib.suppress(TimeoutError):
+                    self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
         except TimeoutError:
             raise DeadlinePassed from None
         except (DeliveryFailed, DeadlinePassed):

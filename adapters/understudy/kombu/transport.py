@@ -358,9 +358,9 @@ class Transport(base.Transport):
         """One send of the application's, from any of its channels."""
         broker = self.broker
         is_told = mandatory or (message.is_task and not broker.topology.is_fanout(exchange))
-        if exchange and not message.is_task and celery.is_stopping():
-            limits = (*limits, GOODBYE)  # "worker-offline" and the like: nobody waits for those
         deadline = self._deadline(limits)
+        if exchange and not message.is_task and celery.is_worker():
+            deadline = celery.UntilStop(deadline, GOODBYE)  # an event, or a reply to an inspect
         try:
             if broker.options.track_messages:
                 broker.tracked.put(message, exchange, routing_key, is_told, immediate, deadline)
