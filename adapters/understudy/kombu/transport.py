@@ -376,6 +376,11 @@ class Transport(base.Transport):
         except Unroutable as exc:
             on_return(exc, exchange, routing_key, message)
             raise
+        except SendTimeout as exc:
+            inner = self.publisher.inner
+            if inner is not None and celery.is_stopping():
+                self.lost(inner, exc)  # one silence is enough: no goodbye to its siblings
+            raise
         except errors.ConnectFailed as exc:
             if isinstance(exc, ConnectFailed):
                 raise
