@@ -64,7 +64,13 @@ def client(settings: Mapping[str, Any], events: list[Any] | None = None) -> Iter
     options = dict(settings.get("broker_transport_options", {}))
     options["understudy"] = {**options.get("understudy", {}), "on_event": told.append}
     with make_app({**settings, "broker_transport_options": options}, set_as_current=False) as app:
-        yield app
+        try:
+            yield app
+        finally:  # what Celery leaves open
+            app.producer_pool.connections.force_close_all()
+            results = getattr(app.backend, "result_consumer", None)
+            if results is not None and getattr(results, "_connection", None) is not None:
+                results.stop()
 
 
 def celery_command(*arguments: str) -> list[str]:
