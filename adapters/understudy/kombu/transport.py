@@ -85,7 +85,7 @@ class Transport(base.Transport):
         if client.alt and len(client.alt) > 1:
             raise ConfigurationError(
                 "a failover URI stands alone: put all brokers into one failover:(a,b) "
-                "instead of a list"
+                "instead of a list, and write a semicolon, which makes kombu see a list, as %3B"
             )
         masked = MaskedURI(client.hostname or "")
         client.hostname = client._initial_params["hostname"] = masked
