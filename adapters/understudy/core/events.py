@@ -61,7 +61,7 @@ class Unblocked(Event):
 
 @dataclass(frozen=True)
 class MessageFailed(Event):
-    """A tracked message was refused, or left the outbox unconfirmed at close."""
+    """A tracked message was refused, or was still unconfirmed (and is kept) when close gave up."""
 
     message_id: str = ""
 

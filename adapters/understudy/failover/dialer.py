@@ -14,8 +14,9 @@ C = TypeVar("C")
 class Dialer(Protocol[C]):
     """Makes and breaks connections of type C (hashable, weakly referable).
 
-    `dial` runs on the supervisor's thread; every other method may be called from any thread and
-    must never block, whatever state the connection and its peer are in.
+    `dial` runs on one of the supervisor's threads (at interpreter exit: on a waiting caller's),
+    never under a lock. Every other method may be called from any thread, also under the
+    supervisor's lock, and must never block, whatever state the connection and its peer are in.
     """
 
     def dial(self, endpoint: Endpoint, timeout: float) -> C:

@@ -36,7 +36,7 @@ class ConnectFailed(errors.ConnectFailed, OperationalError):
 
 
 class ConnectionLost(errors.ConnectionLost, OperationalError):
-    """The connection was lost and reconnect=false forbids another."""
+    """The connection is gone and there is no other: reconnect=false, or it was closed."""
 
 
 class Refused(errors.Refused, OperationalError):
