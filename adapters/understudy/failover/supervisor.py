@@ -10,6 +10,8 @@ Rules
 * A connection is in exactly one place: `_spares` (to another endpoint, for later), `_ready` (to
   the current endpoint, waiting for a taker) or with its taker; `_epochs` knows the epoch of the
   last two.
+* The lock is entered itself, never by its condition: an exception of a signal handler inside
+  Condition.__enter__, which is Python code, would leave it locked for good.
 * Nobody is told anything under the lock but the notifier, which only queues.
 * What is dialed for somebody who has left meanwhile is closed, unless somebody else can use it.
 * At interpreter exit no thread can be started any more: then the waiting caller does the work
@@ -84,7 +86,8 @@ class Supervisor(Generic[C]):
             uri.options,
             rng or random.Random(),
         )
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._waiters = 0
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._ready: list[C] = []
@@ -130,17 +133,17 @@ class Supervisor(Generic[C]):
 
     def attach(self, user: object) -> None:
         """While there is a user, spares are held and a lost connection is replaced unasked."""
-        with self._changed:
+        with self._lock:
             self._users.add(user)
             self._changed.notify_all()
 
     def has_users_besides(self, user: object) -> bool:
-        with self._changed:
+        with self._lock:
             return any(other is not user for other in self._users)
 
     def detach(self, user: object) -> None:
         """This user needs nothing any more; with the last one go all idle connections."""
-        with self._changed:
+        with self._lock:
             self._users.discard(user)
             if self._is_needed():
                 return
@@ -156,7 +159,7 @@ class Supervisor(Generic[C]):
         ``on_wait`` is called about every 100 ms while waiting; what it raises ends the wait. Raises
         DeadlinePassed, or ConnectFailed when the machine gave up.
         """
-        with self._changed:
+        with self._lock:
             given_up = self._failures
             self._waiters += 1
             self._want()
@@ -164,7 +167,7 @@ class Supervisor(Generic[C]):
         waiting = 1
         try:
             while True:
-                with self._changed:
+                with self._lock:
                     while self._ready:
                         connection = self._ready.pop()
                         if self.dialer.is_alive(connection):
@@ -191,18 +194,18 @@ class Supervisor(Generic[C]):
                 if on_wait is not None:
                     on_wait()
         finally:
-            with self._changed:
+            with self._lock:
                 self._waiters -= waiting
 
     def hurry(self) -> None:
         """Somebody waits with a deadline: cut short a delay that has grown long."""
-        with self._changed:
+        with self._lock:
             self._want()
 
     def lost(self, connection: C, reason: str) -> None:
         """A connection broke, or is taken for dead: leave its endpoint if that is still current."""
         self.dialer.sever(connection)
-        with self._changed:
+        with self._lock:
             self._lost(connection, reason)
 
     def _lost(self, connection: C, reason: str) -> None:
@@ -216,12 +219,12 @@ class Supervisor(Generic[C]):
 
     def released(self, connection: C) -> None:
         """The taker has closed a connection himself; nothing is wrong with the endpoint."""
-        with self._changed:
+        with self._lock:
             self._epochs.pop(connection, None)
 
     def offer(self, connection: C) -> bool:
         """Give a healthy connection back for the next taker; False if its epoch is over."""
-        with self._changed:
+        with self._lock:
             if self._epochs.get(connection) != self._machine.epoch or not self._machine.current:
                 return False
             self._ready.append(connection)
@@ -230,7 +233,7 @@ class Supervisor(Generic[C]):
 
     def found(self, endpoints: tuple[Endpoint, ...]) -> None:
         """A discovery agent knows these endpoints beside the configured ones."""
-        with self._changed:
+        with self._lock:
             self._feed(Listed(endpoints))
 
     def tell(self, event: Event) -> None:
@@ -238,7 +241,7 @@ class Supervisor(Generic[C]):
 
     def close(self) -> None:
         """Sever everything and end the thread; waiting callers get ConnectFailed("closed")."""
-        with self._changed:
+        with self._lock:
             self._feed(Closed())
             for connection in [*self._ready, *self._spares.clear()]:
                 self.dialer.discard(connection)
@@ -301,7 +304,7 @@ class Supervisor(Generic[C]):
         failed: Callable[[Endpoint, str], None],
     ) -> None:
         """Dial outside the lock, then report under it."""
-        with self._changed:
+        with self._lock:
             if self._use_spare(endpoint, arrived):
                 return
         timeout = self.uri.options.connect_timeout / 1000
@@ -310,10 +313,10 @@ class Supervisor(Generic[C]):
         except Exception as exc:
             cause = redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
             self._log_cause(endpoint, cause)
-            with self._changed:
+            with self._lock:
                 failed(endpoint, cause)
             return
-        with self._changed:
+        with self._lock:
             self._logged.pop(endpoint, None)
             arrived(endpoint, connection)
 
@@ -370,7 +373,7 @@ class Supervisor(Generic[C]):
         self._spares.failed(endpoint, time.monotonic())
 
     def _prefer(self, endpoint: Endpoint, reason: str) -> None:
-        with self._changed:
+        with self._lock:
             self._feed(Prefer(endpoint, reason))
 
     def _log_cause(self, endpoint: Endpoint, cause: str) -> None:
@@ -436,7 +439,8 @@ class Supervisor(Generic[C]):
                 self.dialer.abandon(connection)
         self._epochs.clear()
         self._ready.clear()
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self.notifier = Notifier()  # the other's lock may be held by a thread that is no more
-        with self._changed:
+        with self._lock:
             self._feed(Closed())

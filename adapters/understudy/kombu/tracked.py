@@ -65,7 +65,8 @@ class TrackedPublisher:
     def __init__(self, broker: LogicalBroker) -> None:
         self._broker = broker
         self._outbox: Outbox[Publication] = Outbox(broker.options.max_cache_size)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()  # entered itself, as in the supervisor
+        self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._stepping = threading.Lock()  # held by whoever touches the connection
         self._window: Window | None = None
@@ -98,7 +99,7 @@ class TrackedPublisher:
         """Take the message; wait only while the outbox is full (SendTimeout, ConnectFailed)."""
         publication = Publication(message, exchange, routing_key, mandatory, immediate)
         size = message.size
-        with self._changed:
+        with self._lock:
             while not self._outbox.offer(publication, size, message.message_id):
                 self._wait_for_room(message, deadline)
             is_asleep = self._sleeping or self._thread is None
@@ -141,7 +142,7 @@ class TrackedPublisher:
     def flush(self, deadline: Deadline) -> bool:
         """Wait until the outbox is empty; False at the deadline. Raises what was refused."""
         self._wakeup.set()
-        with self._changed:
+        with self._lock:
             while not self._outbox.is_empty:
                 if self._given_up is not None:
                     raise self._given_up
@@ -156,7 +157,7 @@ class TrackedPublisher:
 
     def rest(self) -> None:
         """Leave the broker as soon as the outbox is empty; the next put begins again."""
-        with self._changed:
+        with self._lock:
             self._resting = True
         self._wakeup.set()
 
@@ -167,7 +168,7 @@ class TrackedPublisher:
         waits for them.
         """
         limit = self._broker.options.close_timeout
-        with self._changed:
+        with self._lock:
             if self._state() == self._left_behind:
                 return
         try:
@@ -176,7 +177,7 @@ class TrackedPublisher:
             reason = f"not confirmed within closeTimeout={limit} ms"
         except errors.ConnectFailed as exc:
             reason = str(exc)
-        with self._changed:
+        with self._lock:
             left = self._outbox.keys()
             self._left_behind = self._state() if left else None
         if left:
@@ -236,12 +237,12 @@ class TrackedPublisher:
 
     def _sleep_until_needed(self, deadline: Deadline) -> bool:
         """Without a connection and without messages there is nothing to do."""
-        with self._changed:
+        with self._lock:
             self._sleeping = self._outbox.is_empty or self._given_up is not None
             if not self._sleeping:
                 return True
         self._wakeup.wait(None, deadline)
-        with self._changed:
+        with self._lock:
             self._sleeping = False
             self._given_up = None
             return not self._outbox.is_empty
@@ -250,7 +251,7 @@ class TrackedPublisher:
         if not self._resting:
             return
         supervisor = self._broker.supervisor
-        with self._changed:
+        with self._lock:
             self._resting = not supervisor.has_users_besides(self)
             if not self._resting or not self._outbox.is_empty:
                 return
@@ -273,7 +274,7 @@ class TrackedPublisher:
 
     def _write(self, window: Window) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 entries = self._outbox.next_unwritten(BATCH)
             if not entries:
                 return
@@ -288,7 +289,7 @@ class TrackedPublisher:
                 window.take_in()
 
     def _sleep_on(self, window: Window, deadline: Deadline) -> None:
-        with self._changed:
+        with self._lock:
             if self._outbox.next_unwritten(1):
                 return
             self._sleeping = True
@@ -313,18 +314,18 @@ class TrackedPublisher:
     # --- called by the window -------------------------------------------------------------------
 
     def written(self, entry: Entry[Publication], tag: int) -> None:
-        with self._changed:
+        with self._lock:
             self._outbox.written(entry, tag)
 
     def unsendable(self, entry: Entry[Publication], cause: Exception) -> None:
         """No link could carry it: taken out, as the caller's error."""
-        with self._changed:
+        with self._lock:
             self._outbox.drop(entry.key, entry.item)
         self._failed(entry, refused(cause, entry.key))
 
     def settled(self, tag: int, multiple: bool, ok: bool) -> None:
         """The broker has confirmed or refused."""
-        with self._changed:
+        with self._lock:
             settle = self._outbox.confirmed if ok else self._outbox.refused
             entries = settle(tag, multiple)
             if self._waiting:
@@ -338,11 +339,11 @@ class TrackedPublisher:
                 self._failed(entry, Unroutable(text, message_id=entry.key))
 
     def returned(self, key: str) -> None:
-        with self._changed:
+        with self._lock:
             self._outbox.returned(key)
 
     def _failed(self, entry: Entry[Publication], error: errors.UnderstudyError) -> None:
-        with self._changed:
+        with self._lock:
             self._failures.append(error)
             self._changed.notify_all()
         endpoint = str(self._broker.supervisor.current or "")
@@ -356,7 +357,7 @@ class TrackedPublisher:
         cause = None if exc is None else exc.__cause__
         only_channel = window is not None and window.inner.is_alive() and exc is not None
         poison = None
-        with self._changed:
+        with self._lock:
             if exc is not None and exc.by_peer:
                 poison = self._outbox.channel_closed()
             else:
@@ -381,7 +382,7 @@ class TrackedPublisher:
         inner.close(0.0)
 
     def _give_up(self, exc: errors.ConnectFailed) -> None:
-        with self._changed:
+        with self._lock:
             self._given_up = ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
             self._changed.notify_all()
 
@@ -396,7 +397,8 @@ class TrackedPublisher:
     def abandon(self) -> None:
         """In a forked child the messages are the parent's to send."""
         self._outbox = Outbox(self._broker.options.max_cache_size)
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._stepping = threading.Lock()
         self._thread = None
         self._window = None
