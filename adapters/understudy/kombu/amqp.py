@@ -58,6 +58,7 @@ PEER_ERRORS: tuple[type[Exception], ...] = (
     StopIteration,
 )
 
+SLICE = 0.05  # s between two looks whether another thread's reading has brought what one waits for
 RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
 
 
@@ -99,6 +100,8 @@ class BoundedConnection(pyamqp.Connection):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.severed: str | None = None  # the reason
+        self.broken: str | None = None  # what reading or writing met with
+        self.callback_error: BaseException | None = None  # the last one of the application's own
         self.is_polled = False  # an event loop has to find the descriptor after a loss
         self.closed_by_peer: str | None = None  # what the broker said in connection.close
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
@@ -123,7 +126,8 @@ class BoundedConnection(pyamqp.Connection):
                     write(*frame)
             except TimeoutError as exc:
                 raise _kernels_or_ours(exc) from exc.__cause__
-            except OSError:
+            except OSError as exc:
+                self.broken = f"{type(exc).__name__}: {exc}"
                 raise
             except BaseException:
                 if self.writes != writes:
@@ -238,12 +242,35 @@ class BoundedConnection(pyamqp.Connection):
         """Read one frame; none when ``unless`` is true once nobody else reads any more."""
         if self.severed is not None or self._transport is None:
             raise RecoverableConnectionError(self.severed or "connection closed")
+        deadline = Deadline(timeout)
+        while not self._read_lock.acquire(timeout=min(deadline.remaining(), SLICE)):
+            if unless():
+                return True
+            if deadline.remaining() <= 0:
+                raise TimeoutError
         try:
-            with self.reading(timeout):
-                return True if unless() else self.on_inbound_frame(self._read_frame(timeout))
+            if unless():
+                return True
+            return self._take_in(self._read_frame(deadline.timeout()))
         finally:
+            self._read_lock.release()
             if self.severed is not None:
                 self._close_when_unused()
+
+    def _take_in(self, frame: Any) -> Any:
+        try:
+            return self.on_inbound_frame(frame)
+        except (amqp.exceptions.ChannelError, TimeoutError):
+            raise
+        except PEER_ERRORS as exc:
+            if exc is not self.callback_error:
+                self.broken = f"{type(exc).__name__}: {exc}"
+            raise
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the connection itself has failed, not just a call that used it."""
+        return bool(self.severed or self.broken or self.closed_by_peer)
 
     def _read_frame(self, timeout: float | None) -> Any:
         transport = self.transport
@@ -252,7 +279,8 @@ class BoundedConnection(pyamqp.Connection):
                 return transport.read_frame()
         except TimeoutError as exc:
             raise _kernels_or_ours(exc) from exc.__cause__
-        except PEER_ERRORS:
+        except PEER_ERRORS as exc:
+            self.broken = f"{type(exc).__name__}: {exc}"
             raise
         except BaseException:
             self.sever(INTERRUPTED)
@@ -268,8 +296,12 @@ class BoundedConnection(pyamqp.Connection):
         bound = self._bound.deadline
         deadline = Deadline(timeout) if bound is None else bound
         while bound is None or bound.remaining() > 0:
-            if self.blocking_read(deadline.timeout(), unless):
-                return
+            try:
+                if self.blocking_read(deadline.timeout(), unless):
+                    return
+            except TimeoutError:  # a deadline may ask to be looked at again before it is over
+                if deadline.remaining() <= 0:
+                    raise
         raise TimeoutError
 
     def wait(
@@ -294,7 +326,10 @@ class BoundedConnection(pyamqp.Connection):
     def is_readable(self) -> bool:
         """Whether a read would not block."""
         sock = self._raw_socket()
-        return self.severed is None and sock is not None and is_readable(sock)
+        if self.severed is not None or sock is None:
+            return False
+        pending = getattr(sock, "pending", None)  # TLS: bytes that poll does not see any more
+        return bool(pending and pending()) or is_readable(sock)
 
     # --- heartbeats -----------------------------------------------------------------------------
 
@@ -335,7 +370,7 @@ class BoundedConnection(pyamqp.Connection):
             if self._read_lock.acquire(blocking=False):
                 try:
                     while self.is_readable() and not self.is_at_end():
-                        with contextlib.suppress(TimeoutError):
+                        with contextlib.suppress(TimeoutError, amqp.exceptions.ChannelError):
                             self.blocking_read(0)
                 finally:
                     self._read_lock.release()
@@ -345,12 +380,13 @@ class BoundedConnection(pyamqp.Connection):
     def _try_heartbeat(self, sock: socket.socket, now: float) -> None:
         if not self._write_lock.acquire(blocking=False):
             return  # somebody is writing, or stuck: the receiving side tells which
-        self._write_lock.release()
-        if not is_writable(sock):
-            return
-        with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
-            self.send_heartbeat()
-            self._seen_sent, self._last_sent = self.bytes_sent, now
+        try:
+            if is_writable(sock):
+                with contextlib.suppress(OSError, RecoverableConnectionError, AttributeError):
+                    self.send_heartbeat()
+                    self._seen_sent, self._last_sent = self.bytes_sent, now
+        finally:
+            self._write_lock.release()
 
 
 def _refuse_to_write(*_: Any) -> None:
@@ -406,7 +442,9 @@ class _Bound(threading.local):
 def draining_until(connection: BoundedConnection, deadline: Deadline) -> Iterator[None]:
     """Make this thread's `drain_events` end at a deadline, however many frames arrive."""
     bound = connection._bound
-    outer, bound.deadline = bound.deadline, deadline
+    outer = bound.deadline
+    if outer is None or deadline.remaining() < outer.remaining():
+        bound.deadline = deadline
     try:
         yield
     finally:

@@ -93,14 +93,10 @@ def called_by_consuming_loop() -> bool:
     return False
 
 
-def on_shutdown(flush: Callable[[], object]) -> None:
+def on_shutdown(flush: Callable[..., object]) -> None:
     """Flush when a worker or one of its child processes ends; prefork children skip atexit."""
     signals = sys.modules.get("celery.signals")
     if signals is None:
         return
-
-    def flush_at_shutdown(**_: object) -> None:
-        flush()
-
     for signal in (signals.worker_process_shutdown, signals.worker_shutdown):
-        signal.connect(flush_at_shutdown, weak=False, dispatch_uid="understudy-flush")
+        signal.connect(flush, weak=False, dispatch_uid="understudy-flush")

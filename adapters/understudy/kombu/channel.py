@@ -25,7 +25,7 @@ from kombu.transport import pyamqp
 from understudy.kombu import celery
 from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection, bounded_wait
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
-from understudy.kombu.message import OutMessage
+from understudy.kombu.message import ID_HEADER, RESEND_HEADER, OutMessage, is_task
 from understudy.kombu.topology import Declaration
 
 __all__ = ["application_channel"]
@@ -60,6 +60,9 @@ class _Surviving:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
+        if (headers and RESEND_HEADER in headers) or is_task(headers):
+            # Celery's retry copies the headers of the message that it repeats
+            headers = {k: v for k, v in headers.items() if k not in (ID_HEADER, RESEND_HEADER)}
         return OutMessage(body, priority, content_type, content_encoding, headers, properties)
 
     def basic_publish(
@@ -148,6 +151,8 @@ class _Surviving:
             except amqp.exceptions.ChannelError:
                 raise
             except (*PEER_ERRORS, *inner.transport.connection_errors) as exc:
+                if not inner.is_broken:
+                    raise  # AMQP cannot carry it: the caller's error
                 home.lost(inner, exc)
                 if inner.consumes:
                     raise
@@ -225,6 +230,14 @@ class _AmqpSurviving(_Surviving):
         if self._connection is None:
             raise amqp.exceptions.RecoverableConnectionError("the channel is closed")
         return super().send_method(*args, **kwargs)  # type: ignore[misc]
+
+    def _on_basic_deliver(self, *args: Any, **kwargs: Any) -> None:
+        """An error of the application's callback says nothing about the connection."""
+        try:
+            super()._on_basic_deliver(*args, **kwargs)  # type: ignore[misc]
+        except BaseException as exc:
+            self._own.callback_error = exc
+            raise
 
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False

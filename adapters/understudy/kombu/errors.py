@@ -49,6 +49,7 @@ class Unroutable(errors.Unroutable, amqp.exceptions.ChannelError):
     def __init__(self, message: str | None = None, *, message_id: str | None = None) -> None:
         errors.Unroutable.__init__(self, message, message_id=message_id)
         self.reply_text = str(message)
+        self.args = (message,)  # py-amqp shows and pickles its own, which mean nothing here
 
     __str__ = Exception.__str__
 
@@ -65,6 +66,7 @@ def _refusal(host_error: type[amqp.exceptions.AMQPError]) -> type[errors.Refused
     ) -> None:
         errors.Refused.__init__(self, message, message_id=message_id)
         self.reply_text = str(message)  # type: ignore[attr-defined]
+        self.args = (message,)
 
     body = {"__init__": __init__, "__str__": Exception.__str__, "__module__": __name__}
     return type(f"Refused{host_error.__name__}", (errors.Refused, host_error), body)
@@ -73,14 +75,13 @@ def _refusal(host_error: type[amqp.exceptions.AMQPError]) -> type[errors.Refused
 RefusedAccessRefused = _refusal(amqp.exceptions.AccessRefused)
 RefusedChannelError = _refusal(amqp.exceptions.ChannelError)
 RefusedConnectionError = _refusal(amqp.exceptions.ConnectionError)
-RefusedContentTooLarge = _refusal(amqp.exceptions.ContentTooLarge)
 RefusedFrameSyntaxError = _refusal(amqp.exceptions.FrameSyntaxError)
 RefusedNotFound = _refusal(amqp.exceptions.NotFound)
 RefusedPreconditionFailed = _refusal(amqp.exceptions.PreconditionFailed)
 
+#: 311 (content too large) stays a plain ChannelError: kombu would retry its own class for ever
 REFUSALS: dict[type[BaseException], type[errors.Refused]] = {
     amqp.exceptions.AccessRefused: RefusedAccessRefused,
-    amqp.exceptions.ContentTooLarge: RefusedContentTooLarge,
     amqp.exceptions.MessageNacked: RefusedNacked,
     amqp.exceptions.FrameSyntaxError: RefusedFrameSyntaxError,
     amqp.exceptions.NotFound: RefusedNotFound,

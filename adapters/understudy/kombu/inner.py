@@ -208,6 +208,11 @@ class Inner:
                 self.transport.close_connection(self.raw)
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the connection itself has failed; where that can't be told, any error says so."""
+        return not self.is_amqp or self.dead is not None or bool(self.raw.is_broken)
+
+    @property
     def is_for_publishing(self) -> bool:
         """False once the application reads from it: a confirm must not be read by somebody else."""
         return not self.consumes and not self.is_drained

@@ -13,8 +13,9 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import amqp
@@ -26,7 +27,7 @@ from understudy.failover.notifier import logger
 from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, Unsendable, draining_until
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
-from understudy.kombu.message import OutMessage
+from understudy.kombu.message import OutMessage, id_of
 from understudy.kombu.topology import Declaration
 
 __all__ = ["Link", "LinkBroken", "open_link"]
@@ -57,7 +58,7 @@ class Link(Protocol):
         deadline: Deadline,
     ) -> None: ...
 
-    def declare(self, call: Declaration) -> Any:
+    def declare(self, call: Declaration, deadline: Deadline) -> Any:
         """Do a declaration; raises the host's own channel error when it is refused."""
 
 
@@ -69,6 +70,7 @@ class AmqpLink:
         self._unconfirmed: set[int] = set()
         self._nacked: set[int] = set()
         self._returned: str | None = None
+        self._current = ""  # the id of the message that is being sent
         self._admin: Any = None  # another channel of ours, for declarations
         self._channel = self._open_channel(deadline)
 
@@ -100,6 +102,7 @@ class AmqpLink:
         if not self._channel.is_open:
             self._channel = self._open_channel(deadline)
         self._returned = None
+        self._current = message.message_id
         prepared = message.for_amqp()
         try:
             if not self._confirms:
@@ -123,6 +126,20 @@ class AmqpLink:
         except Unsendable as exc:
             raise refused(exc.cause, message.message_id) from exc.cause
         except PEER_ERRORS as exc:
+            if self._unconfirmed - {self._channel.last_tag} and self.inner.raw.connected:
+                # one whose sender has given up may be the reason: this one gets a fresh channel
+                self._unconfirmed.clear()
+                message.mark_resend()
+                self._channel = self._open_channel(deadline)
+                self.send(
+                    message,
+                    exchange,
+                    routing_key,
+                    mandatory=mandatory,
+                    immediate=immediate,
+                    deadline=deadline,
+                )
+                return
             self._translate(exc, message)
         if tag in self._nacked:
             self._nacked.discard(tag)
@@ -134,8 +151,8 @@ class AmqpLink:
 
     def _bounded(self, deadline: Deadline) -> Any:
         """A write that may fill the socket's buffer must end at the deadline too."""
-        limit = deadline.timeout()
-        if limit is None:
+        limit = deadline.remaining()
+        if limit == math.inf:
             return contextlib.nullcontext()
         return monitor.alarm(limit, lambda: self.inner.raw.sever("a write did not end in time"))
 
@@ -161,6 +178,8 @@ class AmqpLink:
         raw = self.inner.raw
         if isinstance(exc, amqp.exceptions.ChannelError) and raw.connected:
             raise refused(exc, message.message_id) from exc
+        if not raw.is_broken and self._channel.is_open:
+            raise exc
         by_peer = raw.closed_by_peer is not None and not isinstance(
             exc, amqp.exceptions.RecoverableConnectionError
         )
@@ -173,25 +192,33 @@ class AmqpLink:
         self._unconfirmed -= tags
 
     def _on_returned(self, message: Any, reason: str) -> None:
-        self._returned = reason
+        if id_of(message) == self._current:  # else its sender has given up
+            self._returned = reason
 
-    def declare(self, call: Declaration) -> Any:
+    def declare(self, call: Declaration, deadline: Deadline) -> Any:
         raw = self.inner.raw
-        try:
-            if self._admin is None or not self._admin.is_open:
-                self._admin = PublisherChannel(
-                    raw, settled=lambda *_: None, returned=lambda *_: None
-                )
-                self._admin.start(confirms=False)
-            return call.apply(self._admin)
-        except amqp.exceptions.ChannelError:
-            if raw.connected:
-                raise
-            raise LinkBroken(raw.severed or "connection closed") from None
-        except TimeoutError:
-            raise
-        except PEER_ERRORS as exc:
-            raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}") from exc
+        while True:
+            try:
+                with draining_until(raw, deadline):
+                    if self._admin is None or not self._admin.is_open:
+                        self._admin = PublisherChannel(
+                            raw, settled=lambda *_: None, returned=lambda *_: None
+                        )
+                        self._admin.start(confirms=False)
+                    return call.apply(self._admin)
+            except amqp.exceptions.ChannelError:
+                if not raw.connected:
+                    raise LinkBroken(raw.severed or "connection closed") from None
+                if not self._admin.is_open:
+                    raise
+                # else it was the publishing channel that was closed: ask again
+            except TimeoutError:
+                self.inner.sever("no answer to a declaration within timeout")
+                raise DeadlinePassed from None
+            except PEER_ERRORS as exc:
+                if not raw.is_broken:
+                    raise
+                raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}") from exc
 
 
 class VirtualLink:
@@ -222,13 +249,27 @@ class VirtualLink:
         immediate: bool,
         deadline: Deadline,
     ) -> None:
-        with self._translated():
+        with self._until(deadline), self._translated():
             prepared = message.for_channel(self._channel.prepare_message)
             self._channel.basic_publish(prepared, exchange=exchange, routing_key=routing_key)
 
-    def declare(self, call: Declaration) -> Any:
-        with self._translated():
+    def declare(self, call: Declaration, deadline: Deadline) -> Any:
+        with self._until(deadline), self._translated():
             return call.apply(self._channel)
+
+    @contextlib.contextmanager
+    def _until(self, deadline: Deadline) -> Iterator[None]:
+        """These transports have no deadlines: at its end the connection is cut."""
+        limit = deadline.remaining()
+        if limit == math.inf:
+            yield
+            return
+        try:
+            with monitor.alarm(limit, lambda: self.inner.sever("no answer within timeout")):
+                yield
+        except LinkBroken:
+            deadline.check()
+            raise
 
 
 def plain_channel_class(transport: Any) -> Any:

@@ -9,16 +9,29 @@ from __future__ import annotations
 import itertools
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import amqp
 
-__all__ = ["ID_HEADER", "RESEND_HEADER", "OutMessage", "new_message_id"]
+__all__ = ["ID_HEADER", "RESEND_HEADER", "OutMessage", "id_of", "is_task", "new_message_id"]
 
 ID_HEADER = "x-understudy-id"
 RESEND_HEADER = "x-understudy-resend"
 
 OVERHEAD = 200  # bytes that count for properties and headers; an estimate, stated in the README
+
+
+def is_task(headers: Mapping[str, Any] | None) -> bool:
+    """Whether Celery would run a message with these headers."""
+    return headers is not None and "task" in headers and "id" in headers
+
+
+def id_of(message: amqp.Message) -> str:
+    """The id that an `OutMessage` had when it was sent."""
+    properties = message.properties
+    given = properties.get("message_id")
+    return str(given or (properties.get("application_headers") or {}).get(ID_HEADER))
 
 
 class _Ids:
@@ -102,7 +115,7 @@ class OutMessage:
     @property
     def is_task(self) -> bool:
         """Whether Celery would run this (its message protocol 2, or 1)."""
-        return "task" in self.headers and "id" in self.headers
+        return is_task(self.headers)
 
     def mark_resend(self) -> None:
         """From now on every copy says that an earlier one may exist."""

@@ -69,7 +69,7 @@ class Publisher:
 
         def send(link: Link) -> None:
             nonlocal written
-            self._prepare_way(link, exchange, routing_key)
+            self._prepare_way(link, exchange, routing_key, deadline)
             if written:
                 message.mark_resend()
             written = True
@@ -96,7 +96,9 @@ class Publisher:
     def declare(self, call: Declaration, deadline: Deadline) -> Any:
         """Do a declaration on whatever broker is current; raises the host's own refusal."""
         try:
-            return self._on_a_link(lambda link: link.declare(call), lambda exc: None, deadline)
+            return self._on_a_link(
+                lambda link: link.declare(call, deadline), lambda exc: None, deadline
+            )
         except DeadlinePassed:
             text = f"{call.method} did not finish within timeout={self._limit(deadline)} ms"
             raise SendTimeout(text, attempts=self._transport.broker.attempts) from None
@@ -174,7 +176,7 @@ class Publisher:
             self._transport.broker.supervisor.released(inner)
             inner.sever(INTERRUPTED)
 
-    def _prepare_way(self, link: Link, exchange: str, routing_key: str) -> None:
+    def _prepare_way(self, link: Link, exchange: str, routing_key: str, deadline: Deadline) -> None:
         """Have on this broker what the application declared on an earlier one."""
         way = (exchange, "" if exchange else routing_key)
         if way in self._prepared:
@@ -183,7 +185,7 @@ class Publisher:
 
         def apply(call: Declaration) -> None:
             try:
-                link.declare(call)
+                link.declare(call, deadline)
             except amqp.exceptions.ChannelError as exc:
                 logger.warning("%s was refused by %s: %s", call.method, link.inner.endpoint, exc)
 

@@ -5,7 +5,8 @@ Rules
   application's. Exclusive, auto-delete and server-named queues belong to one connection and are
   left to their consumer; passive declarations create nothing.
 * On a link of a later epoch, the part that a message needs is declared again before the message is
-  sent: its exchange, and from there all bindings, exchanges and queues it can reach.
+  sent: its exchange, and from there all bindings, exchanges and queues it can reach, as a dead
+  letter too.
 * Declarations are idempotent. One that the new broker refuses (other arguments) is logged and
   left: the broker's own definition stands, and the send will show whether it suffices.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,24 +87,44 @@ class Topology:
 
     def _reach(self, exchange: str, routing_key: str) -> Iterator[tuple[Declaration, int]]:
         if not exchange:
-            if routing_key in self._queues:
-                yield self._queues[routing_key]
-            return
-        seen = {exchange}
-        todo = deque([exchange])
+            dead_letters = yield from self._queue(routing_key)
+            todo = deque(dead_letters)
+        else:
+            todo = deque([exchange])
+        seen = set(todo)
         while todo:
             source = todo.popleft()
             if source in self._exchanges:
                 yield self._exchanges[source]
+                ways = _arguments(self._exchanges[source]).get("alternate-exchange")
+                if ways and ways not in seen:
+                    seen.add(ways)
+                    todo.append(ways)
             for (kind, name, *_), binding in self._bindings.get(source, {}).items():
-                if kind == "queue" and name in self._queues:
-                    yield self._queues[name]
+                if kind == "queue":
+                    further = yield from self._queue(name)
+                    todo.extend(one for one in further if one not in seen)
+                    seen.update(further)
                 if kind == "exchange" and name not in seen:
                     seen.add(name)
                     todo.append(name)
                     if name in self._exchanges:
                         yield self._exchanges[name]
                 yield binding
+
+    def _queue(self, name: str) -> Generator[tuple[Declaration, int], None, list[str]]:
+        """A queue, and the exchange that its dead letters go to."""
+        known = self._queues.get(name)
+        if known is None:
+            return []
+        yield known
+        arguments = _arguments(known)
+        dead_letters = arguments.get("x-dead-letter-exchange")
+        if dead_letters == "":
+            target = self._queues.get(arguments.get("x-dead-letter-routing-key", name))
+            if target is not None and target is not known:
+                yield target
+        return [dead_letters] if dead_letters else []
 
     def declare(
         self, exchange: str, routing_key: str, epoch: int, apply: Callable[[Declaration], None]
@@ -112,6 +133,10 @@ class Topology:
         for call in self.needed(exchange, routing_key, epoch):
             apply(call)
             self.record(call.method, dict(call.arguments), epoch)
+
+
+def _arguments(known: tuple[Declaration, int]) -> dict[str, Any]:
+    return dict(known[0].arguments).get("arguments") or {}
 
 
 def _binding(method: str, arguments: dict[str, Any]) -> tuple[str, tuple[Any, ...]]:

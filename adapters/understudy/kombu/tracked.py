@@ -18,6 +18,8 @@ import contextlib
 import os
 import socket
 import threading
+import time
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -61,6 +63,30 @@ class Publication:
         self.immediate = immediate
 
 
+class _Exit:
+    has_begun = False
+
+
+_exit = _Exit()
+_publishers: weakref.WeakSet[TrackedPublisher] = weakref.WeakSet()
+
+
+def flush_all(**_: object) -> None:
+    """Flush what this process still has to send; a receiver of Celery's shutdown signals too.
+
+    One function for all publishers: Celery takes a second receiver for the first one, and a forked
+    child has inherited that.
+    """
+    for publisher in list(_publishers):
+        publisher.flush_at_exit()
+
+
+@atexit.register
+def _at_exit() -> None:
+    _exit.has_begun = True
+    flush_all()
+
+
 class TrackedPublisher:
     def __init__(self, broker: LogicalBroker) -> None:
         self._broker = broker
@@ -79,8 +105,8 @@ class TrackedPublisher:
         self._given_up: errors.ConnectFailed | None = None
         self._resting = False  # the application has closed its connections
         forking.register(self)
-        atexit.register(self.flush_at_exit)
-        celery.on_shutdown(self.flush_at_exit)
+        _publishers.add(self)
+        celery.on_shutdown(flush_all)
 
     def __repr__(self) -> str:
         return f"<TrackedPublisher {self._outbox!r}>"
@@ -108,8 +134,8 @@ class TrackedPublisher:
                 self._ensure_thread()
         if is_asleep:
             self._wakeup.set()
-        if not threading.main_thread().is_alive():
-            self.flush_at_exit()  # an atexit handler sends, and ours may have run already
+        if _exit.has_begun:
+            self.flush_at_exit()  # another atexit handler sends, and ours has run already
 
     def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
         if self._given_up is not None:
@@ -213,7 +239,9 @@ class TrackedPublisher:
                 self._step(Deadline(None))
             except Exception:
                 logger.exception("a bug in understudy: the publisher goes on")
-                self._lose("internal error")
+                with contextlib.suppress(Exception):
+                    self._lose("internal error")
+                time.sleep(1)  # so that a bug that repeats does not burn a CPU
 
     def _step(self, deadline: Deadline) -> None:
         """Write what can be written, take in what has come, wait for more."""
@@ -293,6 +321,9 @@ class TrackedPublisher:
             if self._outbox.next_unwritten(1):
                 return
             self._sleeping = True
+        if window.has_unread():
+            self._sleeping = False
+            return
         self._wakeup.wait(window.socket(), deadline)
         self._sleeping = False
 

@@ -55,7 +55,7 @@ def _without_nack(host_errors: tuple[type[BaseException], ...]) -> tuple[type[Ba
 def _redis_errors() -> tuple[type[BaseException], ...]:
     try:
         from redis import exceptions
-    except ImportError:
+    except Exception:  # also what importing raises while the interpreter ends
         return ()
     return (exceptions.ConnectionError, exceptions.TimeoutError)
 
@@ -293,7 +293,8 @@ class Transport(base.Transport):
         except TimeoutError:
             raise
         except self.client_ref().connection_errors as exc:  # type: ignore[union-attr]
-            self.lost(inner, exc)
+            if inner.is_broken:  # else it comes from a callback of the application's
+                self.lost(inner, exc)
             raise
 
     # --- the event loop and other things a candidate knows best ---------------------------------

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import amqp
 
 from understudy.core.outbox import Entry
-from understudy.failover.deadline import Deadline
+from understudy.failover.deadline import NEVER
 from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, Unsendable
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
-from understudy.kombu.message import ID_HEADER
+from understudy.kombu.message import id_of
 from understudy.kombu.topology import Declaration
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class Window(Protocol):
     def socket(self) -> socket.socket | None:
         """What becomes readable when something comes."""
 
+    def has_unread(self) -> bool:
+        """Whether something has come already, perhaps where a poll does not see it (TLS)."""
+
 
 class AmqpWindow:
     def __init__(self, inner: Inner, publisher: TrackedPublisher, *, confirms: bool) -> None:
@@ -86,6 +89,11 @@ class AmqpWindow:
     def write(self, entry: Entry[Publication]) -> None:
         publication = entry.item
         channel = self._channel
+        try:
+            prepared = publication.message.for_amqp()
+        except Exception as exc:
+            self._publisher.unsendable(entry, exc)
+            return
         with self._translated():
             if not channel.is_open:
                 raise amqp.exceptions.RecoverableConnectionError("the publishing channel is closed")
@@ -94,7 +102,7 @@ class AmqpWindow:
                 self.inner.raw.hold_writes()
             try:
                 tag = channel.write(
-                    publication.message.for_amqp(),
+                    prepared,
                     publication.exchange,
                     publication.routing_key,
                     publication.mandatory,
@@ -130,21 +138,22 @@ class AmqpWindow:
                 )
                 self._admin.start(confirms=False)
             return call.apply(self._admin)
-        except amqp.exceptions.ChannelError:
+        except amqp.exceptions.ChannelError as exc:
+            if self._admin.is_open:  # it was the publishing channel, closed by a message
+                raise LinkBroken(str(exc), by_peer=True) from exc
             raise
         except PEER_ERRORS as exc:
             raise LinkBroken(self.inner.raw.severed or f"{type(exc).__name__}: {exc}") from exc
+
+    def has_unread(self) -> bool:
+        return bool(self.inner.raw.is_readable())
 
     def socket(self) -> socket.socket | None:
         raw: socket.socket | None = self.inner.raw._raw_socket()
         return raw
 
     def _returned(self, message: amqp.Message, reason: str) -> None:
-        properties = message.properties
-        key = properties.get("message_id")
-        if key is None:
-            key = (properties.get("application_headers") or {}).get(ID_HEADER)
-        self._publisher.returned(str(key))
+        self._publisher.returned(id_of(message))
 
 
 class VirtualWindow:
@@ -160,14 +169,19 @@ class VirtualWindow:
         publication = entry.item
         self._tag += 1
         self._publisher.written(entry, self._tag)
-        self._link.send(
-            publication.message,
-            publication.exchange,
-            publication.routing_key,
-            mandatory=publication.mandatory,
-            immediate=publication.immediate,
-            deadline=Deadline(None),
-        )
+        try:
+            self._link.send(
+                publication.message,
+                publication.exchange,
+                publication.routing_key,
+                mandatory=publication.mandatory,
+                immediate=publication.immediate,
+                deadline=NEVER,
+            )
+        except LinkBroken:
+            raise
+        except Exception as exc:
+            self._publisher.unsendable(entry, exc)
         self._publisher.settled(self._tag, False, True)
 
     def send(self) -> None:
@@ -177,7 +191,10 @@ class VirtualWindow:
         """Nothing ever comes."""
 
     def declare(self, call: Declaration) -> Any:
-        return self._link.declare(call)
+        return self._link.declare(call, NEVER)
+
+    def has_unread(self) -> bool:
+        return False
 
     def socket(self) -> socket.socket | None:
         return None
