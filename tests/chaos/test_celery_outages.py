@@ -160,14 +160,13 @@ def test_delay_fails_in_time_while_every_broker_is_down(
         mark = app.tasks["tests.add"]
         mark.delay(1, 1)
         way.die()
-        for _ in range(2):
-            began = time.monotonic()
-            with pytest.raises(SendTimeout) as caught:
-                mark.delay(2, 2)
-            took = time.monotonic() - began
-            print(f"retry={retry}, {backend}: {took:.2f} s")
-            assert 2.5 < took < 6
-            assert isinstance(caught.value, OperationalError)
+        began = time.monotonic()
+        with pytest.raises(SendTimeout) as caught:
+            mark.delay(2, 2)
+        took = time.monotonic() - began
+        print(f"retry={retry}, {backend}: {took:.2f} s")
+        assert 2.5 < took < 6
+        assert isinstance(caught.value, OperationalError)
         way.come_back()
         mark.delay(3, 3)
     depth = sum(broker_depth(broker, unique) for broker in way.brokers)
