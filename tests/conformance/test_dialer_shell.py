@@ -40,6 +40,11 @@ class Bench:
         self.dialer = FakeDialer()
         self.events: list[Event] = []
         self.supervisors: list[Supervisor[FakeConnection]] = []
+        self._before = set(own_threads())  # of adapters that other tests have used
+
+    def threads(self) -> list[threading.Thread]:
+        """Those of our supervisors."""
+        return [thread for thread in own_threads() if thread not in self._before]
 
     def supervisor(
         self, options: str = "", *, on_event: Callable[[Event], object] | None = None
@@ -60,7 +65,7 @@ class Bench:
         for supervisor in self.supervisors:
             supervisor.close()
         self.dialer.fail(A, B, C)
-        assert wait_until(lambda: not own_threads(), LONG), own_threads()
+        assert wait_until(lambda: not self.threads(), LONG), self.threads()
         assert self.dialer.open == []
 
 
@@ -328,7 +333,7 @@ def test_f08_without_reconnect_a_loss_is_final(bench: Bench) -> None:
             acquire(supervisor)
     assert bench.dialer.dials == [str(A)]
     supervisor.close()
-    assert wait_until(lambda: not own_threads(), LONG)
+    assert wait_until(lambda: not bench.threads(), LONG)
     assert kinds(bench.events) == [Connected, GaveUp]
 
 
@@ -380,7 +385,7 @@ def test_f41_a_hundred_lives_leave_nothing(bench: Bench) -> None:
             bench.dialer.wait_until(lambda: len(bench.dialer.open) == 3)
         supervisor.close()
         bench.dialer.wait_until(lambda: not bench.dialer.open)
-    assert wait_until(lambda: not own_threads(), LONG)
+    assert wait_until(lambda: not bench.threads(), LONG)
 
 
 def test_where_no_thread_can_be_started_the_caller_does_the_work(
