@@ -150,7 +150,7 @@ def test_f15_timed_out_message_is_never_sent_later(
 ) -> None:
     """F15: once a send has ended in SendTimeout its message stays away."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=500)
+    connection = lab.connect(proxy, timeout=500, maxReconnectDelay=100)
     prepare(connection, unique)
     cut_off(proxy)
     for number in range(3):
