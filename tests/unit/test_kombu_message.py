@@ -9,7 +9,7 @@ import pickle
 import amqp
 
 from understudy.kombu.masking import MaskedURI, raw_uri
-from understudy.kombu.message import ID_HEADER, RESEND_HEADER, OutMessage
+from understudy.kombu.message import ID_HEADER, RESEND_HEADER, OutMessage, without_our_headers
 
 SECRET = "failover:(amqp://user:s%40cret@a:5672//,amqp://u:pw2@b//)?timeout=10"
 
@@ -70,3 +70,16 @@ def test_another_password_is_another_uri() -> None:
     assert other != MaskedURI(SECRET)
     assert MaskedURI(SECRET) == SECRET
     assert len({other, MaskedURI(SECRET), SECRET}) == 2
+
+
+def test_what_celerys_retry_copies_is_a_new_message() -> None:
+    first = OutMessage("b", headers={"task": "t", "id": "i"})
+    first.mark_resend()
+    headers = without_our_headers(first.headers)
+    second = OutMessage("b", headers=headers)
+    assert second.message_id != first.message_id
+    assert RESEND_HEADER not in second.headers
+
+
+def test_an_id_that_the_application_gives_in_our_header_is_kept() -> None:
+    assert OutMessage("b", headers=without_our_headers({ID_HEADER: "mine"})).message_id == "mine"

@@ -89,3 +89,27 @@ def test_declare_applies_each_once_for_each_epoch() -> None:
 def test_a_repeated_declaration_is_kept_once() -> None:
     topology = declared(*ORDERS, *ORDERS, epoch=1)
     assert len(topology.needed("shop", "x", 2)) == 3
+
+
+def test_dead_letters_and_alternates_have_a_way_too() -> None:
+    topology = declared(
+        ("queue_declare", {"queue": "retry", "arguments": {"x-dead-letter-exchange": "shop"}}),
+        *ORDERS,
+        (
+            "exchange_declare",
+            {"exchange": "front", "type": "direct", "arguments": {"alternate-exchange": "retry-x"}},
+        ),
+        ("exchange_declare", {"exchange": "retry-x", "type": "fanout"}),
+        ("queue_bind", {"queue": "retry", "exchange": "retry-x", "routing_key": ""}),
+    )
+    assert "queue_bind orders" in needed(topology, "", "retry")
+    everything = needed(topology, "front", "k")
+    assert {"exchange_declare retry-x", "queue_declare retry", "queue_declare orders"} <= set(
+        everything
+    )
+
+
+def test_a_queue_that_is_its_own_dead_letter_target_ends() -> None:
+    own = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "retry"}
+    topology = declared(("queue_declare", {"queue": "retry", "arguments": own}))
+    assert needed(topology, "", "retry") == ["queue_declare retry"]

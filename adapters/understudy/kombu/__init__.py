@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from understudy.kombu import registration
+try:
+    from understudy.kombu import registration
+except ModuleNotFoundError as exc:
+    if exc.name != "kombu":
+        raise
+    raise ModuleNotFoundError(
+        'understudy.kombu needs kombu: pip install "understudy[kombu]"', name="kombu"
+    ) from exc
 
 if TYPE_CHECKING:
     from understudy.kombu.logical import flush

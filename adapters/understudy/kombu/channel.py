@@ -25,7 +25,7 @@ from kombu.transport import pyamqp
 from understudy.kombu import celery
 from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection, bounded_wait
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
-from understudy.kombu.message import ID_HEADER, RESEND_HEADER, OutMessage, is_task
+from understudy.kombu.message import OutMessage, without_our_headers
 from understudy.kombu.topology import Declaration
 
 __all__ = ["application_channel"]
@@ -60,9 +60,7 @@ class _Surviving:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        if (headers and RESEND_HEADER in headers) or is_task(headers):
-            # Celery's retry copies the headers of the message that it repeats
-            headers = {k: v for k, v in headers.items() if k not in (ID_HEADER, RESEND_HEADER)}
+        headers = without_our_headers(headers)
         return OutMessage(body, priority, content_type, content_encoding, headers, properties)
 
     def basic_publish(
@@ -145,6 +143,7 @@ class _Surviving:
             return result
         inner = self._inner
         assert inner is not None
+        deadline = home.deadline(())
         if inner.dead is None:
             try:
                 result = own(*args, **kwargs)
@@ -162,7 +161,7 @@ class _Surviving:
         elif inner.consumes:
             inner.loss_was_raised = True
             return own(*args, **kwargs)
-        return home.declare(Declaration(method, tuple(arguments.items())))
+        return home.declare(Declaration(method, tuple(arguments.items())), deadline)
 
     def _outlives_connection(self, method: str, arguments: dict[str, Any]) -> bool:
         """Whether a declaration means the same on any connection to any broker."""

@@ -118,6 +118,7 @@ class Inner:
         self.blocked_timeout = -1.0  # s; below 0 = for ever
         self.consumes = False  # the application consumes on it
         self.is_drained = False  # the application reads from it, perhaps in a thread of its own
+        self.is_suspect = False  # it owes an answer to somebody who has stopped waiting
         self.loss_was_raised = False  # to whoever consumes on it
         self.is_amqp = isinstance(self.transport, pyamqp.Transport)
 
@@ -285,7 +286,12 @@ def make_client(
         )
     except TypeError as exc:  # what kombu raises for an option that it does not know
         raise ConfigurationError(f"{endpoint}: {_unknown_option(str(exc))}") from exc
+    if heartbeat and hasattr(socket, "TCP_USER_TIMEOUT"):
+        # py-amqp's own 1 s leaves a broker that pauses publishers (an alarm) as if it were dead
+        patient = {socket.TCP_USER_TIMEOUT: int(2000 * heartbeat)}
+        options.setdefault("socket_settings", patient)
     if issubclass(client.get_transport_cls(), virtual.Transport):
+        options.pop("socket_settings", None)
         silence = max(2 * heartbeat, 1.0) if heartbeat else None
         options.setdefault("socket_connect_timeout", connect_timeout)
         options.setdefault("socket_timeout", silence)

@@ -141,12 +141,13 @@ class AmqpLink:
                 )
                 return
             self._translate(exc, message)
+        self.inner.is_suspect = False
         if tag in self._nacked:
             self._nacked.discard(tag)
-            text = f"message {message.message_id} was refused: the broker answered basic.nack"
+            text = f"message {message.label} was refused: the broker answered basic.nack"
             raise RefusedNacked(text, message_id=message.message_id)
         if self._returned is not None:
-            text = f"message {message.message_id} reached no queue: {self._returned}"
+            text = f"message {message.label} reached no queue: {self._returned}"
             raise Unroutable(text, message_id=message.message_id)
 
     def _bounded(self, deadline: Deadline) -> Any:

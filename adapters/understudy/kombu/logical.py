@@ -183,13 +183,38 @@ class LogicalBroker:
         return {"on_blocked": on_blocked, "on_unblocked": on_unblocked}
 
 
+class EventHandler(str):
+    """An ``on_event`` that can be shown: Celery sends transport_options over remote control."""
+
+    __slots__ = ("callback",)
+    callback: EventCallback
+
+    def __new__(cls, callback: EventCallback) -> EventHandler:
+        self = super().__new__(cls, getattr(callback, "__qualname__", type(callback).__name__))
+        self.callback = callback
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EventHandler, (self.callback,)
+
+
 class Settings:
     """What the application's Connection says beside the URI."""
 
     def __init__(self, client: Connection) -> None:
         options = dict(client.transport_options or {})
-        ours = dict(options.get("understudy") or {})
-        self.on_event: EventCallback | None = ours.pop("on_event", None)
+        given = options.get("understudy") or {}
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f'transport_options["understudy"] must be a mapping of options, not {given!r}'
+            )
+        ours = dict(given)
+        self.on_event: EventCallback | None = _callback(ours.pop("on_event", None))
+        if self.on_event is not None:
+            client.transport_options = {
+                **options,
+                "understudy": {**ours, "on_event": EventHandler(self.on_event)},
+            }
         self.ours: dict[str, object] = ours
         self.use_ssl = client.ssl
         self.login_method = client.login_method
@@ -207,6 +232,15 @@ class Settings:
             self.login_method,
             repr(sorted(self.transport_options.items(), key=lambda item: item[0])),
         )
+
+
+def _callback(given: Any) -> EventCallback | None:
+    if isinstance(given, EventHandler):
+        return given.callback
+    if given is None or callable(given):
+        callback: EventCallback | None = given
+        return callback
+    raise ConfigurationError(f"on_event must be callable with one event, not {given!r}")
 
 
 class _Process:
@@ -283,7 +317,7 @@ def _check_importable(endpoint: Endpoint) -> None:
         importlib.import_module(target.partition(":")[0])
     except ImportError as exc:
         extra = EXTRAS.get(endpoint.scheme)
-        package = f'"understudy[{extra}]"' if extra else f"what kombu needs for {endpoint.scheme}"
+        package = f'"understudy[{extra}]"' if extra else f'"kombu[{endpoint.scheme}]"'
         raise ConfigurationError(
             f"{endpoint} needs a package that is missing ({exc}): pip install {package}"
         ) from exc

@@ -14,7 +14,15 @@ from typing import Any
 
 import amqp
 
-__all__ = ["ID_HEADER", "RESEND_HEADER", "OutMessage", "id_of", "is_task", "new_message_id"]
+__all__ = [
+    "ID_HEADER",
+    "RESEND_HEADER",
+    "OutMessage",
+    "id_of",
+    "is_task",
+    "new_message_id",
+    "without_our_headers",
+]
 
 ID_HEADER = "x-understudy-id"
 RESEND_HEADER = "x-understudy-resend"
@@ -25,6 +33,16 @@ OVERHEAD = 200  # bytes that count for properties and headers; an estimate, stat
 def is_task(headers: Mapping[str, Any] | None) -> bool:
     """Whether Celery would run a message with these headers."""
     return headers is not None and "task" in headers and "id" in headers
+
+
+def without_our_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the application says of a new message.
+
+    Celery's retry copies the headers of the message that it repeats: that is another message, and
+    no resend of ours. An id in any other message is the application's own.
+    """
+    ours = (ID_HEADER, RESEND_HEADER) if is_task(headers) else (RESEND_HEADER,)
+    return {name: value for name, value in (headers or {}).items() if name not in ours}
 
 
 def id_of(message: amqp.Message) -> str:
@@ -116,6 +134,13 @@ class OutMessage:
     def is_task(self) -> bool:
         """Whether Celery would run this (its message protocol 2, or 1)."""
         return is_task(self.headers)
+
+    @property
+    def label(self) -> str:
+        """The id, and for a task what its sender knows it by."""
+        if not self.is_task:
+            return self.message_id
+        return f"{self.message_id} (task {self.headers['task']}[{self.headers['id']}])"
 
     def mark_resend(self) -> None:
         """From now on every copy says that an earlier one may exist."""

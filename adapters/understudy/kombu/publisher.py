@@ -91,6 +91,8 @@ class Publisher:
         try:
             self._on_a_link(send, broken, deadline)
         except DeadlinePassed:
+            if self.inner is not None:
+                self.inner.is_suspect = True
             raise self._timed_out(message, written, deadline) from None
 
     def declare(self, call: Declaration, deadline: Deadline) -> Any:
@@ -203,7 +205,7 @@ class Publisher:
     ) -> errors.SendTimeout:
         state = "in doubt: it may have reached a broker" if written else "never sent"
         text = (
-            f"message {message.message_id} was not confirmed within "
+            f"message {message.label} was not confirmed within "
             f"timeout={self._limit(deadline)} ms ({state})"
         )
         return SendTimeout(

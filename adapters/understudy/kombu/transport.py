@@ -247,7 +247,7 @@ class Transport(base.Transport):
         return list(dict.fromkeys(i for i in (inner, published_on) if i is not None))
 
     def _goodbye(self, inner: Inner) -> float:
-        return GOODBYE if inner.is_alive() else 0.0
+        return GOODBYE if inner.is_alive() and not inner.is_suspect else 0.0
 
     def _collect(self, connection: Any) -> None:
         """kombu drops a connection without closing it: after an error, or after a fork."""
@@ -359,7 +359,7 @@ class Transport(base.Transport):
         """One send of the application's, from any of its channels."""
         broker = self.broker
         is_told = mandatory or (message.is_task and not broker.topology.is_fanout(exchange))
-        deadline = self._deadline(limits)
+        deadline = self.deadline(limits)
         if exchange and not message.is_task and celery.is_worker():
             deadline = celery.UntilStop(deadline, GOODBYE)  # an event, or a reply to an inspect
         try:
@@ -387,11 +387,11 @@ class Transport(base.Transport):
                 raise
             raise self._given_up(exc) from exc
 
-    def declare(self, call: Declaration) -> Any:
+    def declare(self, call: Declaration, deadline: Deadline) -> Any:
         """A declaration of the application's on a channel whose connection is gone."""
-        return self.publisher.declare(call, self._deadline(()))
+        return self.publisher.declare(call, deadline)
 
-    def _deadline(self, limits: tuple[float | None, ...]) -> Deadline:
+    def deadline(self, limits: tuple[float | None, ...]) -> Deadline:
         """When this send has to be over; the wait for its connection counts."""
         budget, self._budget = self._budget, None
         if budget is not None:
