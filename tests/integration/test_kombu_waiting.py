@@ -167,7 +167,7 @@ def test_f15_a_declaration_has_the_same_deadline(lab: Lab, rabbit_a: RabbitMQ, u
     connection = lab.connect(proxy, timeout=1000)
     channel = connection.channel()
     cut_off(proxy)
-    with lasting(0.9, 3), pytest.raises(SendTimeout):
+    with lasting(0.5, 3), pytest.raises(SendTimeout):
         kombu.Queue(unique)(channel).declare()
 
 

@@ -125,7 +125,7 @@ class BoundedConnection(pyamqp.Connection):
                 with lock:
                     write(*frame)
             except TimeoutError as exc:
-                raise _kernels_or_ours(exc) from exc.__cause__
+                raise self._kernels_or_ours(exc) from exc.__cause__
             except OSError as exc:
                 self.broken = f"{type(exc).__name__}: {exc}"
                 raise
@@ -278,13 +278,23 @@ class BoundedConnection(pyamqp.Connection):
             with transport.having_timeout(timeout):
                 return transport.read_frame()
         except TimeoutError as exc:
-            raise _kernels_or_ours(exc) from exc.__cause__
+            raise self._kernels_or_ours(exc) from exc.__cause__
         except PEER_ERRORS as exc:
             self.broken = f"{type(exc).__name__}: {exc}"
             raise
         except BaseException:
             self.sever(INTERRUPTED)
             raise
+
+    def _kernels_or_ours(self, exc: TimeoutError) -> OSError:
+        """Lets TimeoutError mean that a wait of ours is over, and never the kernel's ETIMEDOUT.
+
+        TCP_USER_TIMEOUT is set, so a network that swallows packets ends in that error.
+        """
+        if exc.errno is None:
+            return exc
+        self.broken = str(exc)
+        return ConnectionAbortedError(exc.errno, exc.strerror)
 
     def drain_events(
         self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False
@@ -449,14 +459,6 @@ def draining_until(connection: BoundedConnection, deadline: Deadline) -> Iterato
         yield
     finally:
         bound.deadline = outer
-
-
-def _kernels_or_ours(exc: TimeoutError) -> OSError:
-    """Lets TimeoutError mean that a wait of ours is over, and never the kernel's ETIMEDOUT.
-
-    py-amqp sets TCP_USER_TIMEOUT, so a network that swallows packets ends in that error.
-    """
-    return exc if exc.errno is None else ConnectionAbortedError(exc.errno, exc.strerror)
 
 
 class Unsendable(Exception):
