@@ -36,10 +36,3 @@ def test_none_is_never() -> None:
 def test_no_time_at_all_has_passed_already(seconds: float) -> None:
     with pytest.raises(DeadlinePassed):
         Deadline(seconds, FakeClock().now).check()
-
-
-def test_a_moment_may_be_passed_on() -> None:
-    first = Deadline(60.0)
-    again = Deadline.at(first.moment, first.seconds)
-    assert (again.moment, again.seconds) == (first.moment, 60.0)
-    assert Deadline.at(math.inf).timeout() is None

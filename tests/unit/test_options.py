@@ -258,11 +258,6 @@ def test_limits_of_attempts(query: str, at_startup: int | None, later: int | Non
     assert (told.max_passes(startup=True), told.max_passes(startup=False)) == (at_startup, later)
 
 
-def test_the_first_delay_is_capped() -> None:
-    assert options("initialReconnectDelay=500&maxReconnectDelay=100").first_delay == 100
-    assert Options().first_delay == 10
-
-
 def test_every_option_has_a_meaning_and_tells_what_is_valid() -> None:
     for option in OPTIONS.values():
         assert option.meaning

@@ -182,7 +182,7 @@ class Machine:
 
     def _pass_failed(self) -> list[Action]:
         self.passes_failed += 1
-        limit = self._limit()
+        limit = self._options.max_passes(startup=not self._ever_connected)
         if limit and self.passes_failed >= limit:
             return self._give_up(f"gave up after {_count(self.passes_failed, 'pass', 'passes')}")
         self.state = State.WAITING
@@ -281,15 +281,6 @@ class Machine:
 
     def _has_usable_spare(self) -> bool:
         return any(spare != self._lost and spare in self.endpoints for spare in self._spares)
-
-    def _limit(self) -> int:
-        """Passes before giving up; 0 = never. The first connection may have its own limit."""
-        options = self._options
-        startup = options.startup_max_reconnect_attempts
-        limit = options.max_reconnect_attempts
-        if not self._ever_connected and startup > 0:
-            limit = startup
-        return max(limit, 0)
 
     def _delay(self) -> float:
         return self._backoff.delay_ms(

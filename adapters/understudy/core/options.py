@@ -172,11 +172,6 @@ class Options:
             if problem:
                 raise ConfigurationError(f"option {option.name} must be {option.valid}; {problem}")
 
-    @property
-    def first_delay(self) -> int:
-        """initialReconnectDelay under its ceiling, ms."""
-        return min(self.initial_reconnect_delay, self.max_reconnect_delay)
-
     def max_passes(self, *, startup: bool) -> int | None:
         """Failed passes after which the caller gets the error; None = for ever."""
         limit = self.startup_max_reconnect_attempts if startup else 0

@@ -23,13 +23,6 @@ class Deadline:
         self._clock = clock
         self._at = math.inf if seconds is None else clock() + seconds
 
-    @classmethod
-    def at(cls, moment: float, seconds: float | None = None) -> Deadline:
-        """The deadline at this moment of the monotonic clock."""
-        deadline = cls(seconds)
-        deadline._at = moment
-        return deadline
-
     @property
     def moment(self) -> float:
         """The moment on the monotonic clock; infinity for never."""

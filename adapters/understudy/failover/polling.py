@@ -5,11 +5,14 @@ poll() where there is one, because select() fails for descriptors above 1023, wh
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from collections.abc import Iterable
 
-__all__ = ["is_at_end", "is_readable", "is_writable", "wait_readable"]
+from understudy.failover.deadline import Deadline
+
+__all__ = ["Wakeup", "is_at_end", "is_readable", "is_writable", "wait_readable"]
 
 
 def is_readable(sock: socket.socket) -> bool:
@@ -53,3 +56,28 @@ def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bo
     for sock in sockets:
         poll.register(sock.fileno(), select.POLLIN)
     return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
+
+
+class Wakeup:
+    """Ends another thread's wait for a socket; a socket pair, which poll understands everywhere."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._writer.send(b"!")
+
+    def wait(self, other: socket.socket | None, deadline: Deadline) -> None:
+        """Until set, ``other`` is readable, or the deadline."""
+        sockets = [self._reader] if other is None else [self._reader, other]
+        with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
+            wait_readable(sockets, deadline.timeout())
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._reader.recv(4096)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()

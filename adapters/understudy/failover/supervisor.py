@@ -12,7 +12,8 @@ Rules
   last two.
 * The lock is entered itself, never by its condition: an exception of a signal handler inside
   Condition.__enter__, which is Python code, would leave it locked for good.
-* Nobody is told anything under the lock but the notifier, which only queues.
+* Nobody is told anything under the lock but the notifier, which logs and queues; no callback of
+  the application's runs under it.
 * What is dialed for somebody who has left meanwhile is closed, unless somebody else can use it.
 * At interpreter exit no thread can be started any more: then the waiting caller does the work
   itself.

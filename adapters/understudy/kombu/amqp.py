@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import amqp
-from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_writer
 from kombu.transport import pyamqp
@@ -35,7 +34,14 @@ from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable
 
-__all__ = ["INTERRUPTED", "PEER_ERRORS", "BoundedConnection", "PublisherChannel", "Unsendable"]
+__all__ = [
+    "INTERRUPTED",
+    "PEER_ERRORS",
+    "BoundedChannel",
+    "BoundedConnection",
+    "bounded_wait",
+    "draining_until",
+]
 
 try:
     import fcntl
@@ -365,6 +371,12 @@ class BoundedConnection(pyamqp.Connection):
             self._try_heartbeat(sock, now)
         return None
 
+    def heartbeat_tick(self, rate: int = 2) -> None:
+        """The monitor's business: asked late (a solo worker's long task), py-amqp gives up a peer
+        whose heartbeats merely lie unread."""
+        if self.severed is not None:
+            raise RecoverableConnectionError(self.severed)
+
     def take_in_idle(self, now: float) -> None:
         """Read what lies there while the owner neither reads nor writes; for publishers only.
 
@@ -459,87 +471,3 @@ def draining_until(connection: BoundedConnection, deadline: Deadline) -> Iterato
         yield
     finally:
         bound.deadline = outer
-
-
-class Unsendable(Exception):
-    """AMQP cannot carry this message, whatever the broker."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-class PublisherChannel(BoundedChannel):
-    """A channel of our own in confirm mode, on which nothing but our publishing happens.
-
-    ``settled(tag, multiple, ok)`` is called for every confirm and ``returned(message_id, text)``
-    for every unroutable message, both from within the reading of a frame.
-    """
-
-    def __init__(
-        self,
-        connection: BoundedConnection,
-        *,
-        settled: Callable[[int, bool, bool], None],
-        returned: Callable[[amqp.Message, str], None],
-    ) -> None:
-        super().__init__(connection, None)
-        self.settled = settled
-        self.returned = returned
-        self.last_tag = 0
-
-    def start(self, *, confirms: bool) -> None:
-        """Open the channel; one round trip. An error of confirm.select shows at the first send."""
-        self.open()
-        if confirms:
-            self.confirm_select(nowait=True)
-
-    def write(
-        self,
-        message: amqp.Message,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        immediate: bool,
-    ) -> int:
-        """Write one message; its delivery tag. Raises Unsendable with nothing written."""
-        connection = self.connection
-        if connection is None or not self.is_open:
-            raise RecoverableConnectionError("the publishing channel is closed")
-        writes = connection.writes
-        try:
-            self.send_method(
-                spec.Basic.Publish,
-                "Bssbb",
-                (0, exchange, routing_key, mandatory, immediate),
-                message,
-            )
-        except (RecoverableConnectionError, OSError):
-            raise
-        except PEER_ERRORS as exc:
-            if connection.writes == writes:
-                raise Unsendable(exc) from exc
-            raise
-        self.last_tag += 1
-        return self.last_tag
-
-    def _on_basic_ack(self, delivery_tag: int, multiple: bool) -> None:
-        self.settled(delivery_tag, multiple, True)
-
-    def _on_basic_nack(self, delivery_tag: int, multiple: bool) -> None:
-        self.settled(delivery_tag, multiple, False)
-
-    def _on_basic_return(
-        self, reply_code: int, reply_text: str, exchange: str, routing_key: str, message: Any
-    ) -> None:
-        where = f"exchange {exchange!r}, routing key {routing_key!r}"
-        self.returned(message, f"{reply_code} {reply_text} ({where})")
-
-    def wait(
-        self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False
-    ) -> Any:
-        return bounded_wait(super().wait, self.connection, method, callback, timeout, returns_tuple)
-
-    def _do_revive(self) -> None:
-        """The broker closed this channel: leave it closed, its tags mean nothing any more."""
-        self.collect()

@@ -16,7 +16,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket
 import threading
 import time
 import weakref
@@ -31,7 +30,7 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
-from understudy.failover.polling import wait_readable
+from understudy.failover.polling import Wakeup
 from understudy.kombu import celery
 from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refused
 from understudy.kombu.inner import GOODBYE, Inner
@@ -97,7 +96,7 @@ class TrackedPublisher:
         self._stepping = threading.Lock()  # held by whoever touches the connection
         self._window: Window | None = None
         self._prepared: set[tuple[str, str]] = set()
-        self._wakeup = _Wakeup()
+        self._wakeup = Wakeup()
         self._sleeping = False  # the thread waits in poll, or is about to
         self._waiting = 0  # callers that wait for something to leave the outbox
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)  # for flush
@@ -434,29 +433,4 @@ class TrackedPublisher:
         self._thread = None
         self._window = None
         self._wakeup.close()
-        self._wakeup = _Wakeup()
-
-
-class _Wakeup:
-    """Lets a put end the thread's poll; a socket pair, which poll understands everywhere."""
-
-    def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
-
-    def set(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._writer.send(b"!")
-
-    def wait(self, other: socket.socket | None, deadline: Deadline) -> None:
-        """Until set, ``other`` is readable, or the deadline."""
-        sockets = [self._reader] if other is None else [self._reader, other]
-        with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
-            wait_readable(sockets, deadline.timeout())
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._reader.recv(4096)
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        self._wakeup = Wakeup()

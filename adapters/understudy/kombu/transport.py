@@ -8,8 +8,12 @@ Rules
   are ours.
 * A loss that kombu sees (while consuming) is reported to the supervisor and raised as it is:
   Celery and ConsumerMixin start their consumers again through `establish_connection`.
+* Whoever consumes is told of a loss exactly once: until it was raised to him (`loss_was_raised`)
+  his dead connection passes for a living one, else kombu would connect anew without a word and
+  without his consumers.
 * An establishment that somebody's send waits for is bounded by ``timeout``, together with that
-  send; that of a consuming loop (worker, beat, ConsumerMixin) is not.
+  send; that of a consuming loop (worker, beat, ConsumerMixin) is not. kombu says nothing of the
+  send that follows: one in the same thread within `SAME_CALL` is the one that waited (`_budget`).
 """
 
 from __future__ import annotations

@@ -18,10 +18,11 @@ import amqp
 
 from understudy.core.outbox import Entry
 from understudy.failover.deadline import NEVER
-from understudy.kombu.amqp import PEER_ERRORS, PublisherChannel, Unsendable
+from understudy.kombu.amqp import PEER_ERRORS
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
 from understudy.kombu.message import id_of
+from understudy.kombu.publisher_channel import PublisherChannel, Unsendable
 from understudy.kombu.topology import Declaration
 
 if TYPE_CHECKING:
