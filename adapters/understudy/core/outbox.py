@@ -37,8 +37,8 @@ The poison rule: a message whose sending alone closed the channel or connection 
   ends that situation until the next find or until all suspects are settled.
 * The shell decides which closes count, and must be strict, because two that have other reasons
   would condemn the innocent. Not: a cut, a heartbeat, our own close, a forced close (320), lack of
-  resources (506), an internal error (541), a close whose class and method name something else than
-  publish, an error before the first write: those are `link_lost`. ``alone=False`` when anything
+  resources (506), an error before the first write: those are `link_lost`. An internal error (541)
+  counts, or a message that causes one would be sent for ever. ``alone=False`` when anything
   outside this outbox was outstanding on what was closed (other channels of a closed connection,
   untracked publishes): then nobody is struck. While `is_probing`, such traffic should wait.
 * Where the broker names the culprit (a STOMP ERROR with its receipt-id), no search is needed:

@@ -65,6 +65,9 @@ PEER_ERRORS: tuple[type[Exception], ...] = (
 )
 
 SLICE = 0.05  # s between two looks whether another thread's reading has brought what one waits for
+#: connection closes that say nothing about a message: forced (320), resources (506)
+NOT_THE_MESSAGE = (RecoverableConnectionError, amqp.exceptions.ResourceError)
+
 RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
 
 
@@ -301,6 +304,10 @@ class BoundedConnection(pyamqp.Connection):
             return exc
         self.broken = str(exc)
         return ConnectionAbortedError(exc.errno, exc.strerror)
+
+    def was_closed_over_a_message(self, exc: BaseException) -> bool:
+        """Whether the broker itself closed the connection, for a reason that a message may be."""
+        return self.closed_by_peer is not None and not isinstance(exc, NOT_THE_MESSAGE)
 
     def drain_events(
         self, timeout: float | None = None, unless: Callable[[], bool] = lambda: False

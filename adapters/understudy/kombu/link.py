@@ -182,10 +182,8 @@ class AmqpLink:
             raise refused(exc, message.message_id) from exc
         if not raw.is_broken and self._channel.is_open:
             raise exc
-        by_peer = raw.closed_by_peer is not None and not isinstance(
-            exc, amqp.exceptions.RecoverableConnectionError
-        )
-        raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}", by_peer) from exc
+        reason = raw.severed or f"{type(exc).__name__}: {exc}"
+        raise LinkBroken(reason, raw.was_closed_over_a_message(exc)) from exc
 
     def _settled(self, tag: int, multiple: bool, ok: bool) -> None:
         tags = {t for t in self._unconfirmed if t <= tag or tag == 0} if multiple else {tag}

@@ -125,8 +125,10 @@ class TrackedPublisher:
         publication = Publication(message, exchange, routing_key, mandatory, immediate)
         size = message.size
         with self._lock:
-            while not self._outbox.offer(publication, size, message.message_id):
-                self._wait_for_room(message, deadline)
+            if not self._outbox.offer(publication, size, message.message_id):
+                self._begin_anew()
+                while not self._outbox.offer(publication, size, message.message_id):
+                    self._wait_for_room(message, deadline)
             is_asleep = self._sleeping or self._thread is None
             if is_asleep:
                 self._sleeping = self._resting = False
@@ -135,6 +137,12 @@ class TrackedPublisher:
             self._wakeup.set()
         if _exit.has_begun:
             self.flush_at_exit()  # another atexit handler sends, and ours has run already
+
+    def _begin_anew(self) -> None:
+        """A new caller does not get the error of an earlier round of attempts."""
+        if self._given_up is not None:
+            self._given_up = None
+            self._wakeup.set()
 
     def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
         if self._given_up is not None:
@@ -168,6 +176,7 @@ class TrackedPublisher:
         """Wait until the outbox is empty; False at the deadline. Raises what was refused."""
         self._wakeup.set()
         with self._lock:
+            self._begin_anew()
             while not self._outbox.is_empty:
                 if self._given_up is not None:
                     raise self._given_up

@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Window", "open_window"]
 
-#: connection closes that say nothing about a message: forced (320), resources (506), internal (541)
-NOT_THE_MESSAGE = (
-    amqp.exceptions.RecoverableConnectionError,
-    amqp.exceptions.ResourceError,
-    amqp.exceptions.InternalError,
-)
-
 
 class Window(Protocol):
     inner: Inner
@@ -84,8 +77,8 @@ class AmqpWindow:
         except amqp.exceptions.ChannelError as exc:
             raise LinkBroken(str(exc), by_peer=raw.connected) from exc
         except PEER_ERRORS as exc:
-            by_peer = raw.closed_by_peer is not None and not isinstance(exc, NOT_THE_MESSAGE)
-            raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}", by_peer) from exc
+            reason = raw.severed or f"{type(exc).__name__}: {exc}"
+            raise LinkBroken(reason, raw.was_closed_over_a_message(exc)) from exc
 
     def write(self, entry: Entry[Publication]) -> None:
         publication = entry.item
