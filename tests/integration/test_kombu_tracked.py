@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -413,3 +414,33 @@ def test_threads_put_while_the_link_is_cut(
     for number in range(4):
         mine = [*dict.fromkeys(n % 1000 for n in found if n // 1000 == number)]
         assert mine == [*range(200)]
+
+
+def test_a_signal_handler_may_flush_and_publish(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """It interrupts the same calls, also where they hold our lock."""
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, initialReconnectDelay=1, **TRACK)
+    prepare(connection, unique)
+    send(connection, unique, 0)
+    assert understudy.kombu.flush(20)
+    proxy.black_hole()
+    send(connection, unique, 1)
+    sent = [0, 1]
+
+    def on_alarm(*_: object) -> None:
+        sent.append(len(sent))
+        send(connection, unique, sent[-1])
+        understudy.kombu.flush(0.001)
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.002, 0.007)
+    try:
+        assert not understudy.kombu.flush(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.heal()
+    assert understudy.kombu.flush(20)
+    assert set(numbers(take_all(rabbit_a, unique))) == set(sent)

@@ -64,7 +64,7 @@ class Monitor:
                 heapq.heapify(self._alarms)
 
     def _ensure_thread(self) -> None:
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             self._thread = forking.start_thread("understudy-monitor", self._run)
 
     def _ring_alarms(self) -> float | None:

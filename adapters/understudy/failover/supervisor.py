@@ -68,6 +68,10 @@ C = TypeVar("C")
 SLICE = 0.1  # s between two looks at `on_wait`; well below the 5 s in which a worker has to stop
 
 
+class _Waiter:
+    """One call of `acquire`; it counts no longer than it lives, however the call ends."""
+
+
 class Supervisor(Generic[C]):
     """Keeps one process on one broker of a list, and hands out connections to it."""
 
@@ -89,7 +93,7 @@ class Supervisor(Generic[C]):
         )
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._waiters = 0
+        self._waiters: weakref.WeakSet[_Waiter] = weakref.WeakSet()
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
         self._ready: list[C] = []
         self._epochs: weakref.WeakKeyDictionary[C, int] = weakref.WeakKeyDictionary()
@@ -160,20 +164,19 @@ class Supervisor(Generic[C]):
         ``on_wait`` is called about every 100 ms while waiting; what it raises ends the wait. Raises
         DeadlinePassed, or ConnectFailed when the machine gave up.
         """
-        with self._lock:
-            given_up = self._failures
-            self._waiters += 1
-            self._want()
-            self._changed.notify_all()
-        waiting = 1
+        waiter = _Waiter()
         try:
+            with self._lock:
+                given_up = self._failures
+                self._waiters.add(waiter)
+                self._want()
+                self._changed.notify_all()
             while True:
                 with self._lock:
                     while self._ready:
                         connection = self._ready.pop()
                         if self.dialer.is_alive(connection):
-                            self._waiters -= 1  # under the same lock: no other is dialed for us
-                            waiting = 0
+                            self._waiters.discard(waiter)  # under the same lock: no other is dialed
                             return connection
                         self.dialer.sever(connection)
                         self._lost(connection, "closed by the peer while nobody used it")
@@ -195,8 +198,7 @@ class Supervisor(Generic[C]):
                 if on_wait is not None:
                     on_wait()
         finally:
-            with self._lock:
-                self._waiters -= waiting
+            self._waiters.discard(waiter)
 
     def hurry(self) -> None:
         """Somebody waits with a deadline: cut short a delay that has grown long."""
@@ -273,7 +275,7 @@ class Supervisor(Generic[C]):
         endpoint, current, epoch = self._pass_dial, self._machine.current, self._machine.epoch
         if endpoint is not None:
             return lambda: self._dial(endpoint, self._pass_dialed, self._pass_failed)
-        if current is not None and self._waiters > len(self._ready):
+        if current is not None and len(self._waiters) > len(self._ready):
             return lambda: self._dial(
                 current,
                 self._further_dialed,
@@ -296,7 +298,7 @@ class Supervisor(Generic[C]):
         return self._spares.due(self._machine)
 
     def _is_needed(self) -> bool:
-        return self._waiters > 0 or bool(self._users)
+        return len(self._waiters) > 0 or len(self._users) > 0
 
     def _dial(
         self,

@@ -38,7 +38,7 @@ class Worker:
 
     def ensure(self) -> bool:
         """Have the thread run; False when it cannot be started any more."""
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:  # it ends with its owner; is_alive() errs when interrupted
             self._thread = forking.start_thread(self._name, self._run)
         return self._thread is not None
 

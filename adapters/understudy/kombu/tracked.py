@@ -90,7 +90,7 @@ class TrackedPublisher:
     def __init__(self, broker: LogicalBroker) -> None:
         self._broker = broker
         self._outbox: Outbox[Publication] = Outbox(broker.options.max_cache_size)
-        self._lock = threading.Lock()  # entered itself, as in the supervisor
+        self._lock = threading.RLock()  # a signal handler may flush; entered itself, see supervisor
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._stepping = threading.Lock()  # held by whoever touches the connection
@@ -236,7 +236,7 @@ class TrackedPublisher:
     _pid = -1
 
     def _ensure_thread(self) -> bool:
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:  # it never ends; is_alive() errs when a signal interrupts it
             self._pid = os.getpid()
             self._thread = forking.start_thread("understudy-publisher", self._run)
         return self._thread is not None
@@ -436,7 +436,7 @@ class TrackedPublisher:
     def abandon(self) -> None:
         """In a forked child the messages are the parent's to send."""
         self._outbox = Outbox(self._broker.options.max_cache_size)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._stepping = threading.Lock()
         self._thread = None
