@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import amqp
@@ -214,3 +217,18 @@ def take_all(
         return found
 
     return take
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificate and key of localhost, in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is missing: apt-get install openssl")
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext"
+    files = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
+    name = "subjectAltName=DNS:localhost"
+    subprocess.run(["openssl", *words.split(), name, *files], check=True, capture_output=True)
+    with path.open("a") as both:
+        both.write(path.with_suffix(".crt").read_text())
+    return path

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pty
-import shutil
 import socket
 import ssl
 import subprocess
@@ -135,21 +134,6 @@ def tls_in_front_of(port: int, tls: ssl.SSLContext) -> Iterator[int]:
 
 def connected(_: bytes) -> bytes:
     return b"CONNECTED\nversion:1.2\nserver:Tiny/1.0 beta\nheart-beat:0,0\n\n\0\n"
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificate and key of localhost, in one file."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl is missing: apt-get install openssl")
-    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
-    words = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext"
-    files = ["-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
-    name = "subjectAltName=DNS:localhost"
-    subprocess.run(["openssl", *words.split(), name, *files], check=True, capture_output=True)
-    with path.open("a") as both:
-        both.write(path.with_suffix(".crt").read_text())
-    return path
 
 
 def server_context(certificate: Path) -> ssl.SSLContext:

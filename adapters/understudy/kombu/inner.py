@@ -322,7 +322,8 @@ def ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
     given = {"ca_certs": options.cafile, "certfile": options.certfile, "keyfile": options.keyfile}
     result.update({name: value for name, value in given.items() if value is not None})
     if options.verify is False:
-        result.update(cert_reqs=ssl.CERT_NONE, server_hostname=None)
+        result["cert_reqs"] = ssl.CERT_NONE
+        result.pop("server_hostname", None)  # a name, even None, would have it checked
         return result
     result.setdefault("cert_reqs", ssl.CERT_REQUIRED)
     name = options.server_hostname or result.get("server_hostname") or endpoint.host
