@@ -33,14 +33,13 @@ from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable
+from understudy.kombu.waiting import Bound, bounded_wait
 
 __all__ = [
     "INTERRUPTED",
     "PEER_ERRORS",
     "BoundedChannel",
     "BoundedConnection",
-    "bounded_wait",
-    "draining_until",
 ]
 
 try:
@@ -116,7 +115,7 @@ class BoundedConnection(pyamqp.Connection):
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
         self._write_lock = threading.RLock()
         self._read_lock = threading.RLock()
-        self._bound = _Bound()
+        self.bound = Bound()
         self._last_sent = self._last_received = time.monotonic()
         self._seen_sent = self._seen_received = -1
         super().__init__(*args, frame_writer=self._locked_writer, **options)
@@ -316,7 +315,7 @@ class BoundedConnection(pyamqp.Connection):
 
         ``unless``: true when another thread's reading has brought what the caller waits for.
         """
-        bound = self._bound.deadline
+        bound = self.bound.deadline
         deadline = Deadline(timeout) if bound is None else bound
         while bound is None or bound.remaining() > 0:
             try:
@@ -438,43 +437,3 @@ class _Outgoing:
             self._transport.write(frames)
         else:
             self.held += frames
-
-
-def bounded_wait(
-    wait: Callable[..., Any],
-    connection: BoundedConnection,
-    method: Any,
-    callback: Any,
-    timeout: float | None,
-    returns_tuple: bool,
-) -> Any:
-    """py-amqp's wait; the owner's patience bounds the whole of it, not each frame."""
-    patience = connection.patience() if timeout is None else timeout
-    if patience is None:
-        return wait(method, callback, None, returns_tuple)
-    try:
-        with draining_until(connection, Deadline(patience)):
-            return wait(method, callback, patience, returns_tuple)
-    except TimeoutError:
-        reason = f"no answer within {patience:g} s"
-        connection.sever(reason)
-        raise RecoverableConnectionError(reason) from None
-
-
-class _Bound(threading.local):
-    """Until when the present thread waits for something on a connection."""
-
-    deadline: Deadline | None = None
-
-
-@contextlib.contextmanager
-def draining_until(connection: BoundedConnection, deadline: Deadline) -> Iterator[None]:
-    """Make this thread's `drain_events` end at a deadline, however many frames arrive."""
-    bound = connection._bound
-    outer = bound.deadline
-    if outer is None or deadline.remaining() < outer.remaining():
-        bound.deadline = deadline
-    try:
-        yield
-    finally:
-        bound.deadline = outer

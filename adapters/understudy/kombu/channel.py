@@ -23,10 +23,11 @@ import amqp
 from kombu.transport import pyamqp
 
 from understudy.kombu import celery
-from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection, bounded_wait
+from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.message import OutMessage, without_our_headers
 from understudy.kombu.topology import Declaration
+from understudy.kombu.waiting import bounded_wait
 
 __all__ = ["application_channel"]
 

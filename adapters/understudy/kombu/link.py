@@ -24,12 +24,13 @@ from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
-from understudy.kombu.amqp import PEER_ERRORS, draining_until
+from understudy.kombu.amqp import PEER_ERRORS
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.message import OutMessage, id_of
 from understudy.kombu.publisher_channel import PublisherChannel, Unsendable
 from understudy.kombu.topology import Declaration
+from understudy.kombu.waiting import draining_until
 
 __all__ = ["Link", "LinkBroken", "open_link"]
 

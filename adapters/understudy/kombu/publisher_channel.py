@@ -12,7 +12,8 @@ import amqp
 from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 
-from understudy.kombu.amqp import PEER_ERRORS, BoundedChannel, BoundedConnection, bounded_wait
+from understudy.kombu.amqp import PEER_ERRORS, BoundedChannel, BoundedConnection
+from understudy.kombu.waiting import bounded_wait
 
 __all__ = ["PublisherChannel", "Unsendable"]
 
