@@ -100,7 +100,22 @@ class Refused(DeliveryFailed):
 
 
 class TransactionRolledBack(UnderstudyError):
-    """The transaction was rolled back because of a failover; it may be repeated."""
+    """The transaction was rolled back because of a failover; it may be repeated.
+
+    ``message_ids`` are the ids of what was sent in it: a repeat under the same ids can be
+    recognised by consumers. ``is_in_doubt`` tells that the broker may have committed it.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        message_ids: Sequence[str] = (),
+        is_in_doubt: bool = False,
+    ) -> None:
+        self.message_ids = tuple(message_ids)
+        self.is_in_doubt = is_in_doubt
+        super().__init__(message)
 
 
 class LockLost(UnderstudyError):
