@@ -1,0 +1,165 @@
+"""Fanout: one message to several brokers, with members that obey the test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from understudy.core.events import Connected, Event, Interrupted, Resumed
+from understudy.errors import ConnectFailed, Refused, SendTimeout
+from understudy.failover.deadline import NEVER, Deadline
+from understudy.failover.fanout import Fanout
+
+PATIENCE = 10.0  # s; nothing here takes that long unless it hangs
+
+
+class Broker:
+    """A member whose broker takes messages while `works` is set."""
+
+    def __init__(self, name: str, *, reachable: bool = True) -> None:
+        self.name = name
+        self.took: list[str] = []
+        self.works = threading.Event()
+        self.works.set()
+        self.reachable = threading.Event()
+        if reachable:
+            self.reachable.set()
+        self.opened = threading.Event()
+        self.attempts = 0
+        self.refuses = False
+        self.is_closed = False
+
+    def open(self, on_event: Callable[[Event], object]) -> None:
+        self.attempts += 1
+        if not self.reachable.is_set():
+            raise ConnectFailed("nobody there")
+        self.tell = on_event
+        on_event(Connected(self.name))
+        self.opened.set()
+
+    def pause(self, failures: int) -> float:
+        self.reachable.wait(PATIENCE)
+        return 0.0
+
+    def send(self, message: str, deadline: Deadline) -> None:
+        if not self.works.wait(deadline.timeout()):
+            raise SendTimeout(message_id=message)
+        if self.is_closed:
+            raise ConnectFailed("closed")
+        if self.refuses:
+            raise Refused(f"{self.name} refuses {message}", message_id=message)
+        self.took.append(message)
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.reachable.set()
+        self.works.set()
+
+
+@contextmanager
+def fanout(*brokers: Broker, need: int) -> Iterator[Fanout[str]]:
+    fan = Fanout(brokers, need)
+    for broker in brokers:
+        if broker.reachable.is_set():
+            assert broker.opened.wait(PATIENCE)
+    try:
+        yield fan
+    finally:
+        fan.close()
+
+
+def send_in_thread(fan: Fanout[str], message: str) -> tuple[threading.Thread, list[Exception]]:
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            fan.send(message, message, Deadline(PATIENCE))
+        except Exception as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, errors
+
+
+def test_every_connected_broker_gets_each_message_in_order() -> None:
+    """D09."""
+    a, b, c = Broker("a"), Broker("b"), Broker("c")
+    with fanout(a, b, c, need=3) as fan:
+        for number in range(100):
+            fan.send(str(number), str(number), NEVER)
+    assert a.took == b.took == c.took == [str(number) for number in range(100)]
+
+
+def test_a_send_blocks_until_enough_brokers_are_there() -> None:
+    """D10."""
+    a, b = Broker("a"), Broker("b", reachable=False)
+    with fanout(a, b, need=2) as fan:
+        thread, errors = send_in_thread(fan, "m")
+        with pytest.raises(SendTimeout, match=r"minAckCount=2, but 1 .*not: b"):
+            fan.send("late", "late", Deadline(0))
+        assert a.took == []
+        b.reachable.set()
+        thread.join(PATIENCE)
+    assert not errors
+    assert a.took == b.took == ["m"]
+
+
+def test_enough_confirms_are_enough() -> None:
+    a, b = Broker("a"), Broker("b")
+    b.works.clear()
+    with fanout(a, b, need=1) as fan:
+        fan.send("m", "m", Deadline(PATIENCE))
+        assert a.took == ["m"]
+
+
+def test_too_few_confirms_end_in_a_timeout_that_says_so() -> None:
+    a, b = Broker("a"), Broker("b")
+    b.works.clear()
+    with fanout(a, b, need=2) as fan:
+        with pytest.raises(SendTimeout, match="1 of 2 brokers confirmed") as caught:
+            fan.send("m", "m", Deadline(0.2))
+        assert caught.value.message_id == "m"
+        assert caught.value.written
+
+
+def test_a_refusal_counts_only_when_too_few_are_left() -> None:
+    a, b, c = Broker("a"), Broker("b"), Broker("c")
+    b.refuses = True
+    with fanout(a, b, c, need=2) as fan:
+        fan.send("m", "m", NEVER)
+        c.refuses = True
+        with pytest.raises(Refused):
+            fan.send("n", "n", NEVER)
+
+
+def test_a_broker_that_is_away_misses_messages_and_that_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    a, b = Broker("a"), Broker("b")
+    with fanout(a, b, need=1) as fan:
+        b.tell(Interrupted("b"))
+        fan.send("m", "m", NEVER)
+        fan.send("n", "n", NEVER)
+        b.tell(Resumed("b"))
+        thread, errors = send_in_thread(fan, "o")
+        thread.join(PATIENCE)
+    assert not errors
+    assert a.took[:2] == ["m", "n"]
+    assert "o" in a.took + b.took
+    assert set(b.took) <= {"o"}
+    assert "b missed 2 messages" in caplog.text
+
+
+def test_close_ends_a_waiting_send() -> None:
+    a, b = Broker("a"), Broker("b", reachable=False)
+    with fanout(a, b, need=2) as fan:
+        thread, errors = send_in_thread(fan, "m")
+        fan.close()
+        thread.join(PATIENCE)
+        assert [str(error) for error in errors] == ["closed"]
+        with pytest.raises(ConnectFailed, match="closed"):
+            fan.send("n", "n", NEVER)
