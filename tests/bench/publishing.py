@@ -1,15 +1,11 @@
 """Rates of publishing: confirmed one by one, tracked, and without confirms; and nothing lost.
 
 Every message goes through kombu.Producer.publish, persistent, 1 KB, to the same durable queue of
-the same node. Peers keep their connection over all rounds, as applications do. Within a round they
-take turns in short slices, of some 20 ms where figures are close, because a shared machine changes
-its speed from one second to the next. A slice ends when its last message is confirmed, or without
-confirms when the broker has read it.
+the same node.
 """
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +16,8 @@ from typing import Any
 
 from kombu import Connection, Producer, Queue
 from tests.bench.lab import BODY, QUEUE, Lab, purge, raw_connection
-from tests.bench.outcome import Bar, Case, Outcome, Step, compare
+from tests.bench.outcome import Bar, Case, Outcome, Step
+from tests.bench.racing import Racer, as_outcome, race
 
 import understudy.kombu
 from understudy.testing.brokers import RabbitMQ
@@ -32,68 +29,31 @@ TRACKED = 8000
 UNCONFIRMED = 8000
 SLICES = 30  # of a confirmed round
 LONG_SLICES = 8  # of an unconfirmed round, whose slices end with a round trip
-WARM_UP = 200
 KILLED = 30_000  # sent in all; the broker dies in the middle
 KILL_QUEUE = "understudy.bench.kill"
 PATIENCE = 60.0  # s for a flush, outage included
 
 
-class Sender:
+def sender(
+    stack: ExitStack,
+    uri: str,
+    count: int,
+    finish: Callable[[Any], None],
+    **transport_options: object,
+) -> Racer:
     """One peer: a connection of its own, and what has to happen before the clock stops."""
+    connection = Connection(uri, transport_options=transport_options)
+    stack.enter_context(connection)
+    publish = Producer(connection).publish
+    # kombu itself publishes on the default channel; this one answers for the connection
+    other_channel = connection.channel()
 
-    def __init__(
-        self,
-        stack: ExitStack,
-        uri: str,
-        count: int,
-        finish: Callable[[Any], None],
-        **transport_options: object,
-    ) -> None:
-        self.count = count  # messages of a round
-        connection = Connection(uri, transport_options=transport_options)
-        stack.enter_context(connection)
-        self._producer = Producer(connection)
-        # kombu itself publishes on the default channel; this one answers for the connection
-        self._other_channel = connection.channel()
-        self._finish = finish
-        self.rates: list[float] = []  # messages per second, by round
-        self.cpu: list[float] = []  # µs of this process for each message, by round
-        self.send(WARM_UP)
-        self._forget()
-
-    def send(self, count: int) -> None:
-        publish = self._producer.publish
-        cpu, start = time.process_time(), time.perf_counter()
+    def send(count: int) -> None:
         for _ in range(count):
             publish(BODY, exchange="", routing_key=QUEUE, delivery_mode=2)
-        self._finish(self._other_channel)
-        self._took += time.perf_counter() - start
-        self._used += time.process_time() - cpu
-        self._sent += count
+        finish(other_channel)
 
-    def end_round(self) -> None:
-        self.rates.append(self._sent / self._took)
-        self.cpu.append(self._used / self._sent * 1e6)
-        self._forget()
-
-    _sent, _took, _used = 0, 0.0, 0.0  # messages, seconds, seconds of CPU
-
-    def _forget(self) -> None:
-        self._sent, self._took, self._used = 0, 0.0, 0.0
-
-
-def race(node: RabbitMQ, ours: Sender, peer: Sender, slices: int, rounds: int, step: Step) -> None:
-    """Both send, in turns: A B, B A, …"""
-    for number in range(rounds):
-        purge(node)
-        gc.collect()
-        for turn in range(slices):
-            order = (ours, peer) if (number + turn) % 2 == 0 else (peer, ours)
-            for sender in order:
-                sender.send(sender.count // slices)
-        ours.end_round()
-        peer.end_round()
-        step()
+    return Racer(send, count)
 
 
 def already_done(_channel: Any) -> None:
@@ -126,31 +86,11 @@ def _rates(
     node = lab.node()
     peer_finish = already_done if peer_confirms else finish
     with ExitStack() as stack:
-        ours = Sender(stack, f"failover:({node.uri}){options}", counts[0], finish)
-        peer = Sender(stack, node.uri, counts[1], peer_finish, confirm_publish=peer_confirms)
-        race(node, ours, peer, slices, rounds, step)
-    value, spread = compare(ours.rates, peer.rates)
-    cpu = f"CPU of the client: {median(ours.cpu):.0f} µs a message, peer {median(peer.cpu):.0f} µs"
-    return [
-        Outcome(
-            name,
-            f"{median(ours.rates):,.0f} msg/s",
-            f"{median(peer.rates):,.0f} msg/s",
-            value,
-            "x",
-            bar,
-            spread,
-            (f"failover:(…){options} beside kombu, confirm_publish={peer_confirms}", cpu),
-            details={
-                "ours_msg_s": ours.rates,
-                "peer_msg_s": peer.rates,
-                "ours_cpu_us": ours.cpu,
-                "peer_cpu_us": peer.cpu,
-                "messages_a_round": counts,
-                "slices_a_round": slices,
-            },
-        )
-    ]
+        ours = sender(stack, f"failover:({node.uri}){options}", counts[0], finish)
+        peer = sender(stack, node.uri, counts[1], peer_finish, confirm_publish=peer_confirms)
+        race(ours, peer, slices, rounds, step, partial(purge, node))
+    note = f"failover:(…){options} beside kombu, confirm_publish={peer_confirms}"
+    return [as_outcome(name, ours, peer, slices, bar, note)]
 
 
 def confirmed(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
