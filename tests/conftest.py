@@ -80,7 +80,7 @@ def launch() -> Iterator[Callable[[S], S]]:
 @pytest.fixture(scope="session")
 def _rabbit_starts() -> Iterator[list[Future[RabbitMQ]]]:
     """Two nodes coming up side by side, for the time of one."""
-    nodes = [RabbitMQ(name="rabbit-a"), RabbitMQ(name="rabbit-b")]
+    nodes = [RabbitMQ(name=f"rabbit-{name}", stomp=True) for name in "ab"]
     with ThreadPoolExecutor(len(nodes)) as pool:
         yield [pool.submit(node.start) for node in nodes]
     for node in nodes:
