@@ -7,19 +7,44 @@ before every round.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import amqp
 
+from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ, start_all
 
-__all__ = ["BODY", "QUEUE", "QUEUE_ARGUMENTS", "QUEUE_LIMIT", "Lab", "purge", "raw_connection"]
+__all__ = [
+    "BODY",
+    "QUEUE",
+    "QUEUE_ARGUMENTS",
+    "QUEUE_LIMIT",
+    "Address",
+    "Lab",
+    "amqp_addresses",
+    "purge",
+    "raw_connection",
+]
 
 BODY = b"x" * 1024
 QUEUE = "understudy.bench"
 QUEUE_LIMIT = 10_000  # messages
 QUEUE_ARGUMENTS = {"x-max-length": QUEUE_LIMIT, "x-overflow": "drop-head"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker of the bench listens, and how to log in."""
+
+    uri: str
+    host: str
+    port: int
+
+    def through(self, proxy: FaultProxy) -> str:
+        """The same broker behind a proxy."""
+        return self.uri.replace(f"{self.host}:{self.port}", f"{proxy.host}:{proxy.port}")
 
 
 class Lab:
@@ -68,6 +93,11 @@ class Lab:
                     QUEUE, durable=True, auto_delete=False, arguments=QUEUE_ARGUMENTS
                 )
         return nodes
+
+
+def amqp_addresses(lab: Lab) -> tuple[Address, Address]:
+    a, b = lab.both()
+    return Address(a.uri, a.host, a.port), Address(b.uri, b.host, b.port)
 
 
 def raw_connection(node: RabbitMQ, **options: Any) -> Any:

@@ -24,7 +24,7 @@ from tests.bench.outcome import Outcome
 __all__ = ["Progress", "print_table", "settings", "write_json"]
 
 PLAIN_WIDTH = 120  # columns where the output is no terminal
-PACKAGES = ("kombu", "celery", "amqp")
+PACKAGES = ("kombu", "celery", "amqp", "pika", "stomp.py")
 
 
 class Progress:

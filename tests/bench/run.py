@@ -1,9 +1,9 @@
-"""Measures the kombu adapter beside its peers, on this machine, in one run: ``make bench``.
+"""Measures the adapters beside their peers, on this machine, in one run: ``make bench``.
 
-    make bench                                  everything, about five minutes
-    make bench ARGS="--only confirmed"          one case; repeat the option for more
+    make bench                                  everything, about ten minutes
+    make bench ARGS="--only kombu-confirmed"    one case; repeat the option for more
     make bench ARGS="--runs 3"                  fewer rounds for each case
-    make bench ARGS="--json FILE"               instead of bench-results/kombu.json
+    make bench ARGS="--json FILE"               instead of bench-results/bench.json
 
 Bars are reported, never asserted: the exit code is 0 also when one is missed. It is 1 when a case
 could not be measured.
@@ -21,14 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import endurance, failing_over, publishing
+from tests.bench import endurance, kombu_adapter
 from tests.bench.lab import Lab
 from tests.bench.outcome import Case, Outcome
 from tests.bench.report import Progress, print_table, settings, write_json
 
 from understudy.testing.brokers import ServerMissing
 
-CASES: tuple[Case, ...] = (*publishing.CASES, *failing_over.CASES, *endurance.CASES)
+CASES: tuple[Case, ...] = (*kombu_adapter.CASES, *endurance.CASES)
 
 STUCK = 180  # s without a finished round; then the stacks are shown and the run ends
 
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", metavar="CASE", choices=names, help=", ".join(names)
     )
     parser.add_argument("--runs", type=int, metavar="N", help="rounds of each case")
-    parser.add_argument("--json", type=Path, default=Path("bench-results/kombu.json"))
+    parser.add_argument("--json", type=Path, default=Path("bench-results/bench.json"))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Rates of publishing: confirmed one by one, tracked, and without confirms; and nothing lost.
+"""The kombu adapter beside kombu: rates of publishing, nothing lost, and failing over.
 
 Every message goes through kombu.Producer.publish, persistent, 1 KB, to the same durable queue of
 the same node.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
+import amqp
 from kombu import Connection, Producer, Queue
-from tests.bench.lab import BODY, QUEUE, Lab, purge, raw_connection
+from tests.bench.failing_over import Host, cut_at_publish, failover_cases
+from tests.bench.lab import BODY, QUEUE, Lab, amqp_addresses, purge, raw_connection
 from tests.bench.outcome import Bar, Case, Outcome, Step
 from tests.bench.racing import Racer, as_outcome, race
 
@@ -95,7 +98,7 @@ def _rates(
 
 def confirmed(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     return _rates(
-        "confirmed",
+        "kombu-confirmed",
         lab,
         rounds,
         step,
@@ -123,7 +126,7 @@ def tracked(name: str, options: str, bar: Bar, lab: Lab, rounds: int, step: Step
 
 def unconfirmed(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     return _rates(
-        "unconfirmed",
+        "kombu-unconfirmed",
         lab,
         rounds,
         step,
@@ -160,7 +163,7 @@ def kill(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
         step()
     return [
         Outcome(
-            "kill",
+            "kombu-kill",
             f"{median(rates):,.0f} msg/s",
             "-",
             sum(lost),
@@ -223,10 +226,60 @@ def _take_all(node: RabbitMQ) -> list[int]:
     return numbers
 
 
+# --- failover -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def failing_over(uri: str) -> Iterator[Producer]:
+    with Connection(uri) as connection:
+        producer = Producer(connection)
+        send_one(producer)
+        yield producer
+
+
+def send_one(producer: Producer) -> None:
+    producer.publish(BODY, routing_key=QUEUE, delivery_mode=2)
+
+
+@contextmanager
+def bare(uri: str) -> Iterator[Any]:
+    """Bare py-amqp: kombu's own ways would only make the peer slower."""
+    parts = urlsplit(uri)
+    connection = amqp.Connection(
+        f"{parts.hostname}:{parts.port}",
+        userid=parts.username,
+        password=parts.password,
+        confirm_publish=True,
+    )
+    connection.connect()
+    channel = connection.channel()
+    # sends confirm.select first, and waits
+    channel.basic_publish(amqp.Message(BODY, delivery_mode=2), routing_key=QUEUE)
+    yield connection
+    connection.close()
+
+
+KOMBU = Host(
+    "kombu",
+    "py-amqp",
+    amqp_addresses,
+    failing_over,
+    send_one,
+    lambda producer: producer.connection.transport.broker.supervisor,
+    cut_at_publish,
+    bare,
+)
+
+
 CASES = (
-    Case("confirmed", 9, confirmed),
-    Case("tracked", 7, partial(tracked, "tracked", "&maxCacheSize=4000000", Bar(6.0, goal=8.0))),
-    Case("tracked-default", 7, partial(tracked, "tracked-default", "", Bar(5.0))),
-    Case("unconfirmed", 11, unconfirmed),
-    Case("kill", 1, kill),
+    Case("kombu-confirmed", 9, confirmed),
+    Case(
+        "kombu-tracked",
+        7,
+        partial(tracked, "kombu-tracked", "&maxCacheSize=4000000", Bar(6.0, goal=8.0)),
+    ),
+    Case("kombu-tracked-default", 7, partial(tracked, "kombu-tracked-default", "", Bar(5.0))),
+    Case("kombu-unconfirmed", 11, unconfirmed),
+    Case("kombu-kill", 1, kill),
+    *failover_cases(KOMBU),
 )
