@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import amqp
 from kombu import Connection, Producer, Queue
 from tests.bench.failing_over import Host, cut_at_publish, failover_cases
-from tests.bench.lab import BODY, QUEUE, Lab, amqp_addresses, purge, raw_connection
+from tests.bench.lab import BODY, QUEUE, Lab, purge, raw_connection
 from tests.bench.outcome import Bar, Case, Outcome, Step
 from tests.bench.racing import Racer, as_outcome, race
 
@@ -262,7 +262,7 @@ def bare(uri: str) -> Iterator[Any]:
 KOMBU = Host(
     "kombu",
     "py-amqp",
-    amqp_addresses,
+    Lab.amqp,
     failing_over,
     send_one,
     lambda producer: producer.connection.transport.broker.supervisor,

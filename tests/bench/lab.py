@@ -14,7 +14,7 @@ from typing import Any
 import amqp
 
 from understudy.testing import FaultProxy
-from understudy.testing.brokers import RabbitMQ, start_all
+from understudy.testing.brokers import ActiveMQ, RabbitMQ, start_all
 
 __all__ = [
     "BODY",
@@ -23,7 +23,6 @@ __all__ = [
     "QUEUE_LIMIT",
     "Address",
     "Lab",
-    "amqp_addresses",
     "purge",
     "raw_connection",
 ]
@@ -48,11 +47,12 @@ class Address:
 
 
 class Lab:
-    """Two private RabbitMQ nodes, each started when first asked for, so that an idle one costs
-    the first cases nothing."""
+    """Two private RabbitMQ nodes, and two ActiveMQ brokers; each started when first asked for, so
+    that an idle one costs the first cases nothing."""
 
     def __init__(self) -> None:
-        self._nodes = {name: RabbitMQ(name=f"bench-{name}") for name in "ab"}
+        self._nodes = {name: RabbitMQ(name=f"bench-{name}", stomp=True) for name in "ab"}
+        self._activemqs = [ActiveMQ(name=f"bench-amq-{name}") for name in "ab"]
 
     def __enter__(self) -> Lab:
         return self
@@ -63,14 +63,31 @@ class Lab:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for node in self._nodes.values():
-            node.close()
+        for server in (*self._nodes.values(), *self._activemqs):
+            server.close()
 
     def node(self) -> RabbitMQ:
         return self._running("a")[0]
 
     def both(self) -> tuple[RabbitMQ, RabbitMQ]:
         first, second = self._running("a", "b")
+        return first, second
+
+    def amqp(self) -> tuple[Address, Address]:
+        a, b = self.both()
+        return Address(a.uri, a.host, a.port), Address(b.uri, b.host, b.port)
+
+    def rabbitmq_stomp(self) -> tuple[Address, Address]:
+        a, b = self.both()
+        assert a.stomp_port and b.stomp_port
+        return (
+            Address(a.stomp_uri, a.host, a.stomp_port),
+            Address(b.stomp_uri, b.host, b.stomp_port),
+        )
+
+    def activemq_stomp(self) -> tuple[Address, Address]:
+        start_all(*(broker for broker in self._activemqs if not broker.is_running))
+        first, second = (Address(b.uri, b.host, b.port) for b in self._activemqs)
         return first, second
 
     def version(self) -> str:
@@ -93,11 +110,6 @@ class Lab:
                     QUEUE, durable=True, auto_delete=False, arguments=QUEUE_ARGUMENTS
                 )
         return nodes
-
-
-def amqp_addresses(lab: Lab) -> tuple[Address, Address]:
-    a, b = lab.both()
-    return Address(a.uri, a.host, a.port), Address(b.uri, b.host, b.port)
 
 
 def raw_connection(node: RabbitMQ, **options: Any) -> Any:
