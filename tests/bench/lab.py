@@ -79,7 +79,8 @@ class Lab:
 
     def rabbitmq_stomp(self) -> tuple[Address, Address]:
         a, b = self.both()
-        assert a.stomp_port and b.stomp_port
+        assert a.stomp_port
+        assert b.stomp_port
         return (
             Address(a.stomp_uri, a.host, a.stomp_port),
             Address(b.stomp_uri, b.host, b.stomp_port),
