@@ -1,0 +1,231 @@
+"""The wire format of STOMP 1.1 and 1.2, without any I/O: bytes in, frames out, and back.
+
+Rules
+* Bodies are bytes and stay what they are. A body ends at its content-length, whatever it holds;
+  without one at the first NUL.
+* Header names and values are escaped and unescaped, except in CONNECT and CONNECTED (STOMP 1.2,
+  "Value Encoding"). Of repeated headers the first counts. An escape that STOMP does not know is
+  left as it is: ActiveMQ sends header names raw, and a peer must not lose a connection over a
+  message that would only come again.
+* Header bytes that are no UTF-8 survive: they become lone surrogates, and these bytes again.
+* Everything that arrives is bounded: a frame that is, or says it is, larger than the limits ends
+  the connection (`ProtocolError`). Memory in use is what has arrived of one frame.
+* Each byte is looked at once, however small the pieces are in which it comes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+__all__ = [
+    "HEARTBEAT",
+    "MAX_BODY",
+    "MAX_HEAD",
+    "FrameParser",
+    "ProtocolError",
+    "RawFrame",
+    "encode",
+]
+
+MAX_BODY = 128 << 20  # bytes; what RabbitMQ takes at most, and ActiveMQ takes 100 MiB
+MAX_HEAD = 1 << 20  # bytes of a command and its headers; ActiveMQ takes 1000 of 10 KiB each
+
+HEARTBEAT = "HEARTBEAT"  # the command of what is no frame: line ends between frames
+
+_UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
+_SPECIAL = re.compile(r"[\\\r\n:]")
+_SPECIAL_11 = re.compile(r"[\\\n:]")
+_ESCAPES = {"\\": "\\\\", "\r": "\\r", "\n": "\\n", ":": "\\c"}
+_ESCAPED = re.compile(r"\\[\\rnc]")
+_ESCAPED_11 = re.compile(r"\\[\\nc]")
+_UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_LINE_ENDS = b"\r\n"
+
+
+class ProtocolError(Exception):
+    """The peer does not speak STOMP, or sends more than anybody should."""
+
+
+class RawFrame:
+    """A frame as it was on the wire; the body is bytes."""
+
+    __slots__ = ("body", "command", "headers")
+
+    def __init__(self, command: str, headers: dict[str, str], body: bytes) -> None:
+        self.command = command
+        self.headers = headers
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<{self.command} {len(self.headers)} headers, {len(self.body)} bytes>"
+
+
+_BEAT = RawFrame(HEARTBEAT, {}, b"")
+
+
+def encode(
+    command: str,
+    headers: Mapping[str, object] | Iterable[tuple[str, object]],
+    body: bytes = b"",
+    *,
+    version: str = "1.2",
+) -> bytes:
+    """A frame's bytes. A header of None is left out, one that is a tuple is repeated.
+
+    Raises ValueError for a body with a NUL and no content-length, UnicodeEncodeError for text that
+    cannot be sent.
+    """
+    special = _SPECIAL_11 if version == "1.1" else _SPECIAL
+    escaping = command not in _UNESCAPED
+    lines = [command]
+    has_length = False
+    for name, given in headers.items() if isinstance(headers, Mapping) else headers:
+        name = str(name)
+        if name == "content-length":
+            has_length = given is not None
+        if escaping and special.search(name):
+            name = special.sub(_escape, name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is None:
+                continue
+            text = value if isinstance(value, str) else str(value)
+            if escaping:
+                if special.search(text):
+                    text = special.sub(_escape, text)
+            elif "\n" in name or "\n" in text:
+                raise ValueError(f"the header {name} of {command} may not hold a line end")
+            lines.append(f"{name}:{text}")
+    if not has_length and b"\0" in body:
+        raise ValueError("a body that holds NUL needs a content-length header")
+    head = "\n".join(lines).encode("utf-8", "surrogateescape")
+    if b"\0" in head:
+        raise ValueError("a header may not hold NUL")
+    return b"%b\n\n%b\0" % (head, body)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return _ESCAPES[found[0]]
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return _UNESCAPES[found[0]]
+
+
+class FrameParser:
+    """Takes in what was received, gives out the frames that are complete."""
+
+    def __init__(
+        self, version: str = "1.2", *, max_head: int = MAX_HEAD, max_body: int = MAX_BODY
+    ) -> None:
+        self.version = version
+        self.max_head = max_head
+        self.max_body = max_body
+        self._buffer = bytearray()
+        self._at = 0  # where in the buffer begins what is still to be read
+        self._searched = 0  # before this place is no end of it
+        self._head: tuple[str, dict[str, str]] | None = None  # of the frame whose body is read
+        self._length: int | None = None  # of that body, where it was said
+
+    @property
+    def is_between_frames(self) -> bool:
+        """Whether nothing of a further frame has arrived."""
+        return not self._buffer and self._head is None
+
+    def feed(self, data: bytes) -> list[RawFrame]:
+        """The frames that ``data`` completes, in order; raises ProtocolError.
+
+        Line ends alone between two frames are one frame of the command `HEARTBEAT`.
+        """
+        if self.is_between_frames and not data.strip(_LINE_ENDS):
+            return [_BEAT] if data else []
+        self._buffer += data
+        frames: list[RawFrame] = []
+        while self._head is not None or self._read_head():
+            frame = self._read_body()
+            if frame is None:
+                break
+            frames.append(frame)
+        if self._at:
+            del self._buffer[: self._at]
+            self._searched = max(self._searched - self._at, 0)
+            self._at = 0
+        return frames
+
+    def _read_head(self) -> bool:
+        """Read a command and its headers; False when more must come."""
+        buffer, at = self._buffer, self._at
+        size = len(buffer)
+        while at < size and buffer[at] in _LINE_ENDS:
+            at += 1
+        self._at = at
+        begin = max(at, self._searched - 2)  # the end may have been cut
+        end = buffer.find(b"\n\n", begin)
+        body_at = end + 2
+        if self.version != "1.1":
+            other = buffer.find(b"\n\r\n", begin, size if end < 0 else end)
+            if other >= 0:
+                end, body_at = other, other + 3
+        if (size if end < 0 else end) - at > self.max_head:
+            raise ProtocolError(f"a frame has more than {self.max_head} bytes of headers")
+        if end < 0:
+            self._searched = size
+            return False
+        self._take_head(bytes(buffer[at:end]))
+        self._at = self._searched = body_at
+        return True
+
+    def _take_head(self, head: bytes) -> None:
+        if b"\0" in head:
+            raise ProtocolError("a frame ends within its headers")
+        text = head.decode("utf-8", "surrogateescape")
+        command, *lines = text.split("\n")
+        if self.version != "1.1" and "\r" in text:
+            command = command.removesuffix("\r")
+            lines = [line.removesuffix("\r") for line in lines]
+        headers: dict[str, str] = {}
+        escaped = "\\" in text and command not in _UNESCAPED
+        escapes = _ESCAPED_11 if self.version == "1.1" else _ESCAPED
+        for line in lines:
+            name, colon, value = line.partition(":")
+            if not colon:
+                raise ProtocolError("a header line without a colon")
+            if escaped:
+                name, value = escapes.sub(_unescape, name), escapes.sub(_unescape, value)
+            if name not in headers:
+                headers[name] = value
+        self._length = self._said_length(headers)
+        self._head = command, headers
+
+    def _said_length(self, headers: dict[str, str]) -> int | None:
+        text = headers.get("content-length")
+        if text is None:
+            return None
+        if not _LENGTH.fullmatch(text.strip()):
+            raise ProtocolError("a content-length that is no number")
+        length = int(text)
+        if length > self.max_body:
+            raise ProtocolError(f"a body of {length} bytes; the limit is {self.max_body}")
+        return length
+
+    def _read_body(self) -> RawFrame | None:
+        """The frame whose head was read; None when more must come."""
+        assert self._head is not None
+        buffer, at = self._buffer, self._at
+        if self._length is None:
+            end = buffer.find(0, self._searched)
+            if (len(buffer) if end < 0 else end) - at > self.max_body:
+                raise ProtocolError(f"a body of more than {self.max_body} bytes")
+            if end < 0:
+                self._searched = len(buffer)
+                return None
+        else:
+            end = at + self._length
+            if len(buffer) <= end:
+                return None
+            if buffer[end]:
+                raise ProtocolError("a body is longer than its content-length")
+        (command, headers), self._head = self._head, None
+        self._at = self._searched = end + 1
+        return RawFrame(command, headers, bytes(buffer[at:end]))
