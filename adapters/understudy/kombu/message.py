@@ -6,13 +6,12 @@ that may have to be sent again, to a broker of another kind, is kept as what the
 
 from __future__ import annotations
 
-import itertools
-import os
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import amqp
+
+from understudy.failover.message_ids import ID_HEADER, OVERHEAD, RESEND_HEADER, new_message_id
 
 __all__ = [
     "ID_HEADER",
@@ -23,11 +22,6 @@ __all__ = [
     "new_message_id",
     "without_our_headers",
 ]
-
-ID_HEADER = "x-understudy-id"
-RESEND_HEADER = "x-understudy-resend"
-
-OVERHEAD = 200  # bytes that count for properties and headers; an estimate, stated in the README
 
 
 def is_task(headers: Mapping[str, Any] | None) -> bool:
@@ -50,27 +44,6 @@ def id_of(message: amqp.Message) -> str:
     properties = message.properties
     given = properties.get("message_id")
     return str(given or (properties.get("application_headers") or {}).get(ID_HEADER))
-
-
-class _Ids:
-    """Message ids: a random prefix for each process, then a counter (1 µs instead of uuid4's 2)."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        self._prefix = uuid.uuid4().hex
-        self._counter = itertools.count(1)
-
-    def next(self) -> str:
-        return f"{self._prefix}-{next(self._counter)}"
-
-
-_ids = _Ids()
-new_message_id = _ids.next
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.renew)
 
 
 class OutMessage:
