@@ -12,7 +12,21 @@ from collections.abc import Iterable
 
 from understudy.failover.deadline import Deadline
 
-__all__ = ["Wakeup", "is_at_end", "is_readable", "is_writable", "wait_readable"]
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = termios = None  # type: ignore[assignment]
+
+__all__ = ["Wakeup", "is_at_end", "is_readable", "is_writable", "unread_bytes", "wait_readable"]
+
+
+def unread_bytes(sock: socket.socket) -> int:
+    """Bytes that lie in the kernel's receive buffer; 0 when it can't be told."""
+    if fcntl is None:
+        return 0
+    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(answer, "little")
 
 
 def is_readable(sock: socket.socket) -> bool:
@@ -50,11 +64,22 @@ def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bo
 
     Raises ValueError or OSError for a socket that another thread has closed.
     """
+    return _wait_ready(list(sockets), [], timeout)
+
+
+def _wait_ready(
+    readers: list[socket.socket], writers: list[socket.socket], timeout: float | None
+) -> bool:
     if not hasattr(select, "poll"):
-        return bool(select.select(list(sockets), [], [], timeout)[0])
+        return any(select.select(readers, writers, [], timeout))
+    wanted: dict[int, int] = {}
+    for sock in readers:
+        wanted[sock.fileno()] = select.POLLIN
+    for sock in writers:
+        wanted[sock.fileno()] = wanted.get(sock.fileno(), 0) | select.POLLOUT
     poll = select.poll()
-    for sock in sockets:
-        poll.register(sock.fileno(), select.POLLIN)
+    for descriptor, mask in wanted.items():
+        poll.register(descriptor, mask)
     return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
 
 
@@ -70,11 +95,19 @@ class Wakeup:
         with contextlib.suppress(BlockingIOError, OSError):
             self._writer.send(b"!")
 
-    def wait(self, other: socket.socket | None, deadline: Deadline) -> None:
-        """Until set, ``other`` is readable, or the deadline."""
-        sockets = [self._reader] if other is None else [self._reader, other]
+    def wait(
+        self,
+        other: socket.socket | None,
+        deadline: Deadline,
+        *,
+        reading: bool = True,
+        writing: bool = False,
+    ) -> None:
+        """Until set, ``other`` can be read (or written, as asked), or the deadline."""
+        readers = [self._reader] if other is None or not reading else [self._reader, other]
+        writers = [other] if other is not None and writing else []
         with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
-            wait_readable(sockets, deadline.timeout())
+            _wait_ready(readers, writers, deadline.timeout())
         with contextlib.suppress(BlockingIOError, OSError):
             self._reader.recv(4096)
 

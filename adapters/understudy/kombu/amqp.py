@@ -32,7 +32,7 @@ from kombu.transport import pyamqp
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
-from understudy.failover.polling import is_at_end, is_readable, is_writable
+from understudy.failover.polling import is_at_end, is_readable, is_writable, unread_bytes
 from understudy.kombu.waiting import Bound, bounded_wait
 
 __all__ = [
@@ -41,12 +41,6 @@ __all__ = [
     "BoundedChannel",
     "BoundedConnection",
 ]
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows: then only frames that were read count as signs of life
-    fcntl = termios = None  # type: ignore[assignment]
 
 INTERRUPTED = "the call that used it was interrupted"
 
@@ -68,14 +62,6 @@ SLICE = 0.05  # s between two looks whether another thread's reading has brought
 NOT_THE_MESSAGE = (RecoverableConnectionError, amqp.exceptions.ResourceError)
 
 RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
-
-
-def unread_bytes(sock: socket.socket) -> int:
-    """Bytes that lie in the kernel's receive buffer; 0 when it can't be told."""
-    if fcntl is None:
-        return 0
-    answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
-    return int.from_bytes(answer, "little")
 
 
 class BoundedChannel(pyamqp.Channel):
