@@ -2,7 +2,8 @@
 
 A worker takes its settings from the JSON object in ``UNDERSTUDY_CELERY``. What its tasks did stands
 in the journal, the file ``UNDERSTUDY_JOURNAL``: one line for each thing done, written at once, so
-that it survives whatever becomes of the worker.
+that it survives whatever becomes of the worker. With a Redis URL in ``UNDERSTUDY_WINDOW`` there are
+also tasks that drop duplicates.
 """
 
 from __future__ import annotations
@@ -85,5 +86,28 @@ def spread(self: Any, count: int) -> None:
     for number in range(count):
         note("sent", self.app.tasks["tests.mark"].delay(number).id, number)
 
+
+def _add_once_tasks(url: str) -> None:
+    from understudy.duplicates import DuplicateWindow
+    from understudy.duplicates.celery import once
+    from understudy.duplicates.redis import RedisStore
+
+    base = once(DuplicateWindow(RedisStore(url, "tests")))
+
+    @task(base=base, ignore_result=True, acks_late=True)
+    def late_once(self: Any, seconds: float) -> None:
+        note("begin", self.request.id, seconds)
+        time.sleep(seconds)
+        note("end", self.request.id, seconds)
+
+    @task(base=base, ignore_result=True, acks_late=True, max_retries=5)
+    def stubborn_once(self: Any, failures: int) -> None:
+        note("try", self.request.id, self.request.retries)
+        if self.request.retries < failures:
+            raise self.retry(countdown=0)
+
+
+if "UNDERSTUDY_WINDOW" in os.environ:
+    _add_once_tasks(os.environ["UNDERSTUDY_WINDOW"])
 
 app = make_app(json.loads(os.environ.get("UNDERSTUDY_CELERY", "{}")))
