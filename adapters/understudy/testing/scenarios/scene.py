@@ -1,0 +1,212 @@
+"""The lab of one scenario: members with faults in front, clients, events, calls in the background.
+
+Options are small (milliseconds instead of seconds), order is as listed, heartbeats are off unless a
+scenario asks for them, so that the next byte that passes is the one that a cut is aimed at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from understudy.core.events import Event
+from understudy.testing import FaultProxy, wait_until
+from understudy.testing.scenarios.places import Found, Place
+from understudy.testing.scenarios.port import Client, Delivery, Driver
+
+__all__ = ["Background", "Events", "Inbox", "Scene", "consuming"]
+
+CALM = {
+    "heartbeat": "0",
+    "timeout": "20000",
+    "randomize": "false",
+    "initialReconnectDelay": "1",
+    "maxReconnectDelay": "100",
+    "connectTimeout": "3000",
+}
+
+
+class Background:
+    """A call in a thread of its own; what it raised or returned is asked for later."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.error: BaseException | None = None
+        self.result: object = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._call()
+        except BaseException as exc:
+            self.error = exc
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def is_over_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def join(self, seconds: float = 30.0) -> None:
+        """Wait for the end, which must come; raises what the call raised."""
+        assert self.is_over_within(seconds), f"the call still hangs after {seconds:g} s"
+        if self.error is not None:
+            raise self.error
+
+
+class Events:
+    """What one client was told, in order. Call it with an event."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.all.append(event)
+
+    def __repr__(self) -> str:
+        return f"<Events {self.names}>"
+
+    @property
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.all]
+
+    def count(self, name: str) -> int:
+        return self.names.count(name)
+
+    def reaches(self, name: str, count: int, seconds: float = 15.0) -> bool:
+        """Wait until an event was told that often."""
+        return wait_until(lambda: self.count(name) >= count, seconds)
+
+    def first(self, name: str) -> Event:
+        return next(event for event in self.all if type(event).__name__ == name)
+
+    @property
+    def port(self) -> int:
+        """The port of the endpoint that is in use, as far as told; 0 while there is none."""
+        if not self.all:
+            return 0
+        last = [event for event in self.all if type(event).__name__ in USED_OR_NOT][-1:]
+        if not last or type(last[0]).__name__ not in ("Connected", "Resumed"):
+            return 0
+        found = re.search(r":(\d+)(?=\D*$)", last[0].endpoint)
+        return int(found[1]) if found else 0
+
+
+USED_OR_NOT = ("Connected", "Resumed", "Interrupted", "GaveUp")
+
+
+class Inbox:
+    """What a consumer was handed, in order; acknowledges at once unless told to hold."""
+
+    def __init__(self, *, hold: bool = False) -> None:
+        self.deliveries: list[Delivery] = []
+        self.acked: list[str] = []
+        self._hold = hold
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.deliveries.append(delivery)
+        if not self._hold:
+            self._ack(delivery)
+
+    def _ack(self, delivery: Delivery) -> None:
+        delivery.ack()
+        self.acked.append(delivery.body)
+
+    def release(self, count: int) -> None:
+        """Acknowledge the last ``count`` deliveries, and from now on at once."""
+        self._hold = False
+        for delivery in self.deliveries[-count:]:
+            self._ack(delivery)
+
+    @property
+    def bodies(self) -> list[str]:
+        return [delivery.body for delivery in list(self.deliveries)]
+
+    def reaches(self, count: int, seconds: float = 15.0) -> bool:
+        """Wait until that many deliveries have come."""
+        return wait_until(lambda: len(self.deliveries) >= count, seconds)
+
+
+class Scene:
+    def __init__(self, driver: Driver, place: Place, queue: str) -> None:
+        self.driver = driver
+        self.place = place
+        self.queue = queue
+        self.events = Events()  # of the clients that were opened without others
+        self._stack = contextlib.ExitStack()
+        self._clients: list[Client] = []
+
+    def member(self, place: Place | None = None) -> FaultProxy:
+        """A member of the list: a network that can fail, in front of the broker.
+
+        Several members in front of one broker are the members of one logical broker.
+        """
+        target = place or self.place
+        return self._stack.enter_context(FaultProxy(target.host, target.port))
+
+    def uri(self, *members: Any, **options: Any) -> str:
+        """``members`` are proxies, other places with host and port, or texts."""
+        written = ",".join(m if isinstance(m, str) else self.address(m) for m in members)
+        options = {name.replace("__", "."): value for name, value in options.items()}
+        text = "&".join(f"{name}={value}" for name, value in {**CALM, **options}.items())
+        return f"failover:({written})?{text}"
+
+    def address(self, member: Any) -> str:
+        return self.place.address(member.host, member.port)
+
+    def open(self, *members: Any, on_event: Events | None = None, **options: Any) -> Client:
+        """A client of the driver's; closed with the scene."""
+        return self.open_uri(self.uri(*members, **options), on_event)
+
+    def open_uri(self, uri: str, on_event: Events | None = None) -> Client:
+        client = self.driver.open(uri, on_event or self.events)
+        self._clients.append(client)
+        return client
+
+    def cut_off(self, *members: FaultProxy) -> None:
+        """Those brokers are gone: nobody gets in, and who is in is thrown out."""
+        for member in members:
+            member.refuse()
+        for member in members:
+            member.reset()
+
+    def background(self, call: Callable[[], object]) -> Background:
+        return Background(call)
+
+    def take_all(self, queue: str | None = None) -> list[Found]:
+        return self.place.take_all(queue or self.queue)
+
+    def bodies(self, queue: str | None = None) -> list[str]:
+        return [found.body for found in self.take_all(queue)]
+
+    def close(self) -> None:
+        """Close all clients, which must not hang, then the network."""
+        closing = [Background(client.close) for client in self._clients]
+        for background in closing:
+            background.is_over_within(15.0)
+        self._stack.close()
+        assert not any(background.is_running for background in closing), "close() hangs"
+
+    def __enter__(self) -> Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def consuming(
+    client: Client, queue: str, handler: Callable[[Delivery], object], prefetch: int = 10
+) -> Iterator[None]:
+    """A consumer for the length of a ``with``."""
+    consumer = client.consume(queue, handler, prefetch=prefetch)
+    try:
+        yield
+    finally:
+        consumer.stop()

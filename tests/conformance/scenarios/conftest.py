@@ -1,0 +1,76 @@
+"""Runs each scenario on each adapter that it applies to, and ends with a table of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from understudy.testing.scenarios import Driver, Scene
+from understudy.testing.scenarios.drivers import DRIVERS
+from understudy.testing.scenarios.places import ActivePlace, Place, RabbitPlace
+from understudy.testing.scenarios.table import NOT_APPLICABLE, Table
+
+TABLE = Table()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "scenario(*ids): which scenarios of the catalogue the test is"
+    )
+
+
+def scenario_ids(node: pytest.Item | pytest.Function) -> tuple[str, ...]:
+    return tuple(i for mark in node.iter_markers("scenario") for i in mark.args)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each driver; a pair with a reason in the table is not made."""
+    if "driver" not in metafunc.fixturenames:
+        return
+    ids = [i for mark in metafunc.definition.iter_markers("scenario") for i in mark.args]
+    assert ids, f"{metafunc.definition.name} names no scenario"
+    fitting = [
+        driver for driver in DRIVERS if not any((i, driver.name) in NOT_APPLICABLE for i in ids)
+    ]
+    metafunc.parametrize("driver", fitting, ids=lambda driver: driver.name)
+
+
+@pytest.fixture(autouse=True)
+def _noted(request: pytest.FixtureRequest) -> None:
+    """Tell the table which cell this test is."""
+    callspec = getattr(request.node, "callspec", None)
+    driver: Driver | None = callspec.params.get("driver") if callspec else None
+    column = driver.name if driver else "core"
+    request.node.user_properties.append(("cell", (*scenario_ids(request.node), column)))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name == "cell" and (report.when == "call" or report.outcome != "passed"):
+            *ids, column = map(str, value)  # type: ignore[call-overload]  # what `_noted` put there
+            for scenario in ids:
+                TABLE.note(scenario, column, report.outcome)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TABLE.is_empty:
+        return
+    terminalreporter.section("scenarios of the catalogue")
+    for line in TABLE.lines():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def place(driver: Driver, request: pytest.FixtureRequest) -> Place:
+    """The broker of the column; shared by all tests, so leave it running."""
+    if driver.broker == "activemq":
+        return ActivePlace(request.getfixturevalue("activemq"))
+    return RabbitPlace(request.getfixturevalue("rabbit_a"), driver.protocol)
+
+
+@pytest.fixture
+def scene(driver: Driver, place: Place, unique: str) -> Iterator[Scene]:
+    place.declare(unique)
+    with Scene(driver, place, unique) as scene:
+        yield scene
