@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ID_HEADER", "find_message", "message_id"]
+from understudy.failover.message_ids import ID_HEADER
 
-ID_HEADER = "x-understudy-id"
+__all__ = ["find_message", "message_id"]
+
 AMQP_ID = "amqp-message-id"  # RabbitMQ's STOMP name of the AMQP property
 
 
