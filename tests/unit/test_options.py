@@ -102,6 +102,7 @@ def test_repr_tells_what_is_not_default_and_no_secret() -> None:
         ("nested.heartbeat=5&nested.x=y", "nested", {"heartbeat": "5", "x": "y"}),
         ("discovered.heartbeat=5", "discovered", {"heartbeat": "5"}),
         ("discovered.allow=10.0.0.0/8,b", "discovered_allow", ("10.0.0.0/8", "b")),
+        ("discovered.allow=*.b.example,*", "discovered_allow", ("*.b.example", "*")),
         # the Qpid dialect
         ("failover.timeout=3000", "timeout", 3000),
         ("failover.nested.heartbeat=5", "nested", {"heartbeat": "5"}),
@@ -161,6 +162,7 @@ def test_values(query: str, field: str, value: object) -> None:
         ("updateURIsURL=", ["updateURIsURL"]),
         ("priorityURIs=ampq://a", ["priorityURIs", "ampq", "amqp"]),
         ("discovered.allow=10.0.0.0/33", ["discovered.allow"]),
+        ("discovered.allow=10.*", ["discovered.allow"]),  # names begin like that too
         ("minAckCount=2", ["minAckCount", "fanout:"]),
         ("fanOutQueues=true", ["fanOutQueues", "fanout:"]),
         ("nested.timeout=5", ["timeout", "whole list"]),

@@ -174,6 +174,18 @@ def test_discovery_keeps_its_agents(agent: str) -> None:
     assert parse(uri.unredacted()) == uri
 
 
+def test_agents_of_other_packages() -> None:
+    uri = parse("discovery:(consul://c/brokers)", agents={"consul"})
+    assert uri.agents == ("consul://c/brokers",)
+    with pytest.raises(ConfigurationError, match=r"no discovery agent \(consul\)"):
+        parse("discovery:(file:/x)", agents={"consul"})
+
+
+def test_an_empty_list_needs_a_source_that_is_asked() -> None:
+    with pytest.raises(ConfigurationError, match="empty"):
+        parse("failover:()?updateURIsURL=/x&updateURIsSupported=false")
+
+
 def test_discovery_beside_fixed_members() -> None:
     uri = parse("failover:(amqp://a,discovery:(file:/x,static:(amqp://b)))")
     assert [endpoint.host for endpoint in uri.endpoints] == ["a", "b"]

@@ -159,7 +159,10 @@ class Options:
         "fanOutQueues", "flag", False, "fanout: queue messages to all brokers, not to the first"
     )
     discovered_allow: tuple[str, ...] = _row(  # a forged list must collect no password
-        "discovered.allow", "list", (), "hosts and CIDR networks that learned endpoints may be in"
+        "discovered.allow",
+        "list",
+        (),
+        "hosts, *.domains and CIDR networks whose learned endpoints get the first member's login",
     )
     nested: Mapping[str, str] = _row("nested.*", "map", None, "added to every member's options")
     discovered: Mapping[str, str] = _row(
@@ -253,7 +256,7 @@ def _is_place(text: str) -> bool:
 
 def _is_host_or_network(text: str) -> bool:
     if "/" not in text:
-        return re.fullmatch(r"[\w.:*-]+", text) is not None
+        return re.fullmatch(r"\*|(\*\.)?[\w.:-]+", text) is not None
     try:
         ipaddress.ip_network(text, strict=False)
     except ValueError:

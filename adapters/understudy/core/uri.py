@@ -103,12 +103,14 @@ def parse(
     options: Mapping[str, object] | None = None,
     schemes: Container[str] | None = None,
     member_options: Collection[str] | None = None,
+    agents: Collection[str] = AGENT_SCHEMES,
 ) -> FailoverURI:
     """Parses an address of any form above.
 
     ``options`` are the library's (lower precedence than the URI), ``schemes`` replaces the member
-    schemes known here, and ``member_options`` are the query options that the host library takes
-    (None = any, it judges itself). Raises `ConfigurationError`, and nothing else.
+    schemes known here, ``member_options`` are the query options that the host library takes
+    (None = any, it judges itself), and ``agents`` the schemes of discovery agents. Raises
+    `ConfigurationError`, and nothing else.
     """
     text, source = _checked(text)
     reader = MemberReader(source, CORE_SCHEMES if schemes is None else schemes, member_options)
@@ -120,7 +122,7 @@ def parse(
     group = _read_group(text, composite, source)
     ordered = any(inner.scheme == "masterslave" for inner in group.walk())
     settings, origins = build(group.pairs, options, source, scheme=composite, ordered=ordered)
-    flattening = _Flattening(reader, source)
+    flattening = _Flattening(reader, source, agents)
     endpoints = tuple(dict.fromkeys(flattening.read(group, settings.nested)))
     uri = FailoverURI(composite, endpoints, settings, tuple(flattening.agents), origins)
     for one in settings.priority_uris:
@@ -257,9 +259,10 @@ def _pairs(query: str, source: Source) -> tuple[tuple[str, str], ...]:
 class _Flattening:
     """Members of nested groups in order; agents on the side."""
 
-    def __init__(self, reader: MemberReader, source: Source) -> None:
+    def __init__(self, reader: MemberReader, source: Source, schemes: Collection[str]) -> None:
         self.reader = reader
         self.source = source
+        self.schemes = schemes  # of agents
         self.agents: dict[str, None] = {}
 
     def read(self, group: _Group, nested: Mapping[str, str]) -> list[Endpoint]:
@@ -273,11 +276,11 @@ class _Flattening:
                     for name, value in member.pairs
                 }
                 found += self.read(member, {**nested, **inner})
-            elif group.scheme in ("discovery", "fanout") and _is_agent(member):
+            elif group.scheme in ("discovery", "fanout") and self._is_agent(member):
                 self._add_agent(member, label)
             elif group.scheme == "discovery":
                 raise self.source.error(
-                    f"{label} is no discovery agent ({', '.join(AGENT_SCHEMES)}); "
+                    f"{label} is no discovery agent ({', '.join(sorted(self.schemes))}); "
                     "write fixed addresses as static:(…)"
                 )
             else:
@@ -304,19 +307,19 @@ class _Flattening:
                     f"put it on the outermost {outer.scheme}:(…)?"
                 )
 
+    def _is_agent(self, text: str) -> bool:
+        return text.partition(":")[0].lower() in self.schemes
+
     def _add_agent(self, text: str, label: str) -> None:
         if any(map(str.isspace, text)) or len(text.partition(":")[2].strip("/")) == 0:
             raise self.source.error(f"{label} is no valid discovery agent")
         self.agents[text] = None
 
 
-def _is_agent(text: str) -> bool:
-    return text.partition(":")[0].lower() in AGENT_SCHEMES
-
-
 def _check_whole(uri: FailoverURI, source: Source) -> None:
     """Rules between the list and its options."""
-    options, grows = uri.options, bool(uri.agents or uri.options.update_uris_url)
+    options = uri.options
+    grows = bool(uri.agents or (options.update_uris_url and options.update_uris_supported))
     if not uri.endpoints and not grows:
         raise source.error("the list is empty; that needs discovery: or updateURIsURL")
     if uri.scheme == "fanout" and not grows and options.min_ack_count > len(uri.endpoints):
