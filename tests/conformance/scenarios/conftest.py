@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from understudy.testing.brokers import ActiveMQ
 from understudy.testing.scenarios import Driver, Scene
 from understudy.testing.scenarios.drivers import DRIVERS
 from understudy.testing.scenarios.places import ActivePlace, Place, RabbitPlace
@@ -61,12 +62,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
+@pytest.fixture(scope="session")
+def activemq_b() -> Iterator[ActiveMQ]:
+    """A second one, independent of the first."""
+    with ActiveMQ(name="activemq-b") as server:
+        yield server
+
+
+def place_at(driver: Driver, request: pytest.FixtureRequest, *names: str) -> Place:
+    activemq, rabbit = names
+    if driver.broker == "activemq":
+        return ActivePlace(request.getfixturevalue(activemq))
+    return RabbitPlace(request.getfixturevalue(rabbit), driver.protocol)
+
+
 @pytest.fixture
 def place(driver: Driver, request: pytest.FixtureRequest) -> Place:
-    """The broker of the column; shared by all tests, so leave it running."""
-    if driver.broker == "activemq":
-        return ActivePlace(request.getfixturevalue("activemq"))
-    return RabbitPlace(request.getfixturevalue("rabbit_a"), driver.protocol)
+    """The broker of the column, shared by all tests."""
+    return place_at(driver, request, "activemq", "rabbit_a")
+
+
+@pytest.fixture
+def other_place(driver: Driver, request: pytest.FixtureRequest) -> Place:
+    """A broker of the same kind that knows nothing of the first."""
+    return place_at(driver, request, "activemq_b", "rabbit_b")
 
 
 @pytest.fixture

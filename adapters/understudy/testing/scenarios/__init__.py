@@ -7,6 +7,7 @@ the scene puts fault proxies between the two.
 
 from __future__ import annotations
 
+from understudy.testing.scenarios.noise import Noise
 from understudy.testing.scenarios.port import (
     Client,
     Consumer,
@@ -26,6 +27,7 @@ __all__ = [
     "Driver",
     "Events",
     "Inbox",
+    "Noise",
     "Pulling",
     "Scene",
     "Transacting",

@@ -14,6 +14,7 @@ from typing import Any
 
 from understudy.core.events import Event
 from understudy.testing import FaultProxy, wait_until
+from understudy.testing.scenarios.noise import Noise, Then
 from understudy.testing.scenarios.places import Found, Place
 from understudy.testing.scenarios.port import Client, Delivery, Driver
 
@@ -149,6 +150,10 @@ class Scene:
         """
         target = place or self.place
         return self._stack.enter_context(FaultProxy(target.host, target.port))
+
+    def noise(self, words: bytes = b"", then: Then = "fin") -> Noise:
+        """A member of the list that nobody can use."""
+        return self._stack.enter_context(Noise(words, then))
 
     def uri(self, *members: Any, **options: Any) -> str:
         """``members`` are proxies, other places with host and port, or texts."""
