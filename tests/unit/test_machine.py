@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -321,8 +322,8 @@ def test_warnings_can_be_silenced() -> None:
 
 def test_an_empty_list_waits_for_endpoints() -> None:
     it = Machine((), Options(reconnect_delay_jitter=0), random.Random(0))
-    assert it.receive(Wanted()) == [Wait(10)]
-    assert [it.receive(TimeUp())[-1] for _ in range(9)][-1] == Wait(5120)
+    assert it.receive(Wanted()) == [Wait(5000)]
+    assert [it.receive(TimeUp())[-1] for _ in range(19)][-1] == Wait(5120)
     assert it.receive(Listed((A,)))[-1] == Wait(0)
     assert it.receive(TimeUp()) == [Dial(A)]
 
@@ -514,6 +515,64 @@ def test_f46_losing_the_current_address_from_the_list_breaks_nothing() -> None:
     assert it.current == B
     it.receive(Lost(1, "cut"))
     assert fail_pass(it, it.receive(TimeUp()))[0] == [A]
+
+
+def test_f45_an_empty_list_waits_for_a_first_address() -> None:
+    """Each empty pass lasts connectTimeout, then counts as one; an address ends it at once."""
+    it = Machine((), Options(max_reconnect_attempts=2, connect_timeout=700), random.Random(0))
+    assert it.receive(Wanted()) == [Wait(700)]
+    assert it.passes_failed == 0
+    (delay,) = it.receive(TimeUp())
+    assert isinstance(delay, Wait)
+    assert delay.ms < 700
+    assert it.receive(TimeUp()) == [Wait(700)]
+    assert it.receive(Listed((A,)))[-1] == Wait(0)
+    assert it.receive(TimeUp()) == [Dial(A)]
+    it.receive(Listed(()))
+    assert isinstance(it.receive(DialFailed(A, "refused"))[-1], Fail)
+
+
+def test_d02_an_empty_list_gives_up_after_its_passes() -> None:
+    it = Machine((), Options(max_reconnect_attempts=1), random.Random(0))
+    it.receive(Wanted())
+    assert isinstance(it.receive(TimeUp())[-1], Fail)
+    assert it.state is State.GAVE_UP
+
+
+@pytest.mark.parametrize("rebalance", [False, True])
+def test_f47_only_a_wish_to_rebalance_moves_a_connection_that_works(rebalance: bool) -> None:
+    it = connected(A)
+    it.receive(Listed((B,)))
+    it.receive(Lost(1, "cut"))
+    it.receive(TimeUp())
+    it.receive(Dialed(B))
+    actions = it.receive(Listed((B, C), rebalance))
+    assert [type(action) for action in actions] == [Tell] + [Leave, Tell, Dial] * rebalance
+    assert it.receive(Listed((C, B), rebalance)) == []  # no change
+
+
+def test_f47_who_is_first_already_stays() -> None:
+    it = connected(A)
+    assert [type(action) for action in it.receive(Listed((B,), True))] == [Tell]
+
+
+def test_f47_clients_spread_over_a_new_list() -> None:
+    chosen = Counter()  # type: Counter[Endpoint]
+    for seed in range(300):
+        it = Machine((A,), Options(), random.Random(seed))
+        it.receive(Wanted())
+        it.receive(Dialed(A))
+        last = it.receive(Listed((B, C), True))[-1]
+        chosen[last.endpoint if isinstance(last, Dial) else A] += 1
+    assert set(chosen) == {A, B, C}
+    assert min(chosen.values()) > 60  # of 100 each
+
+
+def test_f43_a_priority_endpoint_is_not_left_on_a_wish() -> None:
+    it = connected(B, A, priority_backup=True)
+    assert [type(action) for action in it.receive(Listed((C,), True))] == [Tell]
+    assert it.receive(Prefer(A, "go there")) == []
+    assert it.current == B
 
 
 # --- close --------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ HAPPENINGS = st.one_of(
     st.builds(Dialed, ANY_ENDPOINT),
     st.builds(DialFailed, ANY_ENDPOINT, st.just("stray")),
     st.builds(Lost, st.integers(0, 4), st.just("stray")),
-    st.builds(Listed, SOME),
+    st.builds(Listed, SOME, st.booleans()),
     st.builds(Spares, SOME),
     st.builds(Prefer, ANY_ENDPOINT, st.just("wish")),
 )
@@ -117,7 +117,7 @@ class Watcher:
         self._check_silence(happening, before, epoch, actions, everything)
         if isinstance(happening, Spares) and before is not State.CLOSED:
             self.spares = happening.endpoints
-        self._check_epoch(epoch, current, actions)
+        self._check_epoch(happening, epoch, current, actions)
         for action in actions:
             if isinstance(action, Tell):
                 self._check_event(action.event)
@@ -139,7 +139,13 @@ class Watcher:
         if before is State.CLOSED:
             assert not actions or isinstance(happening, Wanted)
 
-    def _check_epoch(self, epoch: int, current: Endpoint | None, actions: list[Action]) -> None:
+    def _check_epoch(
+        self,
+        happening: Happening,
+        epoch: int,
+        current: Endpoint | None,
+        actions: list[Action],
+    ) -> None:
         it = self.machine
         begun = any(isinstance(event, Connected | Resumed) for event in _told(actions))
         assert it.epoch == epoch + begun
@@ -147,7 +153,7 @@ class Watcher:
         leaves = [action for action in actions if isinstance(action, Leave)]
         if current is not None and it.current != current:
             assert [leave.epoch for leave in leaves] == [epoch]
-            assert actions[0] == leaves[0]
+            assert actions[int(isinstance(happening, Listed))] == leaves[0]
         else:
             assert leaves == []
 

@@ -66,9 +66,13 @@ class TimeUp:
 
 @dataclass(frozen=True)
 class Listed:
-    """The endpoints found beside the configured ones are now these."""
+    """The endpoints found beside the configured ones are now these.
+
+    ``rebalance``: the cluster asks its clients to spread over the new list.
+    """
 
     endpoints: tuple[Endpoint, ...]
+    rebalance: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ Rules
   wrong with it (``Prefer``: we left it on purpose).
 * A spare (a ready connection to another endpoint than the lost one) is tried first and without
   the delay; one that gets ready during a delay ends it, and so does a new address.
+* Where nothing is known to dial, a pass lasts as long as one endpoint may take (connectTimeout):
+  discovery may be about to find some, and the first address ends the wait.
+* A new list moves nobody from a connection that works, unless it comes with the wish to rebalance
+  (ActiveMQ 1.10): then we go where a new pass would begin. Whoever is on a priority endpoint stays.
 * Interrupted comes before any attempt; Resumed comes after success; they always pair up.
 * Giving up tells everyone who waits; the next ``Wanted`` begins a new round, because the processes
   that use this live long (with ``reconnect=false`` it does not). After `Closed` each gets an error.
@@ -105,6 +109,7 @@ class Machine:
         self._queue: list[Endpoint] = []  # what this pass has still to try
         self._causes: dict[Endpoint, str] = {}  # why each endpoint failed last, this outage
         self._ever_connected = False
+        self._awaits_list = False  # this pass has nothing to dial, and may still get it
 
     def __repr__(self) -> str:
         where = f" {self.current}" if self.current else ""
@@ -150,16 +155,12 @@ class Machine:
         return [Hurry(max(PATIENCE_MS, self._options.initial_reconnect_delay))]
 
     def _start_pass(self, _: Happening | None = None) -> list[Action]:
-        self._queue = list(
-            connect_list(
-                self._configured,
-                self._learned,
-                self._lost,
-                self._options.randomize,
-                self._rng,
-                priority=self.priority,
-            )
-        )
+        self._queue = self._connect_list()
+        if not self._queue and not self._awaits_list:
+            self._awaits_list = True
+            self.state = State.WAITING
+            return [Wait(self._options.connect_timeout)]
+        self._awaits_list = False
         for spare in reversed(self._spares):
             if spare in self._queue and spare != self._lost:
                 self._queue.remove(spare)
@@ -237,6 +238,8 @@ class Machine:
     def _prefer(self, happening: Prefer) -> list[Action]:
         if happening.endpoint == self.current or happening.endpoint not in self.endpoints:
             return []
+        if self.current in self.priority:
+            return []
         if not self._options.reconnect:
             return []
         left = self.current
@@ -261,6 +264,9 @@ class Machine:
         ]
         if self.state is State.WAITING and not set(self.endpoints) <= set(before):
             actions.append(Wait(0))  # a new address is worth a try at once
+        if self.state is State.CONNECTED and happening.rebalance:
+            for first in self._connect_list()[:1]:
+                actions += self._prefer(Prefer(first, "the cluster asked its clients to spread"))
         return actions
 
     def _spares_changed(self, happening: Spares) -> list[Action]:
@@ -278,6 +284,18 @@ class Machine:
         return [Fail("closed", self.attempts)]
 
     # --- helpers ------------------------------------------------------------------------------
+
+    def _connect_list(self) -> list[Endpoint]:
+        return list(
+            connect_list(
+                self._configured,
+                self._learned,
+                self._lost,
+                self._options.randomize,
+                self._rng,
+                priority=self.priority,
+            )
+        )
 
     def _has_usable_spare(self) -> bool:
         return any(spare != self._lost and spare in self.endpoints for spare in self._spares)

@@ -86,6 +86,8 @@ class Supervisor(Generic[C]):
         self.uri = uri
         self.dialer = dialer
         self.notifier = Notifier(on_event)
+        #: called without the lock after a user came, and after close(); `is_used` tells which
+        self.on_use: Callable[[], None] | None = None
         self._machine = Machine(
             uri.endpoints,
             uri.options,
@@ -141,6 +143,14 @@ class Supervisor(Generic[C]):
         with self._lock:
             self._users.add(user)
             self._changed.notify_all()
+        if self.on_use is not None:
+            self.on_use()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a user, or somebody who waits for a connection."""
+        with self._lock:
+            return self._machine.state is not State.CLOSED and self._is_needed()
 
     def has_users_besides(self, user: object) -> bool:
         with self._lock:
@@ -234,10 +244,18 @@ class Supervisor(Generic[C]):
             self._changed.notify_all()
             return True
 
-    def found(self, endpoints: tuple[Endpoint, ...]) -> None:
-        """A discovery agent knows these endpoints beside the configured ones."""
+    def found(self, endpoints: tuple[Endpoint, ...], *, rebalance: bool = False) -> None:
+        """Discovery knows these endpoints beside the configured ones.
+
+        ``rebalance``: if that is a change, move to where a new connection would go.
+        """
         with self._lock:
-            self._feed(Listed(endpoints))
+            self._feed(Listed(endpoints, rebalance))
+
+    def prefer(self, endpoint: Endpoint, reason: str) -> None:
+        """Move there now, unless we are on a priority endpoint."""
+        with self._lock:
+            self._feed(Prefer(endpoint, reason))
 
     def tell(self, event: Event) -> None:
         self.notifier.tell(event)
@@ -249,6 +267,8 @@ class Supervisor(Generic[C]):
             for connection in [*self._ready, *self._spares.clear()]:
                 self.dialer.discard(connection)
             self._ready.clear()
+        if self.on_use is not None:
+            self.on_use()
         self.notifier.close()
 
     # --- the threads ----------------------------------------------------------------------------
@@ -294,7 +314,7 @@ class Supervisor(Generic[C]):
             return lambda: self._dial(wanted, self._spare_dialed, self._spare_failed)
         settled = self._spares.settled(self._machine, now)
         if settled is not None:
-            return lambda: self._prefer(settled, "a priority endpoint is back and stable")
+            return lambda: self.prefer(settled, "a priority endpoint is back and stable")
         return self._spares.due(self._machine)
 
     def _is_needed(self) -> bool:
@@ -374,10 +394,6 @@ class Supervisor(Generic[C]):
 
     def _spare_failed(self, endpoint: Endpoint, cause: str) -> None:
         self._spares.failed(endpoint, time.monotonic())
-
-    def _prefer(self, endpoint: Endpoint, reason: str) -> None:
-        with self._lock:
-            self._feed(Prefer(endpoint, reason))
 
     def _log_cause(self, endpoint: Endpoint, cause: str) -> None:
         """Once for each endpoint and cause, not at every pass."""
