@@ -11,6 +11,28 @@ except ModuleNotFoundError as exc:
         'understudy.pika needs pika: pip install "understudy[pika]"', name="pika"
     ) from exc
 
-__all__: list[str] = []
+from understudy.pika.channel import BlockingChannel
+from understudy.pika.connection import BlockingConnection
+from understudy.pika.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    Nacked,
+    Refused,
+    SendTimeout,
+    TransactionRolledBack,
+    Unroutable,
+)
+
+__all__ = [
+    "BlockingChannel",
+    "BlockingConnection",
+    "ConnectFailed",
+    "ConnectionLost",
+    "Nacked",
+    "Refused",
+    "SendTimeout",
+    "TransactionRolledBack",
+    "Unroutable",
+]
 
 del _pika

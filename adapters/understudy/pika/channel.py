@@ -1,0 +1,268 @@
+"""BlockingChannel: pika's API of a channel, on whichever broker is current."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+import pika
+from pika import exceptions, spec, validators
+
+from understudy.pika.link import Link, LinkChannel, LinkLost
+from understudy.pika.publishing import Publishing
+from understudy.pika.session import GOODBYE
+
+__all__ = ["BlockingChannel"]
+
+
+class BlockingChannel(Publishing, pika.adapters.blocking_connection.BlockingChannel):
+    """A drop-in for pika's; made by ``BlockingConnection.channel()``. Any thread may use it."""
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "open"
+        return f"<BlockingChannel {self.number} {state} of {self._connection!r}>"
+
+    # --- identity and state ---------------------------------------------------------------------
+
+    @property
+    def channel_number(self) -> int:
+        return self.number
+
+    def __int__(self) -> int:
+        return self.number
+
+    @property
+    def connection(self) -> Any:
+        return self._connection
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    @property
+    def is_open(self) -> bool:
+        """True between the links too: it is closed by the application or over its mistakes only."""
+        return not self._is_closed and not self._session.is_closed
+
+    @property
+    def consumer_tags(self) -> list[str]:
+        return list(self._consumer_infos)
+
+    @property
+    def stale_acks(self) -> int:
+        """Acknowledgements of earlier connections, dropped, over all channels."""
+        return self._session.stale_acks
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def _open_on(self, link: Link) -> Any:
+        """Open it for the first time; what it returns is over when the broker has answered."""
+        self._link = link.open_channel(self.number, self)
+        return self._link._asked[-1]
+
+    def restore_on(self, link: Link) -> LinkChannel:
+        self._fresh = link.open_channel(self.number, self)
+        return self._fresh
+
+    def requests(self) -> Iterator[Any]:
+        if self._log is not None:
+            yield spec.Tx.Select()
+        yield from self._consuming_requests()
+
+    def restored(self, channel: LinkChannel) -> None:
+        self._link, self._fresh = channel, None
+        self._replay(channel)
+
+    def link_lost(self) -> None:
+        """Called under the lock when the wire is over."""
+        self._link = self._fresh = None
+        self._forget_deliveries()
+        if self._log is not None:
+            self._log.link_lost()
+
+    def closed(self, reason: Exception) -> None:
+        """The broker has closed it, over a mistake of the application's."""
+        if self._fresh is not None:
+            return  # while it is restored; see `restoring`
+        self._closing_reason = reason
+        self._forget_everything()
+        # Request urgent termination of process_data_events
+        self._connection._request_channel_dispatch(-self.number)
+
+    def _forget_everything(self) -> None:
+        self._is_closed = True
+        self._link = None
+        self._forget_deliveries()
+        self._consumer_infos = {}
+        self._consumes = {}
+        self._pending_events = deque()
+        self._queue_consumer_generator = None
+        self._session.channels.pop(self.number, None)
+
+    def close(self, reply_code: int = 0, reply_text: str = "Normal shutdown") -> None:
+        """As pika's; without a broker it is over at once."""
+        session = self._session
+        with session.lock:
+            self._raise_if_not_open()
+            wire, link = session.wire, self._link
+            try:
+                if wire is not None and link is not None and session.is_live:
+                    ask = link.close(reply_code, reply_text)
+                    session.wait(wire, ask.is_over, time.monotonic() + self._patience())
+            except LinkLost:
+                pass
+            finally:
+                self._forget_everything()
+                self._closing_reason = exceptions.ChannelClosedByClient(reply_code, reply_text)
+                self._connection._request_channel_dispatch(-self.number)
+
+    def _patience(self) -> float:
+        return max(self._session.options.close_timeout / 1000, GOODBYE)
+
+    def flow(self, active: bool) -> bool:
+        """As pika's. RabbitMQ refuses ``active=False`` and closes the connection over it."""
+        with self._session.lock:
+            answer = self._exchange(
+                lambda link: link.ask(spec.Channel.Flow(active), spec.Channel.FlowOk),
+                "Channel.Flow",
+            )
+            return bool(answer.answer.method.active)
+
+    def add_on_cancel_callback(self, callback: Callable[[Any], Any]) -> None:
+        """As pika's: called with the method frame when the broker cancels a consumer."""
+        self._on_cancel.append(callback)
+
+    def basic_recover(self, requeue: bool = False) -> None:
+        self._request(spec.Basic.Recover(requeue), spec.Basic.RecoverOk)
+
+    # --- declarations ---------------------------------------------------------------------------
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        exchange_type: Any = "direct",
+        passive: bool = False,
+        durable: bool = False,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        validators.require_string(exchange, "exchange")
+        kind = exchange_type.value if isinstance(exchange_type, Enum) else exchange_type
+        method = spec.Exchange.Declare(
+            exchange=exchange,
+            type=kind,
+            passive=passive,
+            durable=durable,
+            auto_delete=auto_delete,
+            internal=internal,
+            arguments=dict(arguments or {}),
+        )
+        return self._request(method, spec.Exchange.DeclareOk)
+
+    def exchange_delete(self, exchange: str | None = None, if_unused: bool = False) -> Any:
+        method = spec.Exchange.Delete(exchange=exchange, if_unused=if_unused)
+        return self._request(method, spec.Exchange.DeleteOk)
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        validators.require_string(destination, "destination")
+        validators.require_string(source, "source")
+        method = spec.Exchange.Bind(
+            destination=destination,
+            source=source,
+            routing_key=routing_key,
+            arguments=dict(arguments or {}),
+        )
+        return self._request(method, spec.Exchange.BindOk)
+
+    def exchange_unbind(
+        self,
+        destination: str | None = None,
+        source: str | None = None,
+        routing_key: str = "",
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        method = spec.Exchange.Unbind(
+            destination=destination,
+            source=source,
+            routing_key=routing_key,
+            arguments=dict(arguments or {}),
+        )
+        return self._request(method, spec.Exchange.UnbindOk)
+
+    def queue_declare(
+        self,
+        queue: str,
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        """As pika's; for an empty name we make one that stays the same over failovers."""
+        validators.require_string(queue, "queue")
+        if not queue and not passive:
+            queue = f"understudy.gen-{uuid.uuid4().hex}"
+        method = spec.Queue.Declare(
+            queue=queue,
+            passive=passive,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=dict(arguments or {}),
+        )
+        answer = self._request(method, spec.Queue.DeclareOk)
+        self._last_queue = answer.method.queue
+        return answer
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> Any:
+        validators.require_string(queue, "queue")
+        method = spec.Queue.Delete(
+            queue=queue or self._last_queue, if_unused=if_unused, if_empty=if_empty
+        )
+        return self._request(method, spec.Queue.DeleteOk)
+
+    def queue_purge(self, queue: str) -> Any:
+        validators.require_string(queue, "queue")
+        method = spec.Queue.Purge(queue=queue or self._last_queue)
+        return self._request(method, spec.Queue.PurgeOk)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        validators.require_string(queue, "queue")
+        validators.require_string(exchange, "exchange")
+        return self._request(self._binding(spec.Queue.Bind, locals()), spec.Queue.BindOk)
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> Any:
+        validators.require_string(queue, "queue")
+        return self._request(self._binding(spec.Queue.Unbind, locals()), spec.Queue.UnbindOk)
+
+    def _binding(self, kind: Any, given: dict[str, Any]) -> Any:
+        queue, key = given["queue"] or self._last_queue, given["routing_key"]
+        return kind(
+            queue=queue,
+            exchange=given["exchange"],
+            routing_key=queue if key is None else key,
+            arguments=dict(given["arguments"] or {}),
+        )

@@ -1,0 +1,381 @@
+"""BlockingConnection: pika's API of a connection, on whichever broker is current."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import math
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pika
+from pika import exceptions, frame, spec, validators
+
+from understudy.errors import ConfigurationError
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import EventCallback
+from understudy.pika.channel import BlockingChannel
+from understudy.pika.dialing import PikaDialer, read_parameters
+from understudy.pika.errors import ConnectFailed
+from understudy.pika.link import LinkLost
+from understudy.pika.requests import timed_out
+from understudy.pika.session import Session
+
+__all__ = ["BlockingConnection"]
+
+
+class _Event:
+    """A timer, or a callback that is ready."""
+
+    __slots__ = ("arguments", "callback", "is_cancelled")
+
+    def __init__(self, callback: Callable[..., Any], *arguments: Any) -> None:
+        self.callback = callback
+        self.arguments = arguments
+        self.is_cancelled = False
+
+
+class BlockingConnection(pika.BlockingConnection):
+    """A drop-in for pika's that survives its broker.
+
+    ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a list
+    of these (tried in order). ``options`` are those of the URI, by their names there or in Python;
+    the URI goes first. ``on_event`` is called with the events of `understudy`, on a thread of its
+    own. Any thread may use the connection.
+
+    Raises ConfigurationError, and ConnectFailed (also an AMQPConnectionError) when no broker could
+    be reached within what the options allow.
+    """
+
+    def __init__(
+        self,
+        parameters: Any = None,
+        _impl_class: Any = None,
+        *,
+        options: Mapping[str, object] | None = None,
+        on_event: EventCallback | None = None,
+    ) -> None:
+        uri, known = read_parameters(parameters, options)
+        if uri.scheme == "fanout":
+            raise ConfigurationError("fanout: is not supported here; use failover:(…)")
+        if uri.agents or uri.options.update_uris_url:
+            raise ConfigurationError(
+                f"discovery: and updateURIsURL are not supported here yet; list the brokers: {uri}"
+            )
+        self._dialer = PikaDialer(uri, known)
+        self._session = Session(uri, self._dialer, on_event)
+        self._tracked: Any = None
+        self._ready_events: deque[_Event] = deque()
+        self._timers: list[tuple[float, int, _Event]] = []
+        self._numbers = itertools.count(1)
+        self._channels_pending_dispatch: set[int] = set()
+        self._dispatcher: int | None = None  # the thread that runs callbacks now
+        self._on_blocked: list[Callable[..., Any]] = []
+        self._on_unblocked: list[Callable[..., Any]] = []
+        self._session.on_blocked = _blocked_handler(weakref.ref(self))
+        self._finalizer = weakref.finalize(self, self._session.supervisor.close)
+        self._finalizer.atexit = False
+        deadline = self._session.deadline()
+        try:
+            with self._session.lock:
+                self._session.usable(deadline)
+        except DeadlinePassed:
+            attempts = self._session.supervisor.attempts
+            self._session.close(200, "not connected")
+            limit = uri.options.timeout
+            text = f"no endpoint could be connected to within timeout={limit} ms"
+            raise ConnectFailed(text, attempts) from None
+        except BaseException:
+            self._session.close(200, "not connected")
+            raise
+
+    def __repr__(self) -> str:
+        where = self._session.supervisor.current
+        state = "closed" if self._session.is_closed else f"on {where}" if where else "connecting"
+        return f"<BlockingConnection {state} of {self._session.supervisor.uri}>"
+
+    # --- state ----------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        return self._session.is_closed
+
+    @property
+    def is_open(self) -> bool:
+        """True between two brokers too: it is closed by the application only."""
+        return not self._session.is_closed
+
+    @property
+    def stale_acks(self) -> int:
+        """Acknowledgements of earlier connections that were dropped."""
+        return self._session.stale_acks
+
+    def _capability(self, name: str) -> bool:
+        wire = self._session.wire
+        return bool(wire.capabilities.get(name, False)) if wire is not None else True
+
+    @property
+    def basic_nack_supported(self) -> bool:
+        return self._capability("basic.nack")
+
+    @property
+    def consumer_cancel_notify_supported(self) -> bool:
+        return self._capability("consumer_cancel_notify")
+
+    @property
+    def exchange_exchange_bindings_supported(self) -> bool:
+        return self._capability("exchange_exchange_bindings")
+
+    @property
+    def publisher_confirms_supported(self) -> bool:
+        return self._capability("publisher_confirms")
+
+    basic_nack = basic_nack_supported
+    consumer_cancel_notify = consumer_cancel_notify_supported
+    exchange_exchange_bindings = exchange_exchange_bindings_supported
+    publisher_confirms = publisher_confirms_supported
+
+    # --- channels -------------------------------------------------------------------------------
+
+    def channel(self, channel_number: int | None = None) -> Any:
+        """As pika's: open a channel. It stays open over failovers, with the same number."""
+        session = self._session
+        deadline = session.deadline()
+        with session.lock:
+            self._check_open("channel")
+            try:
+                wire = session.usable(deadline)
+                number = self._number(channel_number, wire.channel_max)
+                channel = BlockingChannel(self, session, number)
+                session.channels[number] = channel
+                while True:
+                    try:
+                        wire = session.usable(deadline)
+                        if channel._link is not None:  # restored with the others
+                            return channel
+                        opened = channel._open_on(wire)
+                        if not session.wait(wire, opened.is_over, deadline.moment):
+                            wire.sever("no answer to Channel.Open within timeout")
+                            raise DeadlinePassed
+                        return channel
+                    except LinkLost:
+                        continue
+                    except BaseException:
+                        session.channels.pop(number, None)
+                        raise
+            except DeadlinePassed:
+                raise timed_out("Channel.Open", session, deadline) from None
+
+    def _number(self, wanted: int | None, limit: int) -> int:
+        taken = self._session.channels
+        if wanted:
+            if not isinstance(wanted, int):
+                raise exceptions.InvalidChannelNumber(wanted)
+            if wanted in taken:
+                raise exceptions.ChannelWrongStateError(f"channel {wanted} is open already")
+            return wanted
+        for number in range(1, limit + 1):
+            if number not in taken:
+                return number
+        raise exceptions.NoFreeChannels
+
+    def _forget_unused_queue(self, queue: str) -> None:
+        """Under the lock: the broker deletes an auto-delete queue with its last consumer."""
+        session = self._session
+        if not session.topology.is_auto_delete(queue):
+            return
+        consumes = (c for channel in session.channels.values() for c in channel._consumes.values())
+        if not any(consume.queue == queue for consume, _ in consumes):
+            session.topology.forget_queue(queue)
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def process_data_events(self, time_limit: float | None = 0) -> None:
+        """As pika's: take in what came, run callbacks, for at most ``time_limit`` seconds.
+
+        It goes on over failovers; only giving up raises (ConnectFailed).
+        """
+        session = self._session
+        deadline = Deadline(time_limit)
+        me = threading.get_ident()
+        with session.lock:
+            self._check_open("process_data_events")
+            may_dispatch = self._dispatcher != me
+
+            def is_over() -> bool:
+                self._take_timers()
+                return (
+                    may_dispatch
+                    and self._dispatcher is None
+                    and bool(self._ready_events or self._channels_pending_dispatch)
+                )
+
+            while True:
+                try:
+                    wire = session.usable(deadline)
+                    moment = min(deadline.moment, self._next_timer())
+                    if session.wait(wire, is_over, moment) or deadline.remaining() <= 0:
+                        break
+                except LinkLost:
+                    continue
+                except DeadlinePassed:
+                    is_over()
+                    break
+            if not may_dispatch or self._dispatcher is not None:
+                return
+            if not self._ready_events and not self._channels_pending_dispatch:
+                return
+            self._dispatcher = me
+        try:
+            self._dispatch()
+        finally:
+            with session.lock:
+                self._dispatcher = None
+                session.notify()
+
+    def _dispatch(self) -> None:
+        """Run what is ready now, with the lock released."""
+        for _ in range(len(self._ready_events)):
+            try:
+                event = self._ready_events.popleft()
+            except IndexError:
+                break
+            if not event.is_cancelled:
+                event.callback(*event.arguments)
+        with self._session.lock:
+            numbers = list(self._channels_pending_dispatch)
+            self._channels_pending_dispatch.clear()
+        for number in numbers:
+            channel = self._session.channels.get(number)
+            if channel is None or number < 0:
+                continue  # a negative one only ends process_data_events
+            try:
+                channel._dispatch_events()
+            finally:
+                if channel._pending_events:  # a callback has raised
+                    self._channels_pending_dispatch.add(number)
+
+    def _request_channel_dispatch(self, channel_number: int) -> None:
+        self._channels_pending_dispatch.add(channel_number)
+
+    def _check_not_dispatching(self, name: str) -> None:
+        if self._dispatcher == threading.get_ident():
+            raise exceptions.ReentrancyError(
+                f"{name} may not be called from the scope of another BlockingConnection or "
+                "BlockingChannel callback"
+            )
+
+    def _next_timer(self) -> float:
+        return self._timers[0][0] if self._timers else math.inf
+
+    def _take_timers(self) -> None:
+        if not self._timers:
+            return
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            self._ready_events.append(heapq.heappop(self._timers)[2])
+
+    def call_later(self, delay: float, callback: Callable[[], Any]) -> Any:
+        """As pika's; from any thread."""
+        validators.require_callback(callback)
+        event = _Event(callback)
+        session = self._session
+        with session.lock:
+            moment = time.monotonic() + delay
+            heapq.heappush(self._timers, (moment, next(self._numbers), event))
+            session.notify()
+        return event
+
+    def remove_timeout(self, timeout_id: Any) -> None:
+        """As pika's."""
+        if isinstance(timeout_id, _Event):
+            timeout_id.is_cancelled = True
+
+    def add_callback_threadsafe(self, callback: Callable[[], Any]) -> None:
+        """As pika's: have the thread that processes events call this."""
+        session = self._session
+        with session.lock:
+            self._check_open("add_callback_threadsafe")
+            self._ready_events.append(_Event(callback))
+            session.notify()
+
+    def add_on_connection_blocked_callback(self, callback: Callable[..., Any]) -> None:
+        """As pika's: called with (connection, method frame)."""
+        self._on_blocked.append(callback)
+
+    def add_on_connection_unblocked_callback(self, callback: Callable[..., Any]) -> None:
+        """As pika's; called as well when the broker that blocked is lost."""
+        self._on_unblocked.append(callback)
+
+    def _blocking_changed(self, method_frame: Any) -> None:
+        method_frame = method_frame or frame.Method(0, spec.Connection.Unblocked())
+        is_block = isinstance(method_frame.method, spec.Connection.Blocked)
+        for callback in self._on_blocked if is_block else self._on_unblocked:
+            self._ready_events.append(_Event(callback, self, method_frame))
+
+    # --- the rest -------------------------------------------------------------------------------
+
+    def update_secret(self, new_secret: str, reason: str) -> None:
+        """As pika's; later connections log in with the new secret too."""
+        session = self._session
+        deadline = session.deadline()
+        with session.lock:
+            self._check_open("update_secret")
+            while True:
+                try:
+                    wire = session.usable(deadline)
+                    ask = wire.update_secret(new_secret, reason)
+                    if not session.wait(wire, ask.is_over, deadline.moment):
+                        raise DeadlinePassed
+                    break
+                except LinkLost:
+                    continue
+                except DeadlinePassed:
+                    raise timed_out("Connection.UpdateSecret", session, deadline) from None
+            if wire.endpoint.username is not None:
+                self._dialer.secrets[wire.endpoint.username] = new_secret
+
+    def _check_open(self, what: str) -> None:
+        if self._session.is_closed:
+            raise exceptions.ConnectionWrongStateError(
+                f"BlockingConnection.{what}() called on a closed connection"
+            )
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every tracked message is confirmed, at most ``timeout`` seconds.
+
+        True when all are. Raises the refusal of a tracked message, or ConnectFailed when
+        reconnecting was given up. Without ``trackMessages`` there is nothing to wait for.
+        """
+        return True if self._tracked is None else bool(self._tracked.flush(Deadline(timeout)))
+
+    def close(self, reply_code: int = 200, reply_text: str = "Normal shutdown") -> None:
+        """As pika's, within a bound, whatever state the broker is in.
+
+        Tracked messages are flushed first, for at most ``closeTimeout``; raises what was refused.
+        """
+        self._check_open("close")
+        try:
+            if self._tracked is not None:
+                self._tracked.flush_at_close()
+        finally:
+            with contextlib.suppress(exceptions.ConnectionWrongStateError):
+                self._session.close(reply_code, reply_text)
+            self._finalizer.detach()
+            with self._session.lock:
+                for channel in list(self._session.channels.values()):
+                    channel._forget_everything()
+
+
+def _blocked_handler(reference: weakref.ref[BlockingConnection]) -> Callable[[Any], None]:
+    def handle(method_frame: Any) -> None:
+        connection = reference()
+        if connection is not None:
+            connection._blocking_changed(method_frame)
+
+    return handle

@@ -1,0 +1,496 @@
+"""Consumers that survive the broker: deliveries in, acknowledgements out.
+
+Rules
+* Delivery tags rise over all links: what the application sees is the broker's tag plus all tags of
+  earlier links (`_offset`). An acknowledgement of an earlier link's delivery is dropped and
+  counted: the broker has put that message back already, and its tag names another one now.
+* "All so far" (tag 0, multiple) means all that the application was given, not what lies unseen in
+  our buffer; so that nothing is acknowledged that nobody has looked at.
+* When a link is lost, deliveries in the buffer that have to be acknowledged are dropped, because
+  they come again; those of consumers with auto_ack are kept, because they do not.
+* Callbacks run on the thread that processes events, with the lock released.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pika import exceptions, spec, validators
+from pika.adapters import blocking_connection as blocking
+
+from understudy.core.transaction import TransactionLog
+from understudy.failover.notifier import logger
+from understudy.pika.link import LinkChannel, LinkLost
+from understudy.pika.requests import Requests
+
+__all__ = ["Consuming"]
+
+SETTLE = struct.Struct(">BHIIQBB")  # a whole frame with an ack, a nack or a reject
+SIZE = 13
+UNWRITTEN = 65536  # bytes of acknowledgements that may wait for a slow socket
+
+Delivery = blocking._ConsumerDeliveryEvt
+Cancellation = blocking._ConsumerCancellationEvt
+Info = blocking._ConsumerInfo
+
+
+class Consuming(Requests):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._offset = 0  # tags of earlier links
+        self._highest = 0  # tag of this link
+        self._taken = 0  # the highest tag that the application was given, with its offset
+        self._log: TransactionLog[Any] | None = None
+        self._pending_events: deque[Any] = deque()
+        self._consumer_infos: dict[str, Any] = {}
+        self._consumes: dict[str, tuple[Any, Any]] = {}  # tag -> consume, the qos it began under
+        self._qos: Any = None
+        self._global_qos: Any = None
+        self._queue_consumer_generator: Any = None
+        self._on_cancel: list[Callable[[Any], Any]] = []
+        self._last_queue = ""  # what an empty name means
+
+    # --- restoring ------------------------------------------------------------------------------
+
+    def _consuming_requests(self) -> Iterator[Any]:
+        if self._global_qos is not None:
+            yield self._global_qos
+        qos = None
+        for tag, (consume, began_under) in self._consumes.items():
+            info = self._consumer_infos.get(tag)
+            if info is None or info.cancelled_by_broker or info.tearing_down:
+                continue
+            if began_under is not qos:
+                qos = began_under
+                yield qos
+            yield consume
+        if self._qos is not qos:
+            yield self._qos
+
+    def _forget_deliveries(self) -> None:
+        """The link is over: what has to be acknowledged comes again."""
+        self._offset += self._highest
+        self._highest = 0
+        self._pending_events = self._kept(self._pending_events)
+        generator = self._queue_consumer_generator
+        if generator is not None:
+            generator.pending_events = self._kept(generator.pending_events)
+
+    def _kept(self, events: Iterable[Any]) -> deque[Any]:
+        kept: deque[Any] = deque()
+        for event in events:
+            if type(event) is Delivery:
+                info = self._consumer_infos.get(event.method.consumer_tag)
+                if info is None or not info.auto_ack:
+                    self._session.buffered -= len(event.body)
+                    continue
+            kept.append(event)
+        return kept
+
+    # --- what comes in: under the lock ------------------------------------------------------------
+
+    def delivered(self, method: Any, properties: Any, body: bytes) -> None:
+        tag = self._highest = method.delivery_tag
+        info = self._consumer_infos.get(method.consumer_tag)
+        if info is None:
+            logger.warning("a delivery for the unknown consumer %s", method.consumer_tag)
+            return
+        if info.tearing_down and not info.auto_ack:
+            self._write_settle(spec.Basic.Reject.INDEX, tag, 1)
+            return
+        method.delivery_tag = tag + self._offset
+        self._session.buffered += len(body)
+        event = Delivery(method, properties, body)
+        if info.alternate_event_sink is not None:
+            info.alternate_event_sink(event)
+        else:
+            self._add_pending_event(event)
+
+    def cancelled(self, method_frame: Any) -> None:
+        info = self._consumer_infos.get(method_frame.method.consumer_tag)
+        if info is None:
+            return
+        if not info.tearing_down:
+            info.state = Info.CANCELLED_BY_BROKER
+        event = Cancellation(method_frame)
+        if info.alternate_event_sink is not None:
+            info.alternate_event_sink(event)
+        else:
+            self._add_pending_event(event)
+
+    def _add_pending_event(self, event: Any) -> None:
+        self._pending_events.append(event)
+        self._connection._request_channel_dispatch(self.number)
+
+    # --- dispatching: without the lock ------------------------------------------------------------
+
+    def _dispatch_events(self) -> None:
+        session = self._session
+        while True:
+            with session.lock:
+                if not self._pending_events:
+                    return
+                event = self._pending_events.popleft()
+                if type(event) is Delivery:
+                    session.buffered -= len(event.body)
+                    info = self._consumer_infos.get(event.method.consumer_tag)
+                    self._taken = event.method.delivery_tag
+                    callback = info.on_message_callback if info is not None else None
+            if type(event) is Delivery:
+                if callback is not None:
+                    callback(self, event.method, event.properties, event.body)
+            elif type(event) is Cancellation:
+                self._forget_consumer(event.method.consumer_tag)
+                for told in list(self._on_cancel):
+                    told(event.method_frame)
+            else:
+                event.dispatch()
+
+    def _forget_consumer(self, tag: str) -> None:
+        with self._session.lock:
+            self._consumer_infos.pop(tag, None)
+            known = self._consumes.pop(tag, None)
+            if known is not None:
+                self._connection._forget_unused_queue(known[0].queue)
+            # Schedule termination of process_data_events using a negative channel number
+            self._connection._request_channel_dispatch(-self.number)
+
+    # --- acknowledging ----------------------------------------------------------------------------
+
+    def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
+        """As pika's; one of an earlier connection is dropped and counted."""
+        self._settle(spec.Basic.Ack.INDEX, delivery_tag, multiple, 1 if multiple else 0)
+
+    def basic_nack(
+        self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
+    ) -> None:
+        """As pika's; one of an earlier connection is dropped and counted."""
+        bits = (1 if multiple else 0) | (2 if requeue else 0)
+        self._settle(spec.Basic.Nack.INDEX, delivery_tag, multiple, bits)
+
+    def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:
+        """As pika's; one of an earlier connection is dropped and counted."""
+        self._settle(spec.Basic.Reject.INDEX, delivery_tag, False, 1 if requeue else 0)
+
+    def _settle(self, method_id: int, tag: int, multiple: bool, bits: int) -> None:
+        if not isinstance(tag, int):
+            raise TypeError("delivery_tag must be an integer")
+        session = self._session
+        with session.lock:
+            self._raise_if_not_open()
+            session.check_open()
+            if tag == 0 and multiple:
+                tag = self._taken
+                if tag == 0:
+                    return  # nothing was ever given out
+            real = tag - self._offset if tag else 0
+            wire = session.wire
+            if real < 0 or (real == 0 and tag) or not session.is_live or self._link is None:
+                session.stale_acks += 1
+                if self._log is not None:
+                    self._log.stale_ack()
+                return
+            if self._log is not None:
+                self._log.acked()
+            self._write_settle(method_id, real, bits)
+            assert wire is not None
+            if wire.unwritten > UNWRITTEN:
+                self._let_flow(wire)
+
+    def _write_settle(self, method_id: int, tag: int, bits: int) -> None:
+        link = self._fresh or self._link
+        assert link is not None
+        link.link.write(SETTLE.pack(1, link.number, SIZE, method_id, tag, bits, spec.FRAME_END))
+
+    def _let_flow(self, wire: Any) -> None:
+        try:
+            self._session.wait(wire, lambda: wire.unwritten <= UNWRITTEN)
+        except LinkLost:
+            return  # the deliveries come again
+
+    # --- consumers --------------------------------------------------------------------------------
+
+    def basic_qos(
+        self, prefetch_size: int = 0, prefetch_count: int = 0, global_qos: bool = False
+    ) -> None:
+        validators.zero_or_greater("prefetch_size", prefetch_size)
+        validators.zero_or_greater("prefetch_count", prefetch_count)
+        method = spec.Basic.Qos(prefetch_size, prefetch_count, global_qos)
+        self._request(method, spec.Basic.QosOk)
+        if global_qos:
+            self._global_qos = method
+        else:
+            self._qos = method
+
+    def basic_consume(
+        self,
+        queue: str,
+        on_message_callback: Callable[..., Any],
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        consumer_tag: str | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> str:
+        validators.require_string(queue, "queue")
+        validators.require_callback(on_message_callback, "on_message_callback")
+        return self._basic_consume_impl(
+            queue=queue,
+            on_message_callback=on_message_callback,
+            auto_ack=auto_ack,
+            exclusive=exclusive,
+            consumer_tag=consumer_tag,
+            arguments=arguments,
+        )
+
+    def _generate_consumer_tag(self) -> str:
+        return f"ctag{self.number}.{uuid.uuid4().hex}"
+
+    def _basic_consume_impl(
+        self,
+        queue: str,
+        auto_ack: bool,
+        exclusive: bool,
+        consumer_tag: str | None,
+        arguments: dict[str, Any] | None = None,
+        on_message_callback: Callable[..., Any] | None = None,
+        alternate_event_sink: Callable[[Any], Any] | None = None,
+    ) -> str:
+        tag = consumer_tag or self._generate_consumer_tag()
+        with self._session.lock:
+            self._raise_if_not_open()
+            if tag in self._consumer_infos:
+                raise exceptions.DuplicateConsumerTag(tag)
+            info = Info(
+                tag,
+                auto_ack=auto_ack,
+                on_message_callback=on_message_callback,
+                alternate_event_sink=alternate_event_sink,
+            )
+            self._consumer_infos[tag] = info
+            method = spec.Basic.Consume(
+                queue=queue or self._last_queue,
+                consumer_tag=tag,
+                no_ack=auto_ack,
+                exclusive=exclusive,
+                arguments=dict(arguments or {}),
+            )
+            try:
+                self._exchange(lambda link: link.ask(method, spec.Basic.ConsumeOk), method.NAME)
+            except BaseException:
+                self._consumer_infos.pop(tag, None)
+                self._connection._request_channel_dispatch(-self.number)
+                raise
+            self._consumes[tag] = method, self._qos
+            if info.setting_up:
+                info.state = Info.ACTIVE
+        return tag
+
+    def basic_cancel(self, consumer_tag: str) -> list[tuple[Any, Any, bytes]]:
+        """As pika's; without a broker it is over at once."""
+        session = self._session
+        with session.lock:
+            self._raise_if_not_open()
+            info = self._consumer_infos.get(consumer_tag)
+            if info is None:
+                logger.warning("cancelling the unknown consumer %s", consumer_tag)
+                return []
+            was_cancelled = info.cancelled_by_broker
+            info.state = Info.TEARING_DOWN
+            try:
+                pending = self._remove_pending_deliveries(consumer_tag)
+                if not info.auto_ack:
+                    for event in pending:
+                        self.basic_reject(event.method.delivery_tag, requeue=True)
+                if not was_cancelled:
+                    self._cancel_at_broker(consumer_tag)
+                if not info.auto_ack:
+                    return []
+                pending = [*pending, *self._remove_pending_deliveries(consumer_tag)]
+                return [(event.method, event.properties, event.body) for event in pending]
+            finally:
+                self._forget_consumer(consumer_tag)
+
+    def _cancel_at_broker(self, consumer_tag: str) -> None:
+        session, wire, link = self._session, self._session.wire, self._link
+        if wire is None or not session.is_live or link is None:
+            return  # it is not restored any more, and that is all
+        deadline = session.deadline()
+        ask = link.ask(spec.Basic.Cancel(consumer_tag=consumer_tag), spec.Basic.CancelOk)
+        try:
+            if not session.wait(wire, ask.is_over, deadline.moment):
+                wire.sever("no answer to Basic.Cancel within timeout")
+        except LinkLost:
+            return
+
+    def _remove_pending_deliveries(self, consumer_tag: str) -> list[Any]:
+        """Take a consumer's events out of the buffer; returns its deliveries."""
+        removed, rest = [], deque[Any]()
+        for event in self._pending_events:
+            mine = type(event) in (Delivery, Cancellation)
+            if mine and event.method.consumer_tag == consumer_tag:
+                if type(event) is Delivery:
+                    removed.append(event)
+                    self._session.buffered -= len(event.body)
+            else:
+                rest.append(event)
+        self._pending_events = rest
+        return removed
+
+    def start_consuming(self) -> None:
+        """As pika's: process events until all consumers of this channel are cancelled."""
+        self._connection._check_not_dispatching("start_consuming")
+        self._raise_if_not_open()
+        while self._consumer_infos:
+            self._process_data_events(time_limit=None)
+
+    def _process_data_events(self, time_limit: float | None) -> None:
+        self._connection.process_data_events(time_limit=time_limit)
+        if self._is_closed and isinstance(self._closing_reason, exceptions.ChannelClosedByBroker):
+            raise self._closing_reason
+
+    def basic_get(self, queue: str, auto_ack: bool = False) -> tuple[Any, Any, Any]:
+        """As pika's. One that was lost on its way with auto_ack is lost, as in pika."""
+        validators.require_string(queue, "queue")
+        method = spec.Basic.Get(queue=queue or self._last_queue, no_ack=auto_ack)
+        with self._session.lock:
+            self._raise_if_not_open()
+            answer = self._exchange(self._get(method), method.NAME)
+            if answer.content is None:
+                return None, None, None
+            method, properties, body = answer.content
+            self._highest = method.delivery_tag
+            method.delivery_tag += self._offset
+            self._taken = method.delivery_tag
+            return method, properties, body
+
+    def _get(self, method: Any) -> Callable[[LinkChannel], Any]:
+        return lambda link: link.ask(method, spec.Basic.GetOk, spec.Basic.GetEmpty)
+
+    # --- the generator ----------------------------------------------------------------------------
+
+    def consume(
+        self,
+        queue: str,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        arguments: dict[str, Any] | None = None,
+        inactivity_timeout: float | None = None,
+        consumer_tag: str | None = None,
+    ) -> Iterator[tuple[Any, Any, Any]]:
+        """As pika's: yields (method, properties, body) until it is cancelled."""
+        self._raise_if_not_open()
+        self._begin_generator((queue, auto_ack, exclusive), arguments, consumer_tag)
+        while True:
+            given = self._next_of_generator()
+            if given is None:
+                return
+            if given:
+                yield given
+                continue
+            if inactivity_timeout is None:
+                self._process_data_events(time_limit=None)
+                continue
+            until = time.monotonic() + inactivity_timeout
+            while self.get_waiting_message_count() == 0 and self._generator_is_idle():
+                left = until - time.monotonic()
+                if left <= 0:
+                    yield None, None, None
+                    break
+                self._process_data_events(time_limit=left)
+
+    def _begin_generator(
+        self,
+        params: tuple[str, bool, bool],
+        arguments: dict[str, Any] | None,
+        consumer_tag: str | None,
+    ) -> None:
+        known = self._queue_consumer_generator
+        if known is not None:
+            if params != known.params:
+                raise ValueError(
+                    "Consume with different params not allowed on existing queue consumer "
+                    f"generator; previous params: {known.params!r}; new params: {params!r}"
+                )
+            return
+        queue, auto_ack, exclusive = params
+        tag = consumer_tag or self._generate_consumer_tag()
+        generator = blocking._QueueConsumerGeneratorInfo(params, tag)
+        self._queue_consumer_generator = generator
+        try:
+            self._basic_consume_impl(
+                queue=queue,
+                auto_ack=auto_ack,
+                exclusive=exclusive,
+                consumer_tag=tag,
+                arguments=arguments,
+                alternate_event_sink=self._on_consumer_generator_event,
+            )
+        except BaseException:
+            self._queue_consumer_generator = None
+            raise
+
+    def _on_consumer_generator_event(self, event: Any) -> None:
+        generator = self._queue_consumer_generator
+        if generator is not None:
+            generator.pending_events.append(event)
+            self._connection._request_channel_dispatch(-self.number)
+
+    def _next_of_generator(self) -> tuple[Any, ...] | None:
+        """The next message; empty when there is none now, None when there will be none."""
+        with self._session.lock:
+            generator = self._queue_consumer_generator
+            if generator is None:
+                return None
+            if not generator.pending_events:
+                return ()
+            event = generator.pending_events.popleft()
+            if type(event) is Cancellation:
+                self._queue_consumer_generator = None
+                self._forget_consumer(generator.consumer_tag)
+                return None
+            self._session.buffered -= len(event.body)
+            self._taken = event.method.delivery_tag
+            return event.method, event.properties, event.body
+
+    def _generator_is_idle(self) -> bool:
+        generator = self._queue_consumer_generator
+        return generator is not None and not generator.pending_events
+
+    def get_waiting_message_count(self) -> int:
+        """Messages that `consume` yields without waiting."""
+        generator = self._queue_consumer_generator
+        events = list(generator.pending_events) if generator is not None else []
+        return sum(type(event) is Delivery for event in events)
+
+    def cancel(self) -> int:
+        """Cancel the consumer of `consume`; what it has not yielded goes back. Returns 0."""
+        with self._session.lock:
+            generator, self._queue_consumer_generator = self._queue_consumer_generator, None
+            if generator is None:
+                logger.warning("cancel: there is no consumer generator any more")
+                return 0
+            for event in generator.pending_events:
+                if type(event) is Delivery:
+                    self._session.buffered -= len(event.body)
+                    if not generator.params[1]:
+                        self.basic_reject(event.method.delivery_tag, requeue=True)
+            self.basic_cancel(generator.consumer_tag)
+        return 0
+
+    def _cancel_all_consumers(self) -> None:
+        if self._queue_consumer_generator is not None:
+            self.cancel()
+        for tag in list(self._consumer_infos):
+            self.basic_cancel(tag)
+
+    def stop_consuming(self, consumer_tag: str | None = None) -> None:
+        """Cancel one consumer, or all; `start_consuming` returns when none is left."""
+        if consumer_tag:
+            self.basic_cancel(consumer_tag)
+        else:
+            self._cancel_all_consumers()

@@ -1,0 +1,162 @@
+"""Publishing that survives the broker.
+
+Rules
+* A channel is in confirm mode from its first message on, unless the application asked for tx (the
+  two exclude each other) or the URI says confirms=false. `basic_publish` returns when the broker
+  has confirmed; what was not confirmed when a link broke is sent again, with the same id, marked.
+* Without its own `confirm_delivery` the application never sees a nack or an unroutable message as
+  an error, as in pika: a nack is logged and told as `MessageFailed`, a returned message goes to its
+  on_return callback.
+* A message whose sending made brokers close the connection twice is refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pika.adapters.blocking_connection import ReturnedMessage, _ReturnedMessageEvt
+
+from understudy.core.events import MessageFailed
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import logger
+from understudy.pika.errors import Nacked, Unroutable, refused
+from understudy.pika.link import LinkChannel, LinkLost, Sent
+from understudy.pika.message import OutMessage, id_of
+from understudy.pika.requests import VERDICTS, check_size, too_late
+from understudy.pika.transactions import Transactions
+from understudy.pika.wire import Wire
+
+__all__ = ["Publishing"]
+
+LOOK_PERIOD = 0.01  # s between two looks at what came, where nothing waits for it
+REPLIES = "amq.rabbitmq.reply-to"
+
+
+class Publishing(Transactions):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._delivery_confirmation = False  # the application's own wish
+        self._on_return: list[Callable[..., Any]] = []
+        self._look_again = 0.0
+
+    # --- one by one -----------------------------------------------------------------------------
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Any,
+        properties: Any = None,
+        mandatory: bool = False,
+    ) -> None:
+        """As pika's, but it returns when the broker has confirmed (see the module).
+
+        Raises SendTimeout, ConnectFailed when reconnecting was given up, and the broker's refusal;
+        with ``trackMessages`` only what concerns the wait for room in the outbox.
+        """
+        message = OutMessage(exchange, routing_key, body, properties, mandatory)
+        session = self._session
+        with session.lock:
+            self._raise_if_not_open()
+            if self._log is not None:
+                self._publish_in_transaction(message, self._log)
+                return
+            tracked = self._connection._tracked
+            if tracked is not None and message.properties.reply_to != REPLIES:
+                tracked.put(message, self, session.deadline())
+                return
+            sent = self._publish(message)
+        if not sent.ok or sent.returned is not None:
+            self._report(sent)
+
+    def _publish(self, message: OutMessage) -> Sent:
+        session = self._session
+        deadline = session.deadline()
+        confirms = session.options.confirms or self._delivery_confirmation
+        verdicts = 0
+        written = False
+        while True:
+            try:
+                wire = session.usable(deadline)
+                link = self._open_link()
+                check_size(message, wire)
+                if confirms and not link.is_confirming:
+                    link.select_confirms()
+                if written:
+                    message.mark_resend()
+                sent = link.publish(message)
+                written = True
+                if not confirms:
+                    self._let_go(sent, wire, deadline)
+                elif not session.wait(wire, sent.is_settled, deadline.moment):
+                    raise DeadlinePassed
+            except LinkLost as lost:
+                verdicts += lost.is_verdict
+                if verdicts >= VERDICTS:
+                    raise refused(lost.cause or lost, message.message_id) from None
+            except DeadlinePassed:
+                raise too_late(message, written, session, deadline) from None
+            else:
+                if sent.failed is not None:
+                    raise refused(sent.failed, message.message_id)
+                return sent
+
+    def _let_go(self, sent: Sent, wire: Wire, deadline: Deadline) -> None:
+        """Fire and forget: it is over when the socket has taken the message."""
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + LOOK_PERIOD
+            wire.serve()
+        if not self._session.wait(wire, lambda: not wire.unwritten, deadline.moment):
+            raise DeadlinePassed
+        sent.ok = True
+
+    def _report(self, sent: Sent) -> None:
+        """It is confirmed, but not as one would wish."""
+        messages = [] if sent.returned is None else [ReturnedMessage(*sent.returned)]
+        key = sent.message_id
+        if not sent.ok:
+            text = f"message {key} was refused: the broker answered basic.nack"
+            if self._delivery_confirmation:
+                raise Nacked(text, message_id=key, messages=messages)
+            endpoint = str(self._session.supervisor.current or "")
+            self._session.supervisor.tell(MessageFailed(endpoint, text, message_id=key))
+        elif self._delivery_confirmation:
+            assert sent.returned is not None
+            text = f"message {key} reached no queue: {sent.returned[0].reply_text}"
+            raise Unroutable(text, message_id=key, messages=messages)
+
+    def settled(self, tag: int, multiple: bool, ok: bool) -> None:
+        """The messages themselves know (`LinkChannel.unsettled`)."""
+
+    def returned(self, method: Any, properties: Any, body: bytes) -> None:
+        key = id_of(properties)
+        link = self._link
+        for sent in link.unsettled.values() if link is not None else ():
+            if sent.message_id == key and sent.returned is None:
+                sent.returned = method, properties, body
+                break
+        self._tell_returned(method, properties, body)
+
+    def _tell_returned(self, method: Any, properties: Any, body: bytes) -> None:
+        for callback in self._on_return:
+            event = _ReturnedMessageEvt(callback, self, method, properties, body)
+            self._add_pending_event(event)
+
+    def add_on_return_callback(self, callback: Callable[..., Any]) -> None:
+        """As pika's: called with (channel, method, properties, body)."""
+        self._on_return.append(callback)
+
+    def confirm_delivery(self) -> None:
+        """As pika's: from now on a nack and an unroutable message raise."""
+        with self._session.lock:
+            if self._delivery_confirmation:
+                logger.error("confirm_delivery: already enabled on channel %s", self.number)
+                return
+            self._exchange(self._select_confirms, "Confirm.Select")
+            self._delivery_confirmation = True
+
+    def _select_confirms(self, link: LinkChannel) -> Any:
+        return link.select_confirms()

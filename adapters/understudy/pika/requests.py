@@ -1,0 +1,107 @@
+"""What every part of a channel is built on: its link, and requests that survive the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pika import exceptions
+
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.pika.errors import SendTimeout, refused
+from understudy.pika.link import Ask, LinkChannel, LinkLost
+from understudy.pika.message import OutMessage
+from understudy.pika.session import Session
+from understudy.pika.wire import Wire
+
+if TYPE_CHECKING:
+    from understudy.pika.connection import BlockingConnection
+
+__all__ = ["VERDICTS", "Requests", "check_size", "timed_out", "too_late"]
+
+VERDICTS = 2  # connections that one call may cost before it counts as the culprit
+
+
+class Requests:
+    """A channel's identity over all links, and its present link."""
+
+    def __init__(self, connection: BlockingConnection, session: Session, number: int) -> None:
+        self._connection = connection
+        self._session = session
+        self.number = number
+        self._link: LinkChannel | None = None  # None until it is open on the present wire
+        self._fresh: LinkChannel | None = None  # being restored
+        self._is_closed = False
+        self._closing_reason: Exception | None = None
+
+    def _raise_if_not_open(self) -> None:
+        if self._is_closed:
+            raise exceptions.ChannelWrongStateError("Channel is closed.")
+
+    def _open_link(self) -> LinkChannel:
+        """The link, on a usable wire."""
+        self._raise_if_not_open()
+        assert self._link is not None
+        return self._link
+
+    def _request(self, method: Any, reply: type) -> Any:
+        """Ask the broker, whichever that is by then; what succeeded is remembered.
+
+        Raises the broker's own refusal, and SendTimeout.
+        """
+        session = self._session
+        with session.lock:
+            self._raise_if_not_open()
+            answer = self._exchange(lambda link: link.ask(method, reply), method.NAME)
+            session.topology.note(method)
+            return answer.answer
+
+    def _exchange(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
+        """With the lock held: have a request answered."""
+        session = self._session
+        deadline = session.deadline()
+        verdicts = 0
+        wire: Wire | None = None
+        while True:
+            try:
+                wire = session.usable(deadline)
+                ask = begin(self._open_link())
+                if not session.wait(wire, ask.is_over, deadline.moment):
+                    wire.sever(f"no answer to {name} within timeout")  # it would be another's
+                    raise DeadlinePassed
+            except LinkLost as lost:
+                verdicts += lost.is_verdict
+                if verdicts >= VERDICTS and lost.cause is not None:
+                    raise lost.cause from None
+            except DeadlinePassed:
+                raise timed_out(name, session, deadline) from None
+            else:
+                if ask.failed is not None:
+                    raise ask.failed
+                return ask
+
+
+def timed_out(name: str, session: Session, deadline: Deadline) -> SendTimeout:
+    limit = (deadline.seconds or 0) * 1000
+    text = f"{name} did not finish within timeout={limit:.0f} ms"
+    return SendTimeout(text, attempts=session.supervisor.attempts)
+
+
+def too_late(
+    message: OutMessage, written: bool, session: Session, deadline: Deadline
+) -> SendTimeout:
+    state = "in doubt: it may have reached a broker" if written else "never sent"
+    limit = (deadline.seconds or 0) * 1000
+    return SendTimeout(
+        f"message {message.message_id} was not confirmed within timeout={limit:.0f} ms ({state})",
+        message_id=message.message_id,
+        written=written,
+        attempts=session.supervisor.attempts,
+    )
+
+
+def check_size(message: OutMessage, wire: Wire) -> None:
+    """Refuse what no broker of these limits could take; a link would be lost over it."""
+    if message.header_size > wire.frame_max:
+        text = f"its properties take {message.header_size} bytes, above {wire.frame_max}"
+        raise refused(ValueError(text), message.message_id)

@@ -1,0 +1,382 @@
+"""What outlives a broker: one for each connection object of the application's.
+
+Rules
+* One lock for everything that belongs to the connection. It is never held while anybody waits for
+  the network, nor while a callback of the application's runs.
+* Whoever waits for something serves the wire himself: the first one polls it (`_polling`), with the
+  lock released, takes in what came, and tells the others, who wait for that. The monitor serves it
+  where nobody does.
+* The first one who needs the connection after a loss brings it back: a new wire from the
+  supervisor, then everything restored, step by step. Others wait for that. One whose deadline
+  passes leaves the rest of the steps to the next.
+* An endpoint that refuses to restore what the application had counts as failed. When each has, or
+  one for the second time, whoever waits gets the broker's error.
+* An exception from elsewhere (a signal handler) leaves a wire that may be cut within a frame: it is
+  severed, through no fault of its endpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pika import exceptions
+
+from understudy import errors
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import Blocked, Unblocked
+from understudy.core.uri import FailoverURI
+from understudy.failover import forking
+from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
+from understudy.failover.monitor import monitor
+from understudy.failover.notifier import EventCallback, logger
+from understudy.failover.supervisor import Supervisor
+from understudy.pika import restoring
+from understudy.pika.dialing import PikaDialer
+from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.link import LinkLost
+from understudy.pika.restoring import RestoreFailed, Step
+from understudy.pika.topology import Topology
+from understudy.pika.wire import Wakeup, Wire
+
+if TYPE_CHECKING:
+    from understudy.pika.channel import BlockingChannel
+
+__all__ = ["Session"]
+
+GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
+BUFFERED = 16 * 2**20  # bytes of deliveries nobody has taken, above which no more are read unasked
+
+
+class Session:
+    def __init__(
+        self, uri: FailoverURI, dialer: PikaDialer, on_event: EventCallback | None
+    ) -> None:
+        self.options = uri.options
+        self.lock = (
+            threading.RLock()
+        )  # a signal handler may publish; entered itself, see supervisor
+        self.changed = threading.Condition(self.lock)
+        self.topology = Topology()
+        self.channels: dict[int, BlockingChannel] = {}
+        self.wire: Wire | None = None
+        self.is_closed = False
+        self.stale_acks = 0
+        self.buffered = 0  # bytes of deliveries that the application has not taken
+        self.on_blocked: Callable[[Any], None] = lambda method_frame: None
+        self.on_lost: list[Callable[[LinkLost], None]] = []
+        self.wakeup = Wakeup()
+        self._polling = False
+        self._waiting = 0  # threads that wait for what another one reads
+        self._recovering = False
+        self._steps: Iterator[Step] | None = None  # what is still to be restored
+        self._step: Step = ((lambda: True), math.inf)
+        self._refusals: dict[Endpoint, Exception] = {}  # of endpoints that could not be restored
+        self._lost_at = 0.0
+        self._dialer = dialer
+        dialer.on_dead = _Undertaker(self)
+        self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
+        self.supervisor.attach(self)
+        forking.register(self)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.supervisor!r}>"
+
+    def deadline(self) -> Deadline:
+        """Of a call that begins now, as ``timeout`` has it."""
+        timeout = self.options.timeout
+        return NEVER if timeout < 0 else Deadline(timeout / 1000)
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    def wait(self, wire: Wire, is_over: Callable[[], bool], moment: float = math.inf) -> bool:
+        """With the lock held: serve ``wire`` until ``is_over``; False at the moment (monotonic).
+
+        The wire is served at least once. Raises LinkLost.
+        """
+        served = False
+        while not is_over():
+            if wire.lost is not None:
+                raise wire.lost
+            left = math.inf if moment == math.inf else moment - time.monotonic()
+            if left <= 0 and served:
+                return False
+            if self._polling:
+                if wire.wants_room:
+                    self.wakeup.set()
+                self._wait_for_change(left)
+                served = True
+                continue
+            if left > 0:
+                self._poll(wire, left)
+            wire.serve()
+            served = True
+            if self._waiting:
+                self.changed.notify_all()
+        return True
+
+    def _poll(self, wire: Wire, seconds: float) -> None:
+        self._polling = wire.is_polled = True
+        try:
+            with self.released():
+                wire.poll(seconds, self.wakeup)
+        finally:
+            self._polling = wire.is_polled = False
+            if self._waiting:
+                self.changed.notify_all()  # one of them goes on polling
+            if wire is not self.wire:
+                wire.close()
+
+    def _wait_for_change(self, seconds: float) -> None:
+        self._waiting += 1
+        try:
+            self.changed.wait(None if seconds == math.inf else max(seconds, 0.0))
+        finally:
+            self._waiting -= 1
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Let go of the lock, however deep it is held."""
+        held = self.lock._release_save()  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            self.lock._acquire_restore(held)  # type: ignore[attr-defined]
+
+    def notify(self) -> None:
+        """Let every waiting thread look again whether its wait is over."""
+        if self._waiting:
+            self.changed.notify_all()
+        if self._polling:
+            self.wakeup.set()
+
+    # --- the wire -------------------------------------------------------------------------------
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a wire with everything restored."""
+        return self.wire is not None and self.wire.lost is None and self._steps is None
+
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise ConnectionLost(CLOSED)
+
+    def usable(self, deadline: Deadline) -> Wire:
+        """With the lock held: the wire, everything restored.
+
+        Raises DeadlinePassed, ConnectFailed when reconnecting was given up, ConnectionLost when
+        closed, and the broker's channel error when no endpoint restores what there was.
+        """
+        wire = self.wire
+        if wire is not None and wire.lost is None and self._steps is None:
+            return wire
+        while not self.is_live:
+            self.check_open()
+            if self._recovering:
+                deadline.check()
+                self._wait_for_change(deadline.remaining())
+                continue
+            self._recovering = True
+            try:
+                self._recover(deadline)
+            finally:
+                self._recovering = False
+                self.changed.notify_all()
+        assert self.wire is not None
+        return self.wire
+
+    def _recover(self, deadline: Deadline) -> None:
+        """One attempt; it may end without success when the new wire breaks as well."""
+        if self.wire is not None and self.wire.lost is not None:
+            self._leave(self.wire)
+        if self.wire is None:
+            try:
+                with self.released():
+                    wire = self.supervisor.acquire(deadline, self.check_open)
+            except errors.ConnectFailed as exc:
+                self.check_open()
+                raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
+            self._adopt(wire)
+        try:
+            self._restore(deadline)
+        except (LinkLost, DeadlinePassed):
+            deadline.check()
+        except RestoreFailed as exc:
+            self._endpoint_failed(exc)
+        except BaseException:
+            self._drop()
+            raise
+
+    def _adopt(self, wire: Wire) -> None:
+        if self.is_closed:
+            self.supervisor.released(wire)
+            wire.discard()
+            raise ConnectionLost(CLOSED)
+        with wire.guard:
+            wire.guard = self.lock
+        wire.may_read = self._has_room
+        wire.on_served = self.notify
+        wire.on_blocked = self._on_blocked
+        self.wire = wire
+        self._steps = self._all_steps(wire)
+        self._step = (lambda: True), math.inf
+
+    def _all_steps(self, wire: Wire) -> Iterator[Step]:
+        until = self._lost_at + restoring.patience(wire.heartbeat)
+        methods = self.topology.methods()
+        if methods:
+            yield from restoring.topology(wire, methods, self.channels, until)
+        yield from restoring.channels(wire, list(self.channels.values()), until)
+
+    def _restore(self, deadline: Deadline) -> None:
+        wire = self.wire
+        assert wire is not None
+        while self._steps is not None:
+            is_over, until = self._step
+            if not self.wait(wire, is_over, min(until, deadline.moment)):
+                deadline.check()
+            step = next(self._steps, None)
+            if step is None:
+                self._steps = None
+                self._refusals.clear()
+            else:
+                self._step = step
+
+    def run(self, steps: Iterator[Step], wire: Wire, deadline: Deadline) -> None:
+        """With the lock held: go through steps of one caller's own; LinkLost, DeadlinePassed."""
+        for is_over, until in steps:
+            if not self.wait(wire, is_over, min(until, deadline.moment)):
+                deadline.check()
+
+    def leave_if_lost(self) -> None:
+        """Take note of a loss without waiting for another broker."""
+        if self.wire is not None and self.wire.lost is not None:
+            self._leave(self.wire)
+
+    def leave_because(self, reason: str) -> None:
+        """The wire is of no use any more; the next caller gets another one."""
+        if self.wire is not None:
+            self.wire.sever(reason)
+            self._leave(self.wire)
+
+    def _leave(self, wire: Wire) -> None:
+        """A wire broke: everything that was on it has to be restored."""
+        self.wire = self._steps = None
+        self._lost_at = time.monotonic()
+        assert wire.lost is not None
+        monitor.forget(wire)
+        self.supervisor.lost(wire, str(wire.lost))
+        wire.close()
+        self._forget_link(wire)
+
+    def _drop(self) -> None:
+        """It is in an unknown state, but not through its endpoint's fault."""
+        wire = self.wire
+        if wire is not None:
+            self.supervisor.released(wire)
+            wire.sever("the call that used it was interrupted")
+            self._leave(wire)
+
+    def _forget_link(self, wire: Wire) -> None:
+        assert wire.lost is not None
+        for channel in list(self.channels.values()):
+            channel.link_lost()
+        for told in self.on_lost:
+            told(wire.lost)
+        if wire.blocked_since is not None:
+            wire.blocked_since = None
+            self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))
+            self.on_blocked(None)
+
+    def _endpoint_failed(self, failure: RestoreFailed) -> None:
+        wire = self.wire
+        assert wire is not None
+        wire.sever(str(failure))
+        self._leave(wire)
+        logger.warning("%s: %s", wire.endpoint, failure)
+        is_second = wire.endpoint in self._refusals
+        self._refusals[wire.endpoint] = failure.cause
+        if is_second or self._refusals.keys() >= set(self.supervisor.endpoints):
+            self._refusals.clear()
+            raise failure.cause
+
+    def _has_room(self) -> bool:
+        return self.buffered < BUFFERED
+
+    def _on_blocked(self, method_frame: Any) -> None:
+        wire = self.wire
+        if wire is None:
+            return
+        reason = getattr(method_frame.method, "reason", None)
+        endpoint = str(wire.endpoint)
+        if reason is not None:
+            wire.blocked_since = time.monotonic()
+            self.supervisor.tell(Blocked(endpoint, str(reason)))
+        else:
+            wire.blocked_since = None
+            self.supervisor.tell(Unblocked(endpoint))
+        self.on_blocked(method_frame)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def close(self, code: int, text: str) -> None:
+        """Say goodbye to the broker, for at most `GOODBYE`; every waiting call ends."""
+        with self.lock:
+            if self.is_closed:
+                raise exceptions.ConnectionWrongStateError("the connection is closed already")
+            self.is_closed = True
+            wire = self.wire
+            if wire is not None:
+                monitor.forget(wire)
+                self.supervisor.released(wire)
+                try:
+                    self._say_goodbye(wire, code, text)
+                finally:
+                    self.wire = self._steps = None
+                    wire.sever("closed")
+            self.notify()
+        self.supervisor.detach(self)
+        self.supervisor.close()
+
+    def _say_goodbye(self, wire: Wire, code: int, text: str) -> None:
+        if wire.lost is None:
+            wire.say_goodbye(code, text)
+            with contextlib.suppress(LinkLost):
+                self.wait(wire, lambda: wire.is_closed, time.monotonic() + GOODBYE)
+
+    def hold(self) -> None:
+        self.lock.acquire()
+
+    def let_go(self) -> None:
+        self.lock.release()
+
+    def abandon(self) -> None:
+        """In a forked child the connection is the parent's."""
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        if self.wire is not None:
+            self.wire.abandon()
+        self.is_closed = True
+        self.wire = self._steps = None
+        self.wakeup.close()
+        self.wakeup = Wakeup()
+        self._polling = self._recovering = False
+        self._waiting = 0
+
+
+class _Undertaker:
+    """What the monitor calls; it keeps no session alive."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
+
+    def __call__(self, wire: Wire, reason: str) -> None:
+        wire.sever(reason)
+        session = self._session()
+        if session is not None:
+            session.supervisor.lost(wire, reason)

@@ -1,0 +1,292 @@
+"""A link on a socket: what the supervisor hands out, and the monitor watches.
+
+Rules
+* The socket never blocks. Nobody waits but in `poll`, which touches nothing but the descriptors, so
+  that it may run while other threads write.
+* All else is done under ``guard``: the lock of whoever uses the wire, one of its own before that.
+  `sever`, `is_alive` and `abandon` need no lock and never wait.
+* A wire that cannot be written to any more is still read to its end: the broker's last words tell
+  why (and which message was one too many).
+* The descriptor is closed by whoever uses the wire, once nobody polls it any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from understudy.core.endpoint import Endpoint
+from understudy.failover.polling import is_at_end
+from understudy.pika.link import Link, LinkLost
+
+__all__ = ["Wakeup", "Wire"]
+
+READ_SIZE = 131072  # bytes; a frame as large as brokers send them
+READS = 16  # in one go, so that a fast broker does not keep the lock for ever
+NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Wakeup:
+    """Ends a thread's `Wire.poll`; a socket pair, which poll understands everywhere."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def set(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._writer.send(b"!")
+
+    def clear(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self.reader.recv(4096)
+
+    def close(self) -> None:
+        self.reader.close()
+        self._writer.close()
+
+
+class Wire(Link):
+    def __init__(
+        self, endpoint: Endpoint, sock: socket.socket, parameters: Any, heartbeat: int
+    ) -> None:
+        super().__init__(self._emit, parameters, heartbeat)
+        self.endpoint = endpoint
+        self.guard = threading.RLock()
+        self.blocked_since: float | None = None  # monotonic; the broker takes no messages
+        self.blocked_timeout = -1.0  # s; below 0 = for ever
+        self.may_read: Callable[[], bool] = lambda: True  # asked where nobody waits for anything
+        self.on_served: Callable[[], None] = lambda: None  # after the monitor has read
+        self.is_polled = False
+        self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._out = bytearray()
+        self._failed: str | None = None  # why it can't be written to
+        self._last_read = self._last_write = time.monotonic()
+        self._poll: Callable[[float], object] | None = None
+        self._polls_for_room = False
+        sock.setblocking(False)
+
+    def __repr__(self) -> str:
+        state = f" lost: {self.lost}" if self.lost else ""
+        return f"<Wire {self.endpoint}{state}>"
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return len(self._out)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    @property
+    def has_decrypted(self) -> bool:
+        """Whether something has come that a poll does not see any more (TLS)."""
+        return self._is_tls and bool(self._sock.pending())  # type: ignore[attr-defined]
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether whoever polls it does not wait for room to write in, and should."""
+        return bool(self._out) and not self._polls_for_room
+
+    # --- under the guard ------------------------------------------------------------------------
+
+    def _emit(self, data: bytes) -> None:
+        if self._failed is not None:
+            return
+        if self._out:
+            self._out += data
+            return
+        try:
+            sent = self._sock.send(data)
+        except NOT_NOW:
+            sent = 0
+        except (OSError, ValueError) as exc:
+            self._failed = f"{type(exc).__name__}: {exc}"
+            return
+        except BaseException:
+            self._interrupted()
+            raise
+        self._last_write = time.monotonic()
+        if sent < len(data):
+            self._out += memoryview(data)[sent:]
+
+    def _interrupted(self) -> None:
+        """A signal handler raised, perhaps in the middle of a frame."""
+        self.sever("the call that used it was interrupted")
+
+    def serve(self) -> None:
+        """Write what waits and read what has come, without waiting; `lost` tells how it went."""
+        if self.lost is not None:
+            return
+        try:
+            if self._out and self._failed is None:
+                self._write_more()
+            for _ in range(READS):
+                if not self._read():
+                    break
+            else:
+                return
+        except BaseException:
+            self._interrupted()
+            raise
+        if self._failed is not None and self.lost is None:
+            self._lose(self._failed)
+
+    def _write_more(self) -> None:
+        try:
+            sent = self._sock.send(self._out)
+        except NOT_NOW:
+            return
+        except (OSError, ValueError) as exc:
+            self._failed = f"{type(exc).__name__}: {exc}"
+            return
+        del self._out[:sent]
+        self._last_write = time.monotonic()
+
+    def _read(self) -> bool:
+        """Whether there may be more."""
+        try:
+            data = self._sock.recv(READ_SIZE)
+        except NOT_NOW:
+            return False
+        except (OSError, ValueError) as exc:
+            self._lose(self._failed or f"{type(exc).__name__}: {exc}")
+            return False
+        if not data:
+            self._lose("the broker closed the connection")
+            return False
+        self._last_read = time.monotonic()
+        self.feed(data)
+        if self.lost is not None:
+            self._shut_down()
+            return False
+        return self._is_tls or len(data) == READ_SIZE
+
+    def _lose(self, reason: str) -> None:
+        if self.lost is None:
+            self.lost = LinkLost(reason)
+        self._shut_down()
+
+    # --- without it -----------------------------------------------------------------------------
+
+    def poll(self, seconds: float, wakeup: Wakeup | None = None) -> None:
+        """Wait until there is something to `serve`, or ``wakeup``, or the time is over.
+
+        Only one thread at a time; always the same ``wakeup``.
+        """
+        if self.has_decrypted:
+            return
+        try:
+            if self._poll is None or self._polls_for_room != bool(self._out):
+                self._polls_for_room = bool(self._out)
+                self._poll = _poller(self._sock, wakeup, self._polls_for_room)
+            self._poll(seconds)
+        except (OSError, ValueError) as exc:  # closed meanwhile
+            self._lose(f"{type(exc).__name__}: {exc}")
+        if wakeup is not None:
+            wakeup.clear()
+
+    def sever(self, reason: str) -> None:
+        """Break it now; whoever polls it wakes."""
+        self._lose(reason)
+        if self.guard.acquire(blocking=False):
+            try:
+                self.close()
+            finally:
+                self.guard.release()
+
+    def _shut_down(self) -> None:
+        with contextlib.suppress(OSError):
+            # not SSLSocket.shutdown, which changes the TLS object under another thread's feet
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the descriptor, unless somebody polls it; he does it then. Under the guard."""
+        if not self.is_polled:
+            if self.lost is None:
+                self.lost = LinkLost("closed")
+            self._out.clear()
+            self._poll = None
+            socket.socket.close(self._sock)
+
+    def discard(self) -> None:
+        """Say goodbye without waiting for an answer."""
+        with self.guard:
+            if self.lost is None:
+                self.say_goodbye(200, "no longer needed")
+            self.close()
+
+    def abandon(self) -> None:
+        """In a forked child: close our copy of the descriptor, no byte written."""
+        self.lost = LinkLost("inherited from the parent process")
+        self.guard = threading.RLock()
+        socket.socket.close(self._sock)
+
+    def is_alive(self) -> bool:
+        if self.lost is not None:
+            return False
+        try:
+            return not is_at_end(self._sock)
+        except (OSError, ValueError):
+            return False
+
+    # --- the monitor's --------------------------------------------------------------------------
+
+    def beat(self, now: float) -> str | None:
+        """Serve it where nobody else does; the reason when the peer has to be taken for dead."""
+        guard = self.guard
+        if not guard.acquire(timeout=0.05):
+            return None  # somebody is at work with it
+        try:
+            if guard is not self.guard or self.lost is not None:
+                return None
+            since, limit = self.blocked_since, self.blocked_timeout
+            if since is not None and 0 <= limit < now - since:
+                return f"blocked for more than blockedTimeout={limit * 1000:.0f} ms"
+            if self.may_read():
+                self.serve()
+                self.on_served()
+            else:
+                self._last_read = now  # not reading proves nothing
+            if self.lost is not None:
+                return str(self.lost)
+            silence = time.monotonic() - self._last_read
+            if silence > 2 * self.heartbeat:
+                return f"no sign of life for {silence:.1f} s (two heartbeats)"
+            if now - self._last_write >= self.heartbeat / 2 and not self._out:
+                self.send_heartbeat()
+            return None
+        finally:
+            guard.release()
+
+
+def _poller(
+    sock: socket.socket, wakeup: Wakeup | None, for_room: bool
+) -> Callable[[float], object]:
+    sockets = [sock] if wakeup is None else [sock, wakeup.reader]
+    if not hasattr(select, "poll"):  # Windows
+        writing = [sock] if for_room else []
+
+        def wait(seconds: float) -> object:
+            return select.select(sockets, writing, [], None if seconds == math.inf else seconds)
+
+        return wait
+    poll = select.poll()
+    for one in sockets:
+        poll.register(one.fileno(), select.POLLIN)
+    if for_room:
+        poll.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
+
+    def wait_by_poll(seconds: float) -> object:
+        return poll.poll(None if seconds == math.inf else max(int(seconds * 1000 + 0.999), 0))
+
+    return wait_by_poll
