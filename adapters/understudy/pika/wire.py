@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from understudy.core.endpoint import Endpoint
-from understudy.failover.polling import is_at_end
+from understudy.failover.polling import is_at_end, is_readable
 from understudy.pika.link import Link, LinkLost
 
 __all__ = ["Wakeup", "Wire"]
@@ -255,8 +255,8 @@ class Wire(Link):
             if self.may_read():
                 self.serve()
                 self.on_served()
-            else:
-                self._last_read = now  # not reading proves nothing
+            elif is_readable(self._sock):
+                self._last_read = now  # there is a sign of life that nobody has read yet
             if self.lost is not None:
                 return str(self.lost)
             silence = time.monotonic() - self._last_read
