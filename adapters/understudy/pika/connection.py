@@ -25,6 +25,8 @@ from understudy.pika.errors import ConnectFailed
 from understudy.pika.link import LinkLost
 from understudy.pika.requests import timed_out
 from understudy.pika.session import Session
+from understudy.pika.tracked import TrackedPublisher
+from understudy.pika.wire import Wire
 
 __all__ = ["BlockingConnection"]
 
@@ -69,7 +71,8 @@ class BlockingConnection(pika.BlockingConnection):
             )
         self._dialer = PikaDialer(uri, known)
         self._session = Session(uri, self._dialer, on_event)
-        self._tracked: Any = None
+        tracks = uri.options.track_messages
+        self._tracked = TrackedPublisher(self._session) if tracks else None
         self._ready_events: deque[_Event] = deque()
         self._timers: list[tuple[float, int, _Event]] = []
         self._numbers = itertools.count(1)
@@ -150,7 +153,7 @@ class BlockingConnection(pika.BlockingConnection):
             self._check_open("channel")
             try:
                 wire = session.usable(deadline)
-                number = self._number(channel_number, wire.channel_max)
+                number = self._number(channel_number, wire)
                 channel = BlockingChannel(self, session, number)
                 session.channels[number] = channel
                 while True:
@@ -171,15 +174,15 @@ class BlockingConnection(pika.BlockingConnection):
             except DeadlinePassed:
                 raise timed_out("Channel.Open", session, deadline) from None
 
-    def _number(self, wanted: int | None, limit: int) -> int:
-        taken = self._session.channels
+    def _number(self, wanted: int | None, wire: Wire) -> int:
+        taken = {*self._session.channels, *wire.channels}
         if wanted:
             if not isinstance(wanted, int):
                 raise exceptions.InvalidChannelNumber(wanted)
             if wanted in taken:
                 raise exceptions.ChannelWrongStateError(f"channel {wanted} is open already")
             return wanted
-        for number in range(1, limit + 1):
+        for number in range(1, wire.channel_max + 1):
             if number not in taken:
                 return number
         raise exceptions.NoFreeChannels
@@ -352,7 +355,7 @@ class BlockingConnection(pika.BlockingConnection):
         True when all are. Raises the refusal of a tracked message, or ConnectFailed when
         reconnecting was given up. Without ``trackMessages`` there is nothing to wait for.
         """
-        return True if self._tracked is None else bool(self._tracked.flush(Deadline(timeout)))
+        return True if self._tracked is None else self._tracked.flush(Deadline(timeout))
 
     def close(self, reply_code: int = 200, reply_text: str = "Normal shutdown") -> None:
         """As pika's, within a bound, whatever state the broker is in.

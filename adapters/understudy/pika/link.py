@@ -102,6 +102,7 @@ class LinkChannel:
         self.number = number
         self.is_open = True  # until closed by either side
         self.reason: Exception | None = None  # of the broker, for closing it
+        self.closed_over = 0  # the INDEX of the method that the broker names as its reason
         self.is_confirming = False
         self.next_tag = 1  # of the next message, in confirm mode
         self.unsettled: dict[int, Sent] = {}
@@ -112,6 +113,11 @@ class LinkChannel:
         self._properties: Any = None
         self._missing = 0
         self._fragments: list[bytes] = []
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a request waits for its answer."""
+        return bool(self._asked)
 
     def ask(self, method: Any, *replies: type) -> Ask:
         """Write a request; raises the caller's encoding errors and writes nothing then."""
@@ -194,6 +200,7 @@ class LinkChannel:
             return  # ours is on its way; its answer ends it
         self.is_open = False
         self.reason = exceptions.ChannelClosedByBroker(method.reply_code, method.reply_text)
+        self.closed_over = method.class_id << 16 | method.method_id
         self.link.forget(self)
         for ask in self._asked:
             ask.failed = self.reason

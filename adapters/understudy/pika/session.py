@@ -284,10 +284,10 @@ class Session:
 
     def _forget_link(self, wire: Wire) -> None:
         assert wire.lost is not None
-        for channel in list(self.channels.values()):
-            channel.link_lost()
         for told in self.on_lost:
             told(wire.lost)
+        for channel in list(self.channels.values()):
+            channel.link_lost()
         if wire.blocked_since is not None:
             wire.blocked_since = None
             self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))

@@ -87,10 +87,9 @@ class Wire(Link):
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    @property
     def has_decrypted(self) -> bool:
-        """Whether something has come that a poll does not see any more (TLS)."""
-        return self._is_tls and bool(self._sock.pending())  # type: ignore[attr-defined]
+        """Whether there are bytes to `serve` that no poll of the descriptor shows."""
+        return self._is_tls and self.lost is None and self._sock.pending() > 0  # type: ignore[attr-defined]
 
     @property
     def wants_room(self) -> bool:
@@ -183,7 +182,7 @@ class Wire(Link):
 
         Only one thread at a time; always the same ``wakeup``.
         """
-        if self.has_decrypted:
+        if self.has_decrypted():
             return
         try:
             if self._poll is None or self._polls_for_room != bool(self._out):
