@@ -11,6 +11,28 @@ except ModuleNotFoundError as exc:
         'understudy.stomp needs stomp.py: pip install "understudy[stomp]"', name="stomp"
     ) from exc
 
-__all__: list[str] = []
+from understudy.stomp.connection import Connection11, Connection12
+from understudy.stomp.errors import (
+    CommandRefused,
+    ConnectFailed,
+    ConnectionLost,
+    Refused,
+    SendTimeout,
+    TransactionRolledBack,
+)
+
+Connection = Connection12
+
+__all__ = [
+    "CommandRefused",
+    "ConnectFailed",
+    "Connection",
+    "Connection11",
+    "Connection12",
+    "ConnectionLost",
+    "Refused",
+    "SendTimeout",
+    "TransactionRolledBack",
+]
 
 del _stomp

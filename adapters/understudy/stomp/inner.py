@@ -1,0 +1,240 @@
+"""One connection to one endpoint: dialed, logged in, kept alive, and at its end never used again.
+
+Rules
+* `open_inner` returns after CONNECTED; until then every wait has the dialer's deadline, also with
+  a peer that is silent, lies or drips.
+* A peer is dead when for two heartbeats no byte has come, not even into the kernel's buffer: so a
+  reader that pauses because the application is slow does not take its broker for dead.
+* Before its reading thread has it (a spare), the monitor takes in what comes, which can only be
+  heartbeats; anything else makes it useless.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from understudy.core.endpoint import Endpoint
+from understudy.core.redact import redact
+from understudy.failover import forking
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.stomp.codec import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
+from understudy.stomp.dialects import Dialect, detect
+from understudy.stomp.wire import Wire, WireBroken, read_until
+
+__all__ = ["DEFAULT_PORTS", "Handshake", "Inner", "LoginRefused", "error_text", "open_inner"]
+
+DEFAULT_PORTS = {"stomp": 61613, "tcp": 61613, "stomp+ssl": 61614, "ssl": 61614}
+TLS_SCHEMES = frozenset({"stomp+ssl", "ssl"})
+HANDSHAKE_LIMIT = 65536  # bytes that a peer may send before it has said CONNECTED
+BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
+BEAT = b"\n"
+
+
+class LoginRefused(Exception):
+    """The broker answered CONNECT with ERROR."""
+
+
+def error_text(frame: RawFrame) -> str:
+    """What an ERROR frame says, in one line."""
+    body = frame.body.decode("utf-8", "replace").strip().partition("\n")[0]
+    said = frame.headers.get("message", "")
+    text = said if not body or body in said else f"{said}: {body}" if said else body
+    return redact(text[:300]) or "an ERROR frame without text"
+
+
+@dataclass
+class Handshake:
+    """How to log in, for every endpoint alike."""
+
+    command: str = "STOMP"
+    version: str = "1.2"
+    username: str | None = None
+    passcode: str | None = field(default=None, repr=False)
+    vhost: str | None = None
+    headers: dict[str, Any] = field(default_factory=dict, repr=False)
+    source: tuple[str, int] | None = None  # where to bind
+
+    def frame(self, endpoint: Endpoint, beats: tuple[int, int]) -> bytes:
+        """The CONNECT frame; the endpoint's own credentials and path go before ours."""
+        vhost = unquote(endpoint.path.removeprefix("/"))
+        own = endpoint.username is not None
+        headers = {
+            "accept-version": self.version,
+            "host": vhost or self.vhost or "/",  # RabbitMQ's vhost; ActiveMQ does not look
+            "login": endpoint.username if own else self.username,
+            "passcode": endpoint.password if own else self.passcode,
+            **({"heart-beat": f"{beats[0]},{beats[1]}"} if any(beats) else {}),
+        }
+        given = {k: v for k, v in self.headers.items() if k not in headers or k == "host"}
+        return encode(self.command, {**headers, **given})
+
+
+class Inner:
+    """As the supervisor knows it: hashable, weakly referable."""
+
+    def __init__(self, endpoint: Endpoint, wire: Wire, version: str) -> None:
+        self.endpoint = endpoint
+        self.wire = wire
+        self.parser = FrameParser(version)
+        self.dead: str | None = None  # the reason
+        self.connected = RawFrame("CONNECTED", {}, b"")
+        self.dialect: Dialect = detect("")
+        self.is_paused = False  # its reader waits for the application
+        self.unacked: dict[str, str] = {}  # ack id -> subscription, of deliveries to be acked
+        self._send_every = self._receive_every = 0.0  # s
+        self._unread = 0
+        self._has_reader = False
+        forking.register(self)
+
+    def __repr__(self) -> str:
+        return f"<Inner {self.endpoint}{f' dead: {self.dead}' if self.dead else ''}>"
+
+    def log_in(self, frame: bytes, beats: tuple[int, int], deadline: Deadline) -> None:
+        """Raises LoginRefused, WireBroken, ProtocolError or DeadlinePassed."""
+        self.wire.send(frame)
+        parser = FrameParser(
+            self.parser.version, max_head=HANDSHAKE_LIMIT, max_body=HANDSHAKE_LIMIT
+        )
+        while True:
+            frames = [f for f in parser.feed(read_until(self.wire, deadline)) if f.command]
+            answers = [f for f in frames if f.command != HEARTBEAT]
+            if answers:
+                break
+            deadline.check()
+        answer = answers[0]
+        if answer.command == "ERROR":
+            raise LoginRefused(error_text(answer))
+        if answer.command != "CONNECTED" or len(answers) > 1 or not parser.is_between_frames:
+            raise ProtocolError(f"the broker answered CONNECT with {answer.command[:40]!r}")
+        if answer.headers.get("version", "1.0") != self.parser.version:
+            told = answer.headers.get("version", "1.0")[:20]
+            raise ProtocolError(f"the broker speaks STOMP {told}, not {self.parser.version}")
+        self.connected = answer
+        self.dialect = detect(answer.headers.get("server", ""))
+        self._agree_on_beats(beats, answer.headers.get("heart-beat", "0,0"))
+
+    def _agree_on_beats(self, ours: tuple[int, int], told: str) -> None:
+        try:
+            theirs = [int(number) for number in told.split(",")]
+            can, wants = theirs[0], theirs[1]
+        except (ValueError, IndexError):
+            raise ProtocolError("the broker's heart-beat header is none") from None
+        self._send_every = max(ours[0], wants) / 1000 if ours[0] and wants > 0 else 0.0
+        self._receive_every = max(ours[1], can) / 1000 if ours[1] and can > 0 else 0.0
+
+    # --- use ------------------------------------------------------------------------------------
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        """Never waits. Raises WireBroken."""
+        self.wire.send(*pieces)
+
+    def read(self) -> list[RawFrame]:
+        """What has come; nothing when nothing has. WireBroken, ProtocolError."""
+        self._has_reader = True
+        data = self.wire.receive()
+        return self.parser.feed(data) if data else []
+
+    def take_over(self) -> None:
+        """From now on one thread reads it, until it closes it."""
+        self._has_reader = True
+
+    def sever(self, reason: str) -> None:
+        """Never blocks."""
+        if self.dead is None:
+            self.dead = reason
+        self.wire.sever(reason)
+
+    def close(self) -> None:
+        """For the thread that reads, or its owner while none does."""
+        if self.dead is None:
+            self.dead = "closed"
+        self.wire.close()
+
+    def is_current(self) -> bool:
+        """Whether its deliveries can still be acknowledged."""
+        return self.dead is None
+
+    def is_alive(self) -> bool:
+        return self.dead is None and not self.wire.is_at_end()
+
+    # --- what the monitor needs -----------------------------------------------------------------
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds; the shorter of the two directions."""
+        return min((s for s in (self._send_every, self._receive_every) if s), default=0.0)
+
+    def beat(self, now: float) -> str | None:
+        """Send a heartbeat if one is due; the reason when the peer is dead, else None."""
+        if self.dead is not None:
+            return None
+        if not self._has_reader:
+            try:
+                self._take_in_idle()
+            except (WireBroken, ProtocolError) as exc:
+                return str(exc)
+        if self._send_every and now - self.wire.last_sent >= self._send_every / 2:
+            try:
+                if not self.wire.waiting_bytes:  # else they are a sign of life, when they go out
+                    self.wire.send(BEAT)
+            except WireBroken as exc:
+                return str(exc)
+        unread = self.wire.unread()
+        if unread != self._unread or unread > BUFFER_FULL:
+            self._unread = unread
+            self.wire.last_received = max(self.wire.last_received, now)
+        silence = now - self.wire.last_received
+        if self._receive_every and silence > 2 * self._receive_every:
+            return f"no sign of life for {silence:.1f} s (two heartbeats)"
+        return None
+
+    def _take_in_idle(self) -> None:
+        for frame in self.parser.feed(self.wire.receive()):
+            if frame.command == "ERROR":
+                raise ProtocolError(error_text(frame))
+            if frame.command != HEARTBEAT:
+                raise ProtocolError(f"{frame.command[:40]!r} on a connection nobody has used")
+
+    # --- fork safety ----------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Nothing: the wire's lock is held for moments, and the child makes its own."""
+
+    def let_go(self) -> None:
+        """Nothing."""
+
+    def abandon(self) -> None:
+        self.dead = "inherited from the parent process"
+        self.wire.abandon()
+
+
+def open_inner(
+    endpoint: Endpoint,
+    handshake: Handshake,
+    beats: tuple[int, int],
+    timeout: float,
+    tls: tuple[ssl.SSLContext, str] | None = None,
+    check_certificate: Any = None,
+) -> Inner:
+    """Dial and log in within ``timeout`` seconds; any exception means failure."""
+    deadline = Deadline(timeout)
+    inner = Inner(endpoint, Wire(), handshake.version)
+    address = endpoint.host, endpoint.port or DEFAULT_PORTS.get(endpoint.scheme, 61613)
+    try:
+        inner.wire.connect(address, deadline, tls, handshake.source)
+        if check_certificate is not None:
+            fine, why = check_certificate(inner.wire.peer_certificate(), endpoint.host)
+            if not fine:
+                raise ssl.SSLError(f"the certificate was refused by cert_validator: {why}")
+        inner.log_in(handshake.frame(endpoint, beats), beats, deadline)
+    except BaseException as exc:
+        inner.close()
+        if isinstance(exc, DeadlinePassed | TimeoutError):
+            raise TimeoutError(f"no handshake within {timeout:g} s") from exc
+        raise
+    inner.wire.last_received = time.monotonic()
+    return inner

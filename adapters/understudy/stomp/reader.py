@@ -1,0 +1,174 @@
+"""The thread of a session: takes a connection, restores, reads until the end, takes the next.
+
+Rules
+* Restored are, in this order: subscriptions, each answered before the next; open transactions;
+  unconfirmed messages in their order. Only then others may write (`Session.link`).
+* A subscription that one broker refuses makes that endpoint fail; one that all refuse, or that was
+  never granted, is given up and told.
+* Frames of an earlier connection are read by nobody, so no late answer is taken for another's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from understudy import errors
+from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
+from understudy.failover.monitor import monitor
+from understudy.failover.notifier import logger
+from understudy.stomp.codec import ProtocolError, encode
+from understudy.stomp.dispatcher import Job
+from understudy.stomp.errors import ConnectFailed, ConnectionLost
+from understudy.stomp.incoming import Incoming, OverMessage
+from understudy.stomp.inner import Inner
+from understudy.stomp.subscriptions import Subscription, Transaction
+from understudy.stomp.wire import WireBroken
+
+if TYPE_CHECKING:
+    from understudy.stomp.session import Session
+
+__all__ = ["Reader"]
+
+HELD_LIMIT = 256 << 20  # bytes of undelivered bodies that may come before an answer
+
+
+class Reader:
+    def __init__(self, session: Session, incoming: Incoming) -> None:
+        self.inner: Inner | None = None  # what is read now
+        self.is_asleep = False  # waits for the network, or is about to
+        self._session = session
+        self._incoming = incoming
+
+    def run(self) -> None:
+        session = self._session
+        try:
+            while not session.is_over:
+                try:
+                    inner = session.supervisor.acquire(NEVER, session.check_open)
+                except errors.ConnectFailed as exc:
+                    session.gave_up(ConnectFailed(str(exc).partition("\n")[0], exc.attempts))
+                except ConnectionLost:
+                    break
+                else:
+                    self._serve(inner)
+        except Exception:
+            logger.exception("a bug in understudy: the reading thread ends")
+        finally:
+            session.ended()
+
+    def _serve(self, inner: Inner) -> None:
+        over_message = False
+        reason = "closed"
+        try:
+            inner.take_over()
+            self.inner = inner
+            self._restore(inner)
+            while not self._session.is_closed:
+                self._step(inner)
+        except OverMessage as exc:
+            over_message, reason = True, str(exc)
+        except (WireBroken, ProtocolError) as exc:
+            reason = inner.dead or str(exc)
+        except DeadlinePassed:
+            limit = self._session.options.connect_timeout
+            reason = f"the subscriptions were not restored within connectTimeout={limit} ms"
+        except Exception as exc:
+            logger.exception("a bug in understudy: the connection is left")
+            reason = f"{type(exc).__name__}: {exc}"
+        self._lost(inner, reason, over_message)
+
+    def _step(self, inner: Inner) -> None:
+        """Write what may be written, wait, take in what has come."""
+        session = self._session
+        with session.lock:
+            session.sender.pump(inner)
+            is_full = session.dispatcher.is_full
+            reading = not is_full or session.awaits_answers
+            inner.is_paused = not reading
+            self.is_asleep = True
+        if is_full and reading and session.dispatcher.bytes > HELD_LIMIT:
+            raise ProtocolError(f"{HELD_LIMIT} bytes of messages came before an answer")
+        inner.wire.wait(NEVER, reading=reading)
+        self.is_asleep = False
+        if reading:
+            self._incoming.take(inner, inner.read())
+
+    # --- restoring ------------------------------------------------------------------------------
+
+    def _restore(self, inner: Inner) -> None:
+        session = self._session
+        deadline = Deadline(session.options.connect_timeout / 1000)
+        while True:
+            with session.lock:
+                missing = [s for s in session.subscriptions.values() if s.link is not inner]
+                if not missing:
+                    for transaction in session.transactions.values():
+                        self._begin_again(transaction, inner)
+                    is_first, session.is_connected = not session.is_connected, True
+                    session.link = inner
+                    break
+            for subscription in missing:
+                self._subscribe_again(subscription, inner, deadline)
+        self._tell_restored(inner, is_first)
+        session.link_changed()
+
+    def _subscribe_again(
+        self, subscription: Subscription, inner: Inner, deadline: Deadline
+    ) -> None:
+        with self._session.lock:
+            command = self._session.write_subscribe(subscription, inner)
+        while not command.is_done:
+            inner.wire.wait(deadline)
+            self._incoming.take(inner, inner.read())
+            deadline.check()
+        self._session.subscribed(subscription, command, inner)
+
+    def _begin_again(self, transaction: Transaction, inner: Inner) -> None:
+        """The lock is held."""
+        session = self._session
+        if transaction.link is inner or transaction.log.is_doomed:
+            return
+        transaction.link = inner
+        inner.send(encode("BEGIN", transaction.headers, version=session.handshake.version))
+        for message in transaction.log.replay:
+            message.resend = True
+            receipt = session.transaction_receipt(transaction, inner)
+            inner.send(message.frame(inner.dialect, receipt))
+        session.sender.note_other_frame()
+
+    def _tell_restored(self, inner: Inner, is_first: bool) -> None:
+        session = self._session
+        shown = self._incoming.shown(inner.connected)
+        place = session.transport.current_host_and_port
+        jobs: list[Job] = [("resumed", (shown,), 0, None)]
+        if is_first:
+            jobs = [("connecting", (place,), 0, None), ("connected", (shown,), 0, None)]
+        session.dispatcher.put(jobs)
+
+    # --- losing ---------------------------------------------------------------------------------
+
+    def _lost(self, inner: Inner, reason: str, over_message: bool) -> None:
+        session = self._session
+        with session.lock:
+            was_up = session.link is inner
+            session.link = self.inner = None
+            if over_message:
+                session.sender.closed_over_message(reason)
+            else:
+                session.sender.link_lost()
+            for subscription in session.subscriptions.values():
+                subscription.link = None
+            for transaction in session.transactions.values():
+                transaction.link_lost()
+            commands = session.forget_commands()
+        for command in commands:
+            command.lose()
+        monitor.forget(inner)
+        if session.is_over:
+            session.supervisor.released(inner)
+        else:
+            session.supervisor.lost(inner, reason)
+            if was_up:
+                session.dispatcher.put([("interrupted", (reason,), 0, None)])
+        inner.sever(reason)
+        inner.close()

@@ -1,0 +1,259 @@
+"""Sends messages: every one goes through the outbox, confirmed one by one or tracked.
+
+Rules
+* A message leaves the outbox when its receipt has come, when it was refused, or when its caller's
+  time is up; see `core.outbox`. What was on its way when a link broke is sent again, marked.
+* Without trackMessages the caller waits for his own receipt; with it he waits only for room.
+* Where receipts are cumulative (ActiveMQ) a batch asks for one, with its last message.
+* The lock is the session's. Writing under it never waits, see `wire`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from understudy import errors
+from understudy.core.events import MessageFailed
+from understudy.core.outbox import Entry, Outbox
+from understudy.failover.deadline import Deadline
+from understudy.failover.notifier import logger
+from understudy.failover.waiters import Waiter, Waiters
+from understudy.stomp.errors import Refused, SendTimeout
+from understudy.stomp.inner import Inner
+from understudy.stomp.message import OutMessage
+from understudy.stomp.wire import WireBroken
+
+if TYPE_CHECKING:
+    from understudy.stomp.session import Session
+
+__all__ = ["Sender"]
+
+SLICE = 0.1  # s between two looks at whether anybody still tries to connect
+BATCH = 64  # messages for one call to the network, and on ActiveMQ for one receipt
+MOST_WAITING = 1 << 20  # bytes that may wait for the kernel; more stay in the outbox
+FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
+RECEIPT = "u"  # receipts of messages: u1, u2, …; c1, c2, … are those of commands
+
+
+class Sender:
+    def __init__(self, session: Session, lock: threading.RLock) -> None:
+        options = session.options
+        self.is_tracking = options.track_messages
+        self.confirms = options.confirms
+        limit = options.max_cache_size if self.is_tracking else sys.maxsize
+        self.outbox: Outbox[OutMessage] = Outbox(limit)
+        self._session = session
+        self._lock = lock
+        self._tag = 0
+        self._room = Waiters()  # who waits for something to leave the outbox
+        self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
+        self._given_up: errors.ConnectFailed | None = None
+        self._others_since = -1  # the newest tag when a frame of another kind was sent; -1 = none
+
+    def __repr__(self) -> str:
+        return f"<Sender {self.outbox!r}>"
+
+    # --- the callers' side ----------------------------------------------------------------------
+
+    def send(self, message: OutMessage, deadline: Deadline) -> None:
+        """Return when it is confirmed, or tracked; SendTimeout, Refused, ConnectFailed."""
+        with self._lock:
+            self._given_up = None
+            is_in = self.outbox.offer(message, message.size, message.key)
+            if is_in:
+                self._session.something_to_send()
+        if not is_in:
+            self._wait_for_room(message, deadline)
+        if not message.is_tracked:
+            self._wait(message, deadline)
+
+    def _wait(self, message: OutMessage, deadline: Deadline) -> None:
+        bell = message.bell
+        assert bell is not None
+        try:
+            while not message.is_settled and (left := deadline.remaining()) > 0:
+                bell.wait(min(left, SLICE))
+                if not message.is_settled:
+                    self._session.hurry()
+        except BaseException:  # a signal: nobody waits for it any more
+            with self._lock:
+                self.outbox.drop(message.key, message)
+            raise
+        if not message.is_settled:
+            with self._lock:
+                dropped = self.outbox.drop(message.key, message)
+            if dropped is not None:
+                raise self._timed_out(message, dropped.is_in_doubt, deadline)
+        if message.error is not None:
+            raise message.error
+
+    def _timed_out(
+        self, message: OutMessage, written: bool, deadline: Deadline
+    ) -> errors.SendTimeout:
+        state = "in doubt: it may have reached a broker" if written else "never sent"
+        return SendTimeout(
+            f"message {message.key} was not confirmed within "
+            f"timeout={(deadline.seconds or 0) * 1000:.0f} ms ({state})",
+            message_id=message.key,
+            written=written,
+            attempts=self._session.supervisor.attempts,
+        )
+
+    def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
+        waiter = Waiter()
+        try:
+            while True:
+                with self._lock:
+                    self._room.add(waiter)
+                    self._session.check_open()
+                    if self.outbox.offer(message, message.size, message.key):
+                        self._session.something_to_send()
+                        return
+                    if self._given_up is not None:
+                        raise self._given_up
+                left = deadline.remaining()
+                if left <= 0:
+                    raise SendTimeout(
+                        f"message {message.key} was never sent: the outbox stayed full for "
+                        f"timeout={(deadline.seconds or 0) * 1000:.0f} ms",
+                        message_id=message.key,
+                        attempts=self._session.supervisor.attempts,
+                    )
+                waiter.wait(min(left, SLICE))
+                self._session.hurry()
+        finally:
+            self._room.discard(waiter)
+
+    def flush(self, deadline: Deadline) -> bool:
+        """Wait until the outbox is empty; False at the deadline. Raises what was refused."""
+        waiter = Waiter()
+        try:
+            with self._lock:
+                self._given_up = None
+                self._session.something_to_send()
+            while True:
+                with self._lock:
+                    self._room.add(waiter)
+                    if self.outbox.is_empty:
+                        failure = self._failures[0] if self._failures else None
+                        self._failures.clear()
+                        break
+                    if self._given_up is not None:
+                        raise self._given_up
+                left = deadline.remaining()
+                if left <= 0:
+                    return False
+                waiter.wait(min(left, SLICE))
+                self._session.hurry()
+        finally:
+            self._room.discard(waiter)
+        if failure is not None:
+            raise failure
+        return True
+
+    # --- the link's side; the lock is held ------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer to a message."""
+        return self.outbox.is_empty
+
+    def note_other_frame(self) -> None:
+        """A frame of another kind is written now: an ERROR may be about that."""
+        self._others_since = self._tag
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether an ERROR can only be about a message."""
+        return self._others_since < 0
+
+    def pump(self, link: Inner) -> None:
+        """Write what may be written now; a broken link is found by its reader."""
+        dialect = link.dialect
+        while link.wire.waiting_bytes < MOST_WAITING and (
+            entries := self.outbox.next_unwritten(BATCH)
+        ):
+            last = entries[-1]
+            pieces = []
+            for entry in entries:
+                message = entry.item
+                message.resend = entry.attempts > 0
+                self._tag += 1
+                self.outbox.written(entry, self._tag)
+                asks = self.confirms and (entry is last or not dialect.receipts_are_cumulative)
+                pieces.append(message.frame(dialect, f"{RECEIPT}{self._tag}" if asks else None))
+            try:
+                link.send(*pieces)
+            except WireBroken:
+                return
+            if not self.confirms:
+                self._settle(self.outbox.confirmed(self._tag, multiple=True))
+
+    def _settle(self, entries: list[Entry[OutMessage]]) -> list[OutMessage]:
+        for entry in entries:
+            entry.item.settle()
+        self._room.ring()
+        return [entry.item for entry in entries]
+
+    def receipt(self, tag: int, link: Inner) -> list[OutMessage]:
+        """The broker has it, and where receipts are cumulative, all before it."""
+        if tag > self._others_since:
+            self._others_since = -1
+        cumulative = link.dialect.receipts_are_cumulative
+        return self._settle(self.outbox.confirmed(tag, multiple=cumulative))
+
+    def refused(self, tag: int, text: str) -> str | None:
+        """The broker's ERROR names this message; the receipt that its sender asked for."""
+        receipt = None
+        for entry in self.outbox.refused(tag):
+            receipt = entry.item.receipt
+            self._fail(entry, f"message {entry.key} was refused: {text}")
+        return receipt
+
+    def _fail(self, entry: Entry[OutMessage], text: str) -> None:
+        error = Refused(text, message_id=entry.key)
+        entry.item.settle(error)
+        if entry.item.is_tracked:
+            self._failures.append(error)
+            endpoint = str(self._session.supervisor.current or "")
+            self._session.supervisor.tell(MessageFailed(endpoint, text, message_id=entry.key))
+        self._room.ring()
+
+    def link_lost(self) -> None:
+        """No message's fault."""
+        self.outbox.link_lost()
+        self._tag = 0
+        self._others_since = -1
+
+    def closed_over_message(self, text: str) -> None:
+        """The broker answered with an ERROR that may be about a message, and says not which."""
+        poison = self.outbox.channel_closed(alone=self.is_alone)
+        self._tag = 0
+        self._others_since = -1
+        if poison is not None:
+            self._fail(poison, f"message {poison.key} was refused: {text}")
+
+    def gave_up(self, error: errors.ConnectFailed) -> None:
+        """Whoever waits gets this error; tracked messages stay for a later connection."""
+        self._given_up = error
+        self.end_waiting(error)
+
+    def end_waiting(self, error: Exception) -> None:
+        waiting = [] if self.is_tracking else self.outbox.keys()
+        for key in waiting:
+            entry = self.outbox.drop(key)
+            if entry is not None:
+                entry.item.settle(error)
+        self._room.ring()
+
+    def tell_left_behind(self, reason: str) -> None:
+        """What is tracked and not confirmed, at the end."""
+        with self._lock:
+            left = self.outbox.keys()
+        if left:
+            logger.error("%d tracked messages are left: %s: %s", len(left), reason, ", ".join(left))
+        for key in left:
+            self._session.supervisor.tell(MessageFailed(reason=reason, message_id=key))
