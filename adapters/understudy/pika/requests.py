@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pika import exceptions
 
 from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.supervisor import Supervisor
 from understudy.pika.errors import SendTimeout, refused
-from understudy.pika.link import Ask, LinkChannel, LinkLost
+from understudy.pika.link import Ask, Link, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.session import Session
 from understudy.pika.wire import Wire
@@ -81,14 +82,19 @@ class Requests:
                 return ask
 
 
-def timed_out(name: str, session: Session, deadline: Deadline) -> SendTimeout:
+class Supervised(Protocol):
+    @property
+    def supervisor(self) -> Supervisor[Wire]: ...
+
+
+def timed_out(name: str, session: Supervised, deadline: Deadline) -> SendTimeout:
     limit = (deadline.seconds or 0) * 1000
     text = f"{name} did not finish within timeout={limit:.0f} ms"
     return SendTimeout(text, attempts=session.supervisor.attempts)
 
 
 def too_late(
-    message: OutMessage, written: bool, session: Session, deadline: Deadline
+    message: OutMessage, written: bool, session: Supervised, deadline: Deadline
 ) -> SendTimeout:
     state = "in doubt: it may have reached a broker" if written else "never sent"
     limit = (deadline.seconds or 0) * 1000
@@ -100,8 +106,8 @@ def too_late(
     )
 
 
-def check_size(message: OutMessage, wire: Wire) -> None:
+def check_size(message: OutMessage, link: Link) -> None:
     """Refuse what no broker of these limits could take; a link would be lost over it."""
-    if message.header_size > wire.frame_max:
-        text = f"its properties take {message.header_size} bytes, above {wire.frame_max}"
+    if message.header_size > link.frame_max:
+        text = f"its properties take {message.header_size} bytes, above {link.frame_max}"
         raise refused(ValueError(text), message.message_id)
