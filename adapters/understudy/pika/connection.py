@@ -19,6 +19,7 @@ from pika import exceptions, frame, spec, validators
 from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
+from understudy.failover.supervisor import Supervisor
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed
@@ -26,7 +27,7 @@ from understudy.pika.link import LinkLost
 from understudy.pika.requests import timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher
-from understudy.pika.wire import Wire
+from understudy.pika.wire import Wakeup, Wire
 
 __all__ = ["BlockingConnection"]
 
@@ -81,7 +82,9 @@ class BlockingConnection(pika.BlockingConnection):
         self._on_blocked: list[Callable[..., Any]] = []
         self._on_unblocked: list[Callable[..., Any]] = []
         self._session.on_blocked = _blocked_handler(weakref.ref(self))
-        self._finalizer = weakref.finalize(self, self._session.supervisor.close)
+        self._finalizer = weakref.finalize(
+            self, _let_go, self._session.supervisor, self._session.wakeup
+        )
         self._finalizer.atexit = False
         deadline = self._session.deadline()
         try:
@@ -373,6 +376,12 @@ class BlockingConnection(pika.BlockingConnection):
             with self._session.lock:
                 for channel in list(self._session.channels.values()):
                     channel._forget_everything()
+
+
+def _let_go(supervisor: Supervisor[Wire], wakeup: Wakeup) -> None:
+    """The application has dropped its connection without closing it."""
+    supervisor.close()
+    wakeup.close()
 
 
 def _blocked_handler(reference: weakref.ref[BlockingConnection]) -> Callable[[Any], None]:

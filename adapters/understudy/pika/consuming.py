@@ -207,6 +207,15 @@ class Consuming(Requests):
         assert link is not None
         link.link.write(SETTLE.pack(1, link.number, SIZE, method_id, tag, bits, spec.FRAME_END))
 
+    def _give_back(self, deliveries: Iterable[Any]) -> None:
+        """Have the broker put back what the application has not seen; one that is gone did so."""
+        if not self._session.is_live or self._link is None:
+            return
+        for event in deliveries:
+            tag = event.method.delivery_tag - self._offset
+            if tag > 0:
+                self._write_settle(spec.Basic.Reject.INDEX, tag, 1)
+
     def _let_flow(self, wire: Any) -> None:
         try:
             self._session.wait(wire, lambda: wire.unwritten <= UNWRITTEN)
@@ -304,8 +313,7 @@ class Consuming(Requests):
             try:
                 pending = self._remove_pending_deliveries(consumer_tag)
                 if not info.auto_ack:
-                    for event in pending:
-                        self.basic_reject(event.method.delivery_tag, requeue=True)
+                    self._give_back(pending)
                 if not was_cancelled:
                     self._cancel_at_broker(consumer_tag)
                 if not info.auto_ack:
@@ -474,11 +482,10 @@ class Consuming(Requests):
             if generator is None:
                 logger.warning("cancel: there is no consumer generator any more")
                 return 0
-            for event in generator.pending_events:
-                if type(event) is Delivery:
-                    self._session.buffered -= len(event.body)
-                    if not generator.params[1]:
-                        self.basic_reject(event.method.delivery_tag, requeue=True)
+            unseen = [event for event in generator.pending_events if type(event) is Delivery]
+            self._session.buffered -= sum(len(event.body) for event in unseen)
+            if not generator.params[1]:
+                self._give_back(unseen)
             self.basic_cancel(generator.consumer_tag)
         return 0
 

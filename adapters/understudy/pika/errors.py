@@ -67,8 +67,9 @@ class RefusedByClosing(errors.Refused, exceptions.ChannelClosedByBroker):
     def __init__(
         self, message: str | None = None, *, message_id: str | None = None, code: int = 0
     ) -> None:
-        errors.Refused.__init__(self, message, message_id=message_id)
-        self.args = (code, str(message))  # pika reads reply_code and reply_text from here
+        self.message_id = message_id
+        # not the inherited ones: pika's take other arguments; it reads code and text from args
+        Exception.__init__(self, code, str(message))
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -86,8 +87,9 @@ class Nacked(errors.Refused, exceptions.NackError):
         message_id: str | None = None,
         messages: Sequence[Any] = (),
     ) -> None:
-        errors.Refused.__init__(self, message, message_id=message_id)
+        self.message_id = message_id
         self.messages = list(messages)
+        Exception.__init__(self, message)
 
     __repr__ = Exception.__repr__
 
@@ -102,8 +104,9 @@ class Unroutable(errors.Unroutable, exceptions.UnroutableError):
         message_id: str | None = None,
         messages: Sequence[Any] = (),
     ) -> None:
-        errors.Unroutable.__init__(self, message, message_id=message_id)
+        self.message_id = message_id
         self.messages = list(messages)
+        Exception.__init__(self, message)
 
     __repr__ = Exception.__repr__
 

@@ -71,6 +71,7 @@ class Session:
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.on_lost: list[Callable[[LinkLost], None]] = []
         self.wakeup = Wakeup()
+        self._is_over = False
         self._polling = False
         self._waiting = 0  # threads that wait for what another one reads
         self._recovering = False
@@ -131,6 +132,8 @@ class Session:
                 self.changed.notify_all()  # one of them goes on polling
             if wire is not self.wire:
                 wire.close()
+            if self._is_over:
+                self.wakeup.close()
 
     def _wait_for_change(self, seconds: float) -> None:
         self._waiting += 1
@@ -340,6 +343,9 @@ class Session:
                     self.wire = self._steps = None
                     wire.sever("closed")
             self.notify()
+            self._is_over = True
+            if not self._polling:
+                self.wakeup.close()
         self.supervisor.detach(self)
         self.supervisor.close()
 
@@ -364,7 +370,6 @@ class Session:
         self.is_closed = True
         self.wire = self._steps = None
         self.wakeup.close()
-        self.wakeup = Wakeup()
         self._polling = self._recovering = False
         self._waiting = 0
 
