@@ -1,0 +1,458 @@
+"""The keeper: one node's part in the contest for the lock. Pure: events and `now` in, actions out.
+
+Rules
+* Safety rests on the inequality of `timings` and on nothing else: a holder relies on its lease only
+  until the deadline counted from *before* its last acknowledged write was sent; a standby claims
+  only what it has watched unchanged for a whole lease, or what is proven free.
+* Only an answer that shows a newer record of somebody else is a loss. No answer, or any error,
+  proves nothing: it is tried again until the deadline.
+* Missing is not free: a void record is written in its place. That, and a tombstone of an earlier
+  life of the store, which may have gone back to older data, are watched for a lease like any
+  record, and the next token jumps by `JUMP`, past what may have been forgotten. Who has not looked
+  for a lease (frozen, cut off) watches anew.
+* A holder that finds its record gone, or older than it wrote, writes it again while its deadline
+  lasts, and not later: somebody else may have held the lock in between. A claim or renewal whose
+  answer was lost is recognised by reading.
+* One attempt is under way at a time; an answer to an earlier one is not listened to.
+* The lock is let go only after ``Fenced``: the broker is provably dead. Until then renewals go on,
+  unless the lock is somebody else's by now.
+
+The shell feeds `Tick` at `due` at the latest, does the actions in order, and answers each Read and
+Swap by `Seen` or `Failed` with its attempt's number. ``now`` is in seconds, of a clock that is
+never set and does not stand still while the machine sleeps.
+
+===========  ==========================================================================
+state        means
+===========  ==========================================================================
+WATCHING     standby: looks at the record, claims it when it may
+CLAIMING     a claim is under way
+HOLDING      the lock is ours; promoted as soon as a lease is known to be valid
+FENCING      the broker has to die: ours to let go, or lost
+RELEASING    the broker is dead; the tombstone is being written
+===========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TypeAlias
+
+from understudyd.lock.port import Observation
+from understudyd.lock.record import LockRecord
+from understudyd.lock.timings import DRIFT, Timings
+from understudyd.lock.words import (
+    Action,
+    Event,
+    Extend,
+    Failed,
+    Fence,
+    Fenced,
+    Hint,
+    Permit,
+    Promote,
+    Read,
+    Refuse,
+    Released,
+    Seen,
+    Step,
+    Swap,
+    Tick,
+)
+
+__all__ = ["Keeper", "State"]
+
+JUMP = 1000  # tokens skipped after the store may have forgotten some
+LOOKS = 4  # how often a standby looks within a renewal period, where nothing tells it of a change
+
+
+class State(Enum):
+    WATCHING = "watching"
+    CLAIMING = "claiming"
+    HOLDING = "holding"
+    FENCING = "fencing"
+    RELEASING = "releasing"
+
+
+@dataclass
+class _Attempt:
+    number: int
+    sent: float
+    record: LockRecord | None = None  # what a swap writes
+
+
+@dataclass
+class _Watch:
+    """What a standby saw, and since when it has not changed."""
+
+    observation: Observation
+    since: float
+    confirmed: float
+
+
+class Keeper:
+    def __init__(
+        self, group: str, node: str, instance: str, timings: Timings, *, api: str = ""
+    ) -> None:
+        """``instance`` is unique to this life of this sidecar."""
+        self.state = State.WATCHING
+        self.record: LockRecord | None = None  # ours, as it was last confirmed
+        self.observation: Observation | None = None  # what the store showed last
+        self.deadline = -math.inf  # until when our lease may be relied on
+        self.is_promoted = False
+        self.highest_token = 0
+        self._group = group
+        self._node = node
+        self._instance = instance
+        self._timings = timings
+        self._api = api
+        self._attempt: _Attempt | None = None
+        self._count = 0  # of attempts
+        self._sequence = 0  # the highest that we wrote, or tried to
+        self._next = -math.inf  # when to look, renew or try again
+        self._watch: _Watch | None = None
+        self._claim: _Attempt | None = None  # a claim that was never answered
+        self._claim_not_before = -math.inf  # so that one which fails at once is no hot loop
+        self._permit = Permit(False)
+        self._cause = ""  # of stepping down, for the tombstone
+        self._is_lost = False  # FENCING: the lock is somebody else's by now
+        self._give_up = math.inf  # RELEASING: when to stop trying
+        self._refused = ""
+
+    def __repr__(self) -> str:
+        version = f" {self.record.version}" if self.record else ""
+        return f"<Keeper {self._node} {self.state.value}{version}>"
+
+    @property
+    def token(self) -> int | None:
+        """The fencing token, while this node holds the lock."""
+        is_holder = self.state in (State.HOLDING, State.FENCING)
+        return self.record.token if is_holder and self.record else None
+
+    @property
+    def due(self) -> float:
+        """When to feed `Tick` at the latest."""
+        if self._attempt is not None:
+            moments = [self._attempt.sent + self._timings.attempt]
+        elif self.state is State.FENCING and self._is_lost:
+            moments = []
+        else:
+            moments = [self._next]
+        if self.state is State.HOLDING and self.is_promoted:
+            moments.append(self.deadline)
+        if self.state is State.WATCHING and self._attempt is None:
+            moments.append(self._claim_time())
+        return min(moments, default=math.inf)
+
+    def learn(self, token: int) -> None:
+        """A token was seen elsewhere: stamped on the shared store, or with a peer."""
+        self.highest_token = max(self.highest_token, token)
+
+    def receive(self, event: Event, now: float) -> list[Action]:
+        """Take in what happened; return what to do, in order."""
+        actions: list[Action] = []
+        if self.state is State.HOLDING and self.is_promoted and now >= self.deadline:
+            actions += self._fence("the lease could not be renewed in time", is_lost=False)
+        actions += _HANDLERS[type(event)](self, event, now)
+        return actions + self._go_on(now)
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def _tick(self, _: Event, now: float) -> list[Action]:
+        attempt = self._attempt
+        if attempt is not None and now >= attempt.sent + self._timings.attempt:
+            return self._failed(Failed(attempt.number, "no answer in time"), now)
+        return []
+
+    def _hint(self, _: Event, now: float) -> list[Action]:
+        if self.state is State.WATCHING:
+            self._next = min(self._next, now)
+        return []
+
+    def _permitted(self, event: Permit, now: float) -> list[Action]:
+        self._permit = event
+        return []
+
+    def _step_down(self, event: Step, now: float) -> list[Action]:
+        if self.state is State.HOLDING:
+            return self._fence(event.cause, is_lost=False)
+        return []
+
+    def _fenced(self, _: Event, now: float) -> list[Action]:
+        if self.state is not State.FENCING:
+            return []
+        assert self.observation is not None
+        if self._is_lost or not self._is_ours(self.observation):
+            return self._watch_anew(now)  # no tombstone where our record is not
+        self._begin_release(now)
+        return []
+
+    def _failed(self, event: Failed, now: float) -> list[Action]:
+        attempt = self._attempt
+        if attempt is None or attempt.number != event.attempt:
+            return []
+        self._attempt = None
+        # an attempt that timed out has waited long enough; one that failed fast has not
+        self._next = max(now, attempt.sent + self._timings.renew / LOOKS)
+        if self.state is State.CLAIMING:
+            self._claim = attempt
+            self._claim_not_before = self._next
+            self.state = State.WATCHING
+        return []
+
+    def _answered(self, event: Seen, now: float) -> list[Action]:
+        attempt = self._attempt
+        if attempt is None or attempt.number != event.attempt:
+            return []
+        self._attempt = None
+        self.observation = event.observation
+        if event.observation.record is not None:
+            self.learn(event.observation.record.token)
+        return _ANSWERS[self.state](self, attempt, event.observation, now)
+
+    # --- answers, by state ----------------------------------------------------------------------
+
+    def _watched(self, _: _Attempt, seen: Observation, now: float) -> list[Action]:
+        claim = self._claim
+        if claim is not None and claim.record is not None and not claim.record.is_void:
+            if seen.incarnation != claim.record.incarnation:
+                self._claim = None  # what is there now may be older than it looks
+            elif seen.record == claim.record:
+                return self._won(claim, seen, now)
+        self._next = now + self._timings.renew / LOOKS
+        known = self._watch
+        if known is None or known.observation != seen:
+            self._watch = _Watch(seen, now, now)
+        else:
+            known.confirmed = now
+        is_alive = known is not None and known.observation.version != seen.version
+        return self._check(seen.record, is_alive, now)
+
+    def _claimed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+        if seen.record == attempt.record and seen.record and not seen.record.is_void:
+            return self._won(attempt, seen, now)
+        self.state = State.WATCHING
+        return self._watched(attempt, seen, now)
+
+    def _won(self, claim: _Attempt, seen: Observation, now: float) -> list[Action]:
+        self.state = State.HOLDING
+        self.is_promoted = self._is_lost = False
+        self._watch = self._claim = None
+        return self._acknowledged(claim, seen, now)
+
+    def _acknowledged(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+        """A write of ours is in the store: a claim or a renewal."""
+        was_valid = now < self.deadline
+        self.record = seen.record
+        self.deadline = attempt.sent + self._timings.budget
+        self._next = attempt.sent + self._timings.renew
+        if self.is_promoted:
+            return [Extend(self.deadline)] if was_valid else []
+        if not self._permit.may_campaign:
+            self._cause = "not to be master any more"
+            self._begin_release(now)
+            return []
+        if now >= self.deadline:  # a claim that was found late
+            self._next = now
+            return []
+        assert self.record is not None
+        self.is_promoted = True
+        return [Promote(self.record.token, self.deadline, self.record.cause)]
+
+    def _renewed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+        if seen.record == attempt.record:
+            return self._acknowledged(attempt, seen, now)
+        is_lost = self._is_somebody_elses(seen)
+        if not is_lost and (self._is_ours(seen) or now < self.deadline):
+            self._next = now  # write it again
+            return []
+        if self.state is State.FENCING:
+            self._is_lost = True
+            return []
+        if not self.is_promoted:  # a claim that was found late and is gone again
+            return self._watch_anew(now)
+        assert is_lost
+        assert seen.record is not None
+        what = "was released by our guard" if seen.record.released else "is held"
+        who = f"the lock {what}: {seen.record.holder}, token {seen.record.token}"
+        return self._fence(who, is_lost=True)
+
+    def _tombstoned(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+        is_written = seen.record == attempt.record
+        if is_written or not self._is_ours(seen) or self._is_somebody_elses(seen):
+            return self._watch_anew(now)
+        self._next = now  # an earlier write of ours, whose answer was lost
+        return []
+
+    def _is_ours(self, seen: Observation) -> bool:
+        """Whether the store shows a write of ours, not gone back; perhaps another than we know."""
+        ours, theirs = self.record, seen.record
+        assert ours is not None
+        return theirs is not None and (theirs.token, theirs.instance, theirs.incarnation) == (
+            ours.token,
+            ours.instance,
+            seen.incarnation,
+        )
+
+    def _is_somebody_elses(self, seen: Observation) -> bool:
+        """Whether a newer record shows that the lock is not ours any more."""
+        ours, theirs = self.record, seen.record
+        assert ours is not None
+        if theirs is None or theirs.is_void or theirs.token < ours.token:
+            return False  # gone, or gone back to older data: ours is to be written again
+        if theirs.token > ours.token or theirs.instance != self._instance:
+            return True
+        return theirs.released  # by our guard, which knows that the broker is dead
+
+    def _check(self, record: LockRecord | None, is_alive: bool, now: float) -> list[Action]:
+        """Refuse to campaign beside somebody whom we do not fit together with."""
+        cause = self._refused
+        if record is not None and record.group != self._group:
+            cause = f"the lock is used by group {record.group!r}, this node is of {self._group!r}"
+        elif record is None or record.is_void or not is_alive:
+            watch = self._watch
+            is_over = (
+                record is None or record.is_void or (watch and now - watch.since > self._patience)
+            )
+            cause = "" if is_over else cause
+        elif record.instance != self._instance and record.holder == self._node:
+            cause = f"another sidecar of the name {self._node!r} has the lock"
+        elif record.lease != self._timings.lease and not record.released:
+            cause = (
+                f"{record.holder} has the lock with lease={record.lease:g}, this node has "
+                f"lease={self._timings.lease:g}; all nodes of a group need the same timings"
+            )
+        is_news = cause != self._refused
+        self._refused = cause
+        return [Refuse(cause)] if cause and is_news else []
+
+    # --- what to do next ------------------------------------------------------------------------
+
+    def _go_on(self, now: float) -> list[Action]:
+        if self._attempt is not None:
+            return []
+        if self.state is State.WATCHING:
+            return self._look_or_claim(now)
+        if self.state is State.RELEASING and now >= self._give_up:
+            return self._watch_anew(now) + self._look_or_claim(now)
+        if now < self._next or (self.state is State.FENCING and self._is_lost):
+            return []
+        assert self.record is not None
+        assert self.observation is not None
+        is_release = self.state is State.RELEASING
+        record = replace(
+            self.record,
+            sequence=self._new_sequence(),
+            incarnation=self.observation.incarnation,
+            released=is_release,
+            cause=self._cause if is_release else self.record.cause,
+        )
+        return [self._swap(self.observation, record, now)]
+
+    def _look_or_claim(self, now: float) -> list[Action]:
+        if self._watch is not None and now - self._watch.confirmed > self._patience:
+            self._watch = None  # we were frozen, or cut off: what we saw is too long ago
+        watch = self._watch
+        if watch is not None and now >= self._claim_time():
+            self.state = State.CLAIMING
+            return [self._swap(watch.observation, self._new_record(watch), now)]
+        if now < self._next:
+            return []
+        self._count += 1
+        self._attempt = _Attempt(self._count, now)
+        return [Read(self._count)]
+
+    def _swap(self, expected: Observation, record: LockRecord, now: float) -> Swap:
+        self._count += 1
+        self._attempt = _Attempt(self._count, now, record)
+        return Swap(self._count, expected, record)
+
+    def _new_sequence(self) -> int:
+        """Each write gets one of its own, also when it repeats a write that was not answered: seen
+        in the store it must tell which of the two was carried out, and so when it was sent."""
+        there = self.observation.record if self.observation else None
+        self._sequence = max(self._sequence, there.sequence if there else 0) + 1
+        return self._sequence
+
+    def _claim_time(self) -> float:
+        """When the record may be claimed, as far as is known."""
+        watch = self._watch
+        if watch is None or not self._permit.may_campaign or self._refused:
+            return math.inf
+        is_due = watch.observation.is_proven_free or watch.observation.record is None
+        patience = 0.0 if is_due else self._patience
+        return max(watch.since + patience + self._permit.delay, self._claim_not_before)
+
+    @property
+    def _patience(self) -> float:
+        """A lease, of the longer kind where the record's is another."""
+        record = self._watch.observation.record if self._watch else None
+        theirs = 0.0 if record is None else record.lease * (1 + DRIFT)
+        return max(self._timings.patience, theirs)
+
+    def _new_record(self, watch: _Watch) -> LockRecord:
+        """A claim; or the void record that has to be watched first."""
+        seen, before = watch.observation, watch.observation.record
+        is_void = before is None and not seen.is_free
+        if before is None or before.is_void:
+            cause = "there was no record"
+        elif before.released:
+            cause = f"{before.holder} let go: {before.cause}"
+        else:
+            cause = f"{before.holder} was not heard of for {self._patience:.1f} s"
+        is_continued = (
+            before is not None and not before.is_void and before.incarnation == seen.incarnation
+        )
+        return LockRecord(
+            group=self._group,
+            holder="" if is_void else self._node,
+            instance=self._instance,
+            token=self.highest_token + (0 if is_void else 1 if is_continued else JUMP),
+            sequence=self._new_sequence(),
+            lease=self._timings.lease,
+            incarnation=seen.incarnation,
+            api=self._api,
+            cause=cause,
+        )
+
+    def _fence(self, cause: str, *, is_lost: bool) -> list[Action]:
+        self.state = State.FENCING
+        self._is_lost = is_lost
+        self._cause = cause
+        return [Fence(cause, self.deadline, is_lost)]
+
+    def _begin_release(self, now: float) -> None:
+        self.state = State.RELEASING
+        self._give_up = now + self._timings.lease
+        self._next = now
+
+    def _watch_anew(self, now: float) -> list[Action]:
+        self.state = State.WATCHING
+        self.record = self._watch = self._claim = None
+        self.deadline = -math.inf
+        self.is_promoted = self._is_lost = False
+        self._next = now
+        return [Released()]
+
+
+Handler: TypeAlias = Callable[..., list[Action]]
+
+_HANDLERS: dict[type, Handler] = {
+    Tick: Keeper._tick,
+    Hint: Keeper._hint,
+    Seen: Keeper._answered,
+    Failed: Keeper._failed,
+    Permit: Keeper._permitted,
+    Step: Keeper._step_down,
+    Fenced: Keeper._fenced,
+}
+
+_ANSWERS: dict[State, Handler] = {
+    State.WATCHING: Keeper._watched,
+    State.CLAIMING: Keeper._claimed,
+    State.HOLDING: Keeper._renewed,
+    State.FENCING: Keeper._renewed,
+    State.RELEASING: Keeper._tombstoned,
+}

@@ -1,0 +1,64 @@
+"""The lock port: what the keeper needs of a store, and what a store answers.
+
+Rules
+* Three answers, and only one of them is a loss. *Held by another*: the store shows a record that
+  is somebody else's and newer. *Gone*: no record, which is unknown and not free. Everything else,
+  time-outs and errors of any class, is *unavailable* (raised as `Unavailable`) and proves nothing.
+* A swap is atomic: it writes only if the store still shows exactly what was expected, in the same
+  incarnation. A swap that raised may have happened, or may still happen, once; reading tells.
+* Calls block, at most for about ``timeout`` seconds, and are made from one thread at a time. None
+  of them retries: the keeper owns the deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from understudy.errors import UnderstudyError
+from understudyd.lock.record import LockRecord, Version
+
+__all__ = ["LockBackend", "Observation", "Unavailable"]
+
+
+class Unavailable(UnderstudyError):
+    """The lock's store could not be asked; nothing is known."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the store showed at one moment."""
+
+    record: LockRecord | None
+    incarnation: str  # this life of the store
+    #: no living process holds the lock, by a proof that needs no waiting (flock on a local
+    #: filesystem, whose descriptor the broker itself has inherited)
+    is_free: bool = False
+
+    @property
+    def version(self) -> Version | None:
+        return None if self.record is None else self.record.version
+
+    @property
+    def is_proven_free(self) -> bool:
+        """Free without watching: proven so, or released in this life of the store."""
+        record = self.record
+        released = record is not None and record.released
+        return self.is_free or (
+            released and record is not None and record.incarnation == self.incarnation
+        )
+
+
+class LockBackend(Protocol):
+    def read(self, timeout: float) -> Observation:
+        """What is there now. Raises Unavailable, or RecordError for what is no lock record."""
+
+    def swap(self, expected: Observation, record: LockRecord, timeout: float) -> Observation:
+        """Write ``record`` if the store still shows ``expected``; return what it shows then.
+
+        It was written if the answer's record equals ``record``. Raises Unavailable: perhaps
+        written.
+        """
+
+    def close(self) -> None:
+        """Let go of connections; never of a lock that a broker may rely on."""
