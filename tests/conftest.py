@@ -128,3 +128,12 @@ def _one(server: S) -> Iterator[S]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(params=["rabbitmq", "activemq"])
+def stomp_broker(request: pytest.FixtureRequest) -> RabbitMQ | ActiveMQ:
+    """Each shared broker that speaks STOMP; leave it running."""
+    broker: RabbitMQ | ActiveMQ = request.getfixturevalue(
+        "rabbit_a" if request.param == "rabbitmq" else "activemq"
+    )
+    return broker

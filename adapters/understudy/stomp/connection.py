@@ -6,7 +6,6 @@ The methods that build frames (send, subscribe, ack, begin, …) are stomp.py's;
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -81,7 +80,6 @@ class Failover:
         self._auto_decode = auto_decode
         self._bind = bind_host_port
         self._commands: Commands | None = None
-        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.transport.session or self.uri}>"
@@ -103,7 +101,7 @@ class Failover:
         connected, or raises ConnectFailed after ``timeout`` or startupMaxReconnectAttempts.
         """
         deadline = self._deadline()
-        with self._lock:
+        with self.transport.connecting:
             session = self.transport.session
             if session is None or session.is_closed:
                 shown = Frame("CONNECT", merge_headers([headers, keyword_headers]), "")
@@ -132,6 +130,7 @@ class Failover:
             beats=self.heartbeats,
             decode=self._decoded,
             on_event=self._on_event,
+            before=self.transport.session,
         )
 
     def disconnect(

@@ -57,7 +57,7 @@ class Reader:
             session.ended()
 
     def _serve(self, inner: Inner) -> None:
-        over_message = False
+        cause: Exception | None = None
         reason = "closed"
         try:
             inner.take_over()
@@ -66,16 +66,16 @@ class Reader:
             while not self._session.is_closed:
                 self._step(inner)
         except OverMessage as exc:
-            over_message, reason = True, str(exc)
+            cause, reason = exc, str(exc)
         except (WireBroken, ProtocolError) as exc:
-            reason = inner.dead or str(exc)
+            cause, reason = exc, inner.dead or str(exc)
         except DeadlinePassed:
             limit = self._session.options.connect_timeout
             reason = f"the subscriptions were not restored within connectTimeout={limit} ms"
         except Exception as exc:
             logger.exception("a bug in understudy: the connection is left")
             reason = f"{type(exc).__name__}: {exc}"
-        self._lost(inner, reason, over_message)
+        self._lost(inner, reason, cause)
 
     def _step(self, inner: Inner) -> None:
         """Write what may be written, wait, take in what has come."""
@@ -147,13 +147,15 @@ class Reader:
 
     # --- losing ---------------------------------------------------------------------------------
 
-    def _lost(self, inner: Inner, reason: str, over_message: bool) -> None:
+    def _lost(self, inner: Inner, reason: str, cause: Exception | None) -> None:
         session = self._session
         with session.lock:
             was_up = session.link is inner
             session.link = self.inner = None
-            if over_message:
+            if isinstance(cause, OverMessage):
                 session.sender.closed_over_message(reason)
+            elif is_silent_close(inner, cause):
+                session.sender.closed_silently()
             else:
                 session.sender.link_lost()
             for subscription in session.subscriptions.values():
@@ -172,3 +174,9 @@ class Reader:
                 session.dispatcher.put([("interrupted", (reason,), 0, None)])
         inner.sever(reason)
         inner.close()
+
+
+def is_silent_close(inner: Inner, cause: Exception | None) -> bool:
+    """Whether the broker closed in good order, and is one that refuses messages that way."""
+    by_peer = isinstance(cause, WireBroken) and cause.orderly and inner.dead is None
+    return by_peer and inner.dialect.refuses_silently

@@ -34,23 +34,27 @@ __all__ = ["Sender"]
 SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 BATCH = 64  # messages for one call to the network, and on ActiveMQ for one receipt
 MOST_WAITING = 1 << 20  # bytes that may wait for the kernel; more stay in the outbox
+SILENT_CLOSES = 4  # a broker that dies this often with one message on its way is improbable
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 RECEIPT = "u"  # receipts of messages: u1, u2, …; c1, c2, … are those of commands
 
 
 class Sender:
-    def __init__(self, session: Session, lock: threading.RLock) -> None:
+    def __init__(
+        self, session: Session, lock: threading.RLock, outbox: Outbox[OutMessage] | None
+    ) -> None:
         options = session.options
         self.is_tracking = options.track_messages
         self.confirms = options.confirms
-        limit = options.max_cache_size if self.is_tracking else sys.maxsize
-        self.outbox: Outbox[OutMessage] = Outbox(limit)
+        self._limit = options.max_cache_size if self.is_tracking else sys.maxsize
+        self.outbox: Outbox[OutMessage] = Outbox(self._limit) if outbox is None else outbox
         self._session = session
         self._lock = lock
         self._tag = 0
         self._room = Waiters()  # who waits for something to leave the outbox
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
         self._given_up: errors.ConnectFailed | None = None
+        self._silent: tuple[str, int] = ("", 0)  # message, how often the link ended over it
         self._others_since = -1  # the newest tag when a frame of another kind was sent; -1 = none
 
     def __repr__(self) -> str:
@@ -228,6 +232,25 @@ class Sender:
         self._tag = 0
         self._others_since = -1
 
+    def closed_silently(self) -> None:
+        """The broker closed in good order and without a word, where that may be a refusal.
+
+        It may as well be the broker's end. So it takes many in a row, with the same message as the
+        oldest one on its way, before the poison rule of the outbox begins.
+        """
+        if not self.outbox.in_flight:
+            self.link_lost()
+            return
+        key = self.outbox.keys()[0]
+        times = self._silent[1] + 1 if key == self._silent[0] else 1
+        self._silent = key, times
+        if times < SILENT_CLOSES and not self.outbox.is_probing:
+            self.link_lost()
+        else:
+            self.closed_over_message(
+                "the broker closed the connection without a word each time it was sent"
+            )
+
     def closed_over_message(self, text: str) -> None:
         """The broker answered with an ERROR that may be about a message, and says not which."""
         poison = self.outbox.channel_closed(alone=self.is_alone)
@@ -248,6 +271,10 @@ class Sender:
             if entry is not None:
                 entry.item.settle(error)
         self._room.ring()
+
+    def abandon(self) -> None:
+        """In a forked child the messages are the parent's to send."""
+        self.outbox = Outbox(self._limit)
 
     def tell_left_behind(self, reason: str) -> None:
         """What is tracked and not confirmed, at the end."""

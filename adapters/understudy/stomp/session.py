@@ -10,8 +10,10 @@ Rules
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,19 @@ GOODBYE = 1.0  # s that a graceful end may take beyond the flush
 CLOSED = "the connection was closed while this call waited"
 
 
+_tracking: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+@atexit.register
+def _flush_at_exit() -> None:
+    """What is still to be sent when the interpreter exits; nobody is left to catch anything."""
+    for session in [session for session in _tracking if not session.is_closed]:
+        try:
+            session.flush_at_close()
+        except errors.DeliveryFailed as exc:
+            logger.error("a tracked message was refused: %s", exc)
+
+
 class Session:
     def __init__(
         self,
@@ -53,7 +68,9 @@ class Session:
         beats: tuple[int, int] = (0, 0),
         decode: Callable[[bytes], Any],
         on_event: EventCallback | None = None,
+        before: Session | None = None,
     ) -> None:
+        """``before`` is the session that ended before; what it tracked and left behind is ours."""
         self.uri = uri
         self.options = uri.options
         self.handshake = handshake
@@ -75,12 +92,16 @@ class Session:
         self._wanted = threading.Event()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self.sender = Sender(self, self.lock)
+        self.sender: Sender = Sender(
+            self, self.lock, None if before is None else before.sender.outbox
+        )
         self.dispatcher = Dispatcher(transport.notify, self._has_room, transport.create_thread_fc)
         self.reader = Reader(self, Incoming(self, decode))
         dialer = StompDialer(handshake, transport, uri.options.heartbeat, beats, self._died)
         self.supervisor: Supervisor[Inner] = Supervisor(uri, dialer, on_event=on_event)
         forking.register(self)
+        if self.options.track_messages:
+            _tracking.add(self)
 
     def __repr__(self) -> str:
         return f"<Session {self.supervisor!r} {self.sender!r}>"
@@ -331,6 +352,8 @@ class Session:
     def abandon(self) -> None:
         """A forked child has no connection; what was to be sent is the parent's to send."""
         self.lock = threading.RLock()
+        self.transport.connecting = threading.RLock()
         self.is_connected = False
+        self.sender.abandon()
         self.link = self.reader.inner = None
         self.is_closed = self.is_over = True

@@ -32,18 +32,16 @@ class Transport(Publisher):
         self.create_thread_fc: Callable[[Callable[[], None]], Any] | None = None
         self._receipts: dict[str, Any] = {}
         self._tls: dict[tuple[str, int], dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self.connecting = threading.RLock()  # one connect() at a time
 
     # --- listeners ------------------------------------------------------------------------------
 
     def set_listener(self, name: str, listener: Any) -> None:
         assert listener is not None
-        with self._lock:
-            self.listeners[name] = listener
+        self.listeners[name] = listener
 
     def remove_listener(self, name: str) -> None:
-        with self._lock:
-            del self.listeners[name]
+        del self.listeners[name]
 
     def get_listener(self, name: str) -> Any:
         return self.listeners.get(name)
@@ -53,9 +51,7 @@ class Transport(Publisher):
 
     def notify(self, kind: str, *arguments: Any) -> None:
         """Call ``on_<kind>`` of every listener that has it, in the order of their names."""
-        with self._lock:
-            listeners = sorted(self.listeners.items())
-        for name, listener in listeners:
+        for name, listener in sorted(self.listeners.items()):
             method = getattr(listener, f"on_{kind}", None)
             if method is None:
                 continue
