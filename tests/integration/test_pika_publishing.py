@@ -253,9 +253,9 @@ def test_refused_by_the_broker_is_the_applications_error(
     with pytest.raises(pika.exceptions.ChannelClosedByBroker) as caught:
         channel.basic_publish(unique, "", b"", pika.BasicProperties(message_id="m1"))
     refusal: Any = caught.value
+    assert refusal.reply_code == 404
     assert isinstance(refusal, errors.Refused)
     assert refusal.message_id == "m1"
-    assert refusal.reply_code == 404
     assert "m1" in str(caught.value)
     assert channel.is_closed
     assert connection.is_open
@@ -286,9 +286,9 @@ def test_unroutable_and_nack_with_and_without_confirm_delivery(
     with pytest.raises(pika.exceptions.UnroutableError) as unroutable:
         channel.basic_publish("", "nowhere", "back", mandatory=True)
     error: Any = unroutable.value
-    assert isinstance(error, errors.Unroutable)
     assert error.messages[0].body == b"back"
     assert error.message_id == error.messages[0].properties.headers["x-understudy-id"]
+    assert isinstance(error, errors.Unroutable)
     with pytest.raises(pika.exceptions.NackError) as nacked:
         channel.basic_publish("", unique, "full")
     assert isinstance(nacked.value, errors.Refused)

@@ -122,6 +122,9 @@ class Transactions(Consuming):
             wire = session.usable(deadline)
         except DeadlinePassed:
             raise timed_out("Tx.Commit", session, deadline) from None
+        wire.serve()  # a loss that can be seen before the commit is written leaves no doubt
+        if wire.lost is not None:
+            raise wire.lost
         link = self._open_link()
         if log.is_doomed:
             raise LinkLost("doomed by the loss")
