@@ -49,10 +49,10 @@ class MemoryBackend:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def read(self, timeout: float) -> Observation:
+    def read(self) -> Observation:
         return self._store.observe()
 
-    def swap(self, expected: Observation, record: LockRecord, timeout: float) -> Observation:
+    def swap(self, expected: Observation, record: LockRecord) -> Observation:
         return self._store.swap(expected, record)
 
     def close(self) -> None:

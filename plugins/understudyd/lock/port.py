@@ -6,8 +6,8 @@ Rules
   time-outs and errors of any class, is *unavailable* (raised as `Unavailable`) and proves nothing.
 * A swap is atomic: it writes only if the store still shows exactly what was expected, in the same
   incarnation. A swap that raised may have happened, or may still happen, once; reading tells.
-* Calls block, at most for about ``timeout`` seconds, and are made from one thread at a time. None
-  of them retries: the keeper owns the deadline.
+* Calls block, at most for about the time-out of one attempt that the backend was made with, and
+  come from one thread at a time. None of them retries: the keeper owns the deadline.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Observation:
 
 
 class LockBackend(Protocol):
-    def read(self, timeout: float) -> Observation:
+    def read(self) -> Observation:
         """What is there now. Raises Unavailable, or RecordError for what is no lock record."""
 
-    def swap(self, expected: Observation, record: LockRecord, timeout: float) -> Observation:
+    def swap(self, expected: Observation, record: LockRecord) -> Observation:
         """Write ``record`` if the store still shows ``expected``; return what it shows then.
 
         It was written if the answer's record equals ``record``. Raises Unavailable: perhaps

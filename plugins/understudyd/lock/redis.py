@@ -1,0 +1,116 @@
+"""A lock in one Redis server.
+
+Rules
+* Each call is one Lua script, one round trip, on one connection without retries: the keeper owns
+  the deadline. redis-py's defaults would try ten times, five seconds each.
+* The incarnation is the server's run id with its replication id: the first changes with a restart,
+  the second when a replica is promoted. Both may come back with older data. The script reads them
+  itself, so that no answer is attributed to the wrong life of the server.
+* No expiry: a record is never deleted, and time is measured by who watches it, not by Redis.
+* Only a master answers; a replica knows nothing for certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from understudy.core.redact import redact
+from understudy.errors import ConfigurationError
+from understudyd.lock.port import Observation, Unavailable
+from understudyd.lock.record import LockRecord
+
+__all__ = ["RedisBackend"]
+
+_LIFE = """
+local server = redis.call('INFO', 'server')
+local replication = redis.call('INFO', 'replication')
+if string.match(replication, 'role:(%a+)') ~= 'master' then
+  return redis.error_reply('READONLY this server is a replica')
+end
+local life = string.match(server, 'run_id:(%x+)')
+  .. ':' .. string.match(replication, 'master_replid:(%x+)')
+local stored = redis.call('GET', KEYS[1])
+"""
+
+READ = _LIFE + "return {life, stored}"
+
+# ARGV: the expected life; then the expected record's token, sequence, instance and released, or ''
+# where none is expected; then the record to write
+SWAP = (
+    _LIFE
+    + """
+local same = false
+if not stored then
+  same = ARGV[2] == ''
+elseif ARGV[2] ~= '' then
+  local record = cjson.decode(stored)
+  same = string.format('%.0f', record.token) == ARGV[2]
+    and string.format('%.0f', record.sequence) == ARGV[3]
+    and record.instance == ARGV[4]
+    and tostring(record.released) == ARGV[5]
+end
+if same and life == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[6])
+  stored = ARGV[6]
+end
+return {life, stored}
+"""
+)
+
+
+class RedisBackend:
+    def __init__(self, uri: str, group: str, timeout: float) -> None:
+        """``uri`` as redis-py takes it, with ``?key=`` for another key than understudy:<group>.
+
+        ``timeout`` in seconds, for a connect and for an answer. Opens no connection yet. Raises
+        ConfigurationError for what is no such address.
+        """
+        parts = urlsplit(uri)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._key = query.pop("key", f"understudy:{group}")
+        if not self._key:
+            raise ConfigurationError(f"the lock's key= is empty: {redact(uri)}")
+        self._where = redact(uri)
+        try:
+            self._client = redis.Redis.from_url(
+                parts._replace(query=urlencode(query)).geturl(),
+                single_connection_client=False,
+                max_connections=1,
+                retry=Retry(NoBackoff(), 0),
+                client_name="understudy-lock",
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+            )
+        except ValueError as exc:
+            raise ConfigurationError(f"{self._where} is no Redis address: {exc}") from None
+
+    def read(self) -> Observation:
+        return self._call(READ, [])
+
+    def swap(self, expected: Observation, record: LockRecord) -> Observation:
+        there = expected.record
+        if there is None:
+            known = ["", "", "", ""]
+        else:
+            released = str(there.released).lower()
+            known = [str(there.token), str(there.sequence), there.instance, released]
+        return self._call(SWAP, [expected.incarnation, *known, record.to_json()])
+
+    def _call(self, script: str, arguments: list[str]) -> Observation:
+        try:
+            life, stored = self._client.eval(script, 1, self._key, *arguments)
+        except (redis.RedisError, OSError) as exc:
+            with contextlib.suppress(Exception):
+                self._client.connection_pool.disconnect()
+            raise Unavailable(f"{self._where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
+        record = None if stored is None else LockRecord.from_json(stored)
+        return Observation(record, life.decode())
+
+    def close(self) -> None:
+        self._client.close()
+        self._client.connection_pool.disconnect()
