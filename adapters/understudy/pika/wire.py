@@ -72,7 +72,7 @@ class Wire(Link):
         self._failed: str | None = None  # why it can't be written to
         self._last_read = self._last_write = time.monotonic()
         self._poll: Callable[[float], object] | None = None
-        self._polls_for_room = False
+        self._polled: tuple[Wakeup | None, bool] = None, False  # and whether for room to write
         sock.setblocking(False)
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Wire(Link):
     @property
     def wants_room(self) -> bool:
         """Whether whoever polls it does not wait for room to write in, and should."""
-        return bool(self._out) and not self._polls_for_room
+        return bool(self._out) and not self._polled[1]
 
     # --- under the guard ------------------------------------------------------------------------
 
@@ -180,14 +180,15 @@ class Wire(Link):
     def poll(self, seconds: float, wakeup: Wakeup | None = None) -> None:
         """Wait until there is something to `serve`, or ``wakeup``, or the time is over.
 
-        Only one thread at a time; always the same ``wakeup``.
+        Only one thread at a time.
         """
         if self.has_decrypted():
             return
         try:
-            if self._poll is None or self._polls_for_room != bool(self._out):
-                self._polls_for_room = bool(self._out)
-                self._poll = _poller(self._sock, wakeup, self._polls_for_room)
+            what = wakeup, bool(self._out)
+            if self._poll is None or self._polled != what:
+                self._polled = what
+                self._poll = _poller(self._sock, *what)
             self._poll(seconds)
         except (OSError, ValueError) as exc:  # closed meanwhile
             self._lose(f"{type(exc).__name__}: {exc}")
