@@ -7,6 +7,7 @@ beyond what any machine needs.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from understudy.core.endpoint import Endpoint
 from understudy.core.events import Connected, Event, GaveUp, Interrupted, Resumed
 from understudy.core.uri import parse, parse_members
 from understudy.errors import Attempt, ConnectFailed
-from understudy.failover import forking, spares
+from understudy.failover import forking, notifier, spares, worker
 from understudy.failover import supervisor as supervisor_module
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.supervisor import Supervisor
@@ -106,6 +107,17 @@ class User:
     """What `attach` gets."""
 
 
+def leave_ready(bench: Bench, supervisor: Supervisor[FakeConnection]) -> FakeConnection:
+    """A connection to A that waits for a taker, as who asked for it has left. Needs a user."""
+    bench.dialer.block(A)
+    with pytest.raises(DeadlinePassed):
+        supervisor.acquire(Deadline(0.01))
+    bench.dialer.wait_until(lambda: bench.dialer.blocked == [str(A)])
+    bench.dialer.succeed(A)
+    assert wait_until(lambda: supervisor._connections.ready == 1, LONG)
+    return bench.dialer.connections[-1]
+
+
 # --- connections and epochs ---------------------------------------------------------------------
 
 
@@ -131,24 +143,25 @@ def test_a_loss_severs_all_connections_of_the_epoch(bench: Bench) -> None:
     assert bench.dialer.dials == [str(A), str(A), str(B)]
 
 
-def test_a_connection_that_is_offered_is_the_next_takers(bench: Bench) -> None:
+def test_a_connection_that_arrived_late_is_the_next_takers(bench: Bench) -> None:
     supervisor = bench.supervisor()
-    one = acquire(supervisor)
-    assert supervisor.offer(one)
+    user = User()
+    supervisor.attach(user)
+    one = leave_ready(bench, supervisor)
     assert acquire(supervisor) is one
-    supervisor.lost(one, "cut")
-    assert not supervisor.offer(one)
-    acquire(supervisor)
-    assert not supervisor.offer(one)
+    assert len(bench.dialer.dials) == 1
+    supervisor.detach(user)
 
 
 def test_what_its_peer_closed_while_nobody_used_it_is_not_handed_out(bench: Bench) -> None:
     supervisor = bench.supervisor()
-    one = acquire(supervisor)
-    supervisor.offer(one)
+    user = User()
+    supervisor.attach(user)
+    one = leave_ready(bench, supervisor)
     one.close_by_peer()
     other = acquire(supervisor)
     assert (one.fate, other.endpoint) == ("severed", B)
+    supervisor.detach(user)
 
 
 def test_a_connection_closed_by_its_taker_is_no_loss(bench: Bench) -> None:
@@ -166,6 +179,59 @@ def test_a_further_connection_that_fails_ends_the_epoch(bench: Bench) -> None:
     bench.dialer.fail(A)
     assert acquire(supervisor).endpoint == B
     assert one.fate == "severed"
+
+
+class RefusingDialer(FakeDialer):
+    """Its brokers say no to a further connection."""
+
+    def is_refusal(self, exc: Exception) -> bool:
+        return isinstance(exc, PermissionError)
+
+
+LIMIT = PermissionError("the connection limit is reached")
+NO_DESCRIPTOR = RuntimeError("no socket")
+NO_DESCRIPTOR.__cause__ = OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("error", [LIMIT, NO_DESCRIPTOR])
+def test_a_further_connection_that_is_refused_concerns_who_asked(
+    bench: Bench, error: Exception
+) -> None:
+    bench.dialer = RefusingDialer()
+    supervisor = bench.supervisor()
+    one = acquire(supervisor)
+    bench.dialer.fail(A, error=error)
+    with pytest.raises(DeadlinePassed):
+        supervisor.acquire(Deadline(0.05))
+    call = start(acquire, supervisor)
+    seen = len(bench.dialer.dials)
+    bench.dialer.wait_until(lambda: len(bench.dialer.dials) > seen + 2)
+    assert (one.fate, supervisor.epoch) == ("open", 1)
+    bench.dialer.succeed(A)
+    assert call.result(LONG).endpoint == A
+    assert set(bench.dialer.dials) == {str(A)}
+
+
+def test_a_refusal_by_a_broker_that_serves_no_other_connection_has_it_left(bench: Bench) -> None:
+    bench.dialer = RefusingDialer()
+    supervisor = bench.supervisor()
+    one = acquire(supervisor)
+    one.close_by_peer()
+    bench.dialer.fail(A, error=LIMIT)
+    assert acquire(supervisor).endpoint == B
+
+
+def test_who_is_refused_gets_the_error_after_the_passes(bench: Bench) -> None:
+    bench.dialer = RefusingDialer()
+    supervisor = bench.supervisor("&maxReconnectAttempts=3")
+    one = acquire(supervisor)
+    bench.dialer.fail(A, error=LIMIT)
+    for _ in range(2):
+        with pytest.raises(ConnectFailed, match="no further connection to amqp://a") as caught:
+            acquire(supervisor)
+        assert caught.value.attempts == (Attempt(str(A), f"PermissionError: {LIMIT}"),)
+    assert bench.dialer.dials == [str(A)] * 7
+    assert (one.fate, supervisor.epoch) == ("open", 1)
 
 
 def test_many_takers_at_once_are_on_one_broker(bench: Bench) -> None:
@@ -221,9 +287,8 @@ def test_with_the_last_user_go_all_idle_connections(bench: Bench) -> None:
     supervisor = bench.supervisor("&backup=true")
     user = User()
     supervisor.attach(user)
-    one = acquire(supervisor)
+    leave_ready(bench, supervisor)
     bench.dialer.wait_until(lambda: len(bench.dialer.open) == 2)
-    supervisor.offer(one)
     supervisor.detach(user)
     bench.dialer.wait_until(lambda: not bench.dialer.open)  # the spare may arrive only now
     assert [connection.fate for connection in bench.dialer.connections] == ["discarded"] * 2
@@ -245,6 +310,26 @@ def test_no_more_is_dialed_than_is_taken(bench: Bench) -> None:
     for count in range(1, 100):
         acquire(supervisor)
         assert len(bench.dialer.dials) == count
+
+
+def test_idle_threads_end_and_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "IDLE_TIME", 0.02)
+    monkeypatch.setattr(notifier, "IDLE_TIME", 0.02)
+    supervisor = bench.supervisor("&backup=true")
+    for turn in range(20):
+        user = User()
+        supervisor.attach(user)
+        one = acquire(supervisor)
+        if turn % 2:
+            supervisor.lost(one, "cut")
+            one = acquire(supervisor)
+        supervisor.released(one)
+        bench.dialer.discard(one)
+        assert len(bench.threads()) >= 1
+        supervisor.detach(user)
+        if turn % 5 == 0:
+            assert wait_until(lambda: not bench.threads(), LONG)
+    assert supervisor.epoch > 1  # still the same one draw
 
 
 # --- waiting, deadlines, giving up, close -------------------------------------------------------
@@ -372,7 +457,6 @@ def test_who_comes_after_close_is_told_so(bench: Bench, seconds: float | None) -
     assert one.fate == "severed"
     with pytest.raises(ConnectFailed, match="closed"):
         start(supervisor.acquire, Deadline(seconds)).result(LONG)
-    assert not supervisor.offer(one)
 
 
 def test_f41_a_hundred_lives_leave_nothing(bench: Bench) -> None:
@@ -545,6 +629,39 @@ def test_a_priority_endpoint_that_is_away_takes_no_place_in_the_pool(bench: Benc
 # --- what is told -------------------------------------------------------------------------------
 
 
+class PublishingHandler(logging.Handler):
+    """A log handler that sends what is logged through us."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.send: Callable[[], object] = lambda: None
+        self.sent: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.send()
+        self.sent.append(record.getMessage())
+
+
+def test_a_log_handler_may_use_the_supervisor(bench: Bench) -> None:
+    """Its lock is held by who logs, and no thread of ours that he waits for may want it."""
+    supervisor = bench.supervisor()
+    handler = PublishingHandler()
+    handler.send = lambda: supervisor.released(acquire(supervisor))
+    log = logging.getLogger("understudy")
+    log.addHandler(handler)
+    try:
+        bench.dialer.fail(A)
+        theirs = start(log.warning, "the application's own")
+        supervisor.lost(acquire(supervisor), "cut")
+        theirs.result(LONG)
+        assert wait_until(lambda: any("interrupted" in line for line in handler.sent), LONG)
+    finally:
+        log.removeHandler(handler)
+    assert f"cannot connect to {A}: ConnectionRefusedError: refused by the script" in handler.sent
+    for connection in bench.dialer.open:
+        bench.dialer.discard(connection)
+
+
 def test_each_cause_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     supervisor = bench.supervisor()
     bench.dialer.fail(A, B, C)
@@ -563,6 +680,7 @@ def test_each_cause_is_logged_once(bench: Bench, caplog: pytest.LogCaptureFixtur
         bench.dialer.wait_until(lambda: bench.dialer.dials.count(str(C)) > before + 1)
         bench.dialer.succeed(A)
         call.result(LONG)
+    assert supervisor.notifier.settle(LONG)
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("cannot")]
     refused = "ConnectionRefusedError: refused by the script"
     assert lines == [

@@ -122,12 +122,10 @@ def noise() -> Iterator[None]:
             connection = acquire(supervisor)
             if turn % 3 == 0:
                 supervisor.lost(connection, "cut")
-            elif turn % 3 == 1:
-                supervisor.released(connection)
-                dialer.discard(connection)
             else:
                 with monitor.alarm(60, lambda: None):
-                    supervisor.offer(connection)
+                    supervisor.released(connection)
+                dialer.discard(connection)
             over.wait(0.0005)  # leave the CPU to the others
 
     with ThreadPoolExecutor(3) as pool:
@@ -145,8 +143,7 @@ def test_a_child_inherits_nothing_but_abandoned_connections() -> None:
     supervisor = Supervisor(parse(URI), dialer, on_event=lambda _: None)
     user = User()
     supervisor.attach(user)
-    taken, ready = acquire(supervisor), acquire(supervisor)
-    supervisor.offer(ready)
+    taken, other = acquire(supervisor), acquire(supervisor)
     dialer.wait_until(lambda: supervisor._spares.endpoints)
     generation = forking.generation()
 
@@ -155,7 +152,7 @@ def test_a_child_inherits_nothing_but_abandoned_connections() -> None:
         fates = [connection.fate for connection in dialer.connections]
         assert fates == ["abandoned"] * 3, fates
         assert supervisor.current is None
-        assert not supervisor.offer(taken)
+        assert supervisor.epoch_of(taken) == -1
         with pytest.raises(ConnectFailed):
             supervisor.acquire(Deadline(None))
         supervisor.close()
@@ -164,8 +161,7 @@ def test_a_child_inherits_nothing_but_abandoned_connections() -> None:
     assert [in_child(check) for _ in range(50)] == [0] * 50
     assert forking.generation() == generation
     assert [connection.fate for connection in dialer.connections] == ["open"] * 3
-    assert acquire(supervisor) is ready
-    supervisor.lost(ready, "cut")
+    supervisor.lost(other, "cut")
     assert str(acquire(supervisor).endpoint) == "amqp://b"
     supervisor.close()
 

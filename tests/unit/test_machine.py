@@ -135,6 +135,8 @@ REACTIONS: dict[tuple[State, type], tuple[State, list[type]]] = {
     (State.WAITING, Listed): (State.WAITING, [Tell, Wait]),
     (State.WAITING, Spares): (State.WAITING, [Wait]),
     (State.WAITING, Closed): (State.CLOSED, [Fail]),
+    (State.CONNECTED, Wanted): (State.CONNECTED, []),
+    (State.CONNECTED, Dialed): (State.CONNECTED, []),
     (State.CONNECTED, DialFailed): (State.WAITING, [Leave, Tell, Wait]),
     (State.CONNECTED, Lost): (State.WAITING, [Leave, Tell, Wait]),
     (State.CONNECTED, Listed): (State.CONNECTED, [Tell]),
@@ -347,6 +349,49 @@ def test_a_further_connection_that_fails_ends_the_epoch() -> None:
     actions = it.receive(DialFailed(A, "refused"))
     reason = "no further connection could be made: refused"
     assert actions[:2] == [Leave(1, reason), Tell(Interrupted(str(A), reason))]
+
+
+def refuse(it: Machine) -> list[Action]:
+    """The current endpoint takes no further connection."""
+    assert it.current is not None
+    return it.receive(DialFailed(it.current, "connection limit", is_refusal=True))
+
+
+def test_a_refused_further_connection_concerns_nobody_else() -> None:
+    it = connected(warn_after_reconnect_attempts=3)
+    assert [refuse(it) for _ in range(2)] == [[Wait(20)], [Wait(40)]]
+    assert (it.state, it.current, it.epoch) == (State.CONNECTED, A, 1)
+    slow, wait = refuse(it)
+    assert ([type(one).__name__ for one in told([slow])], wait) == (["SlowReconnect"], Wait(80))
+    assert it.attempts == (Attempt(str(A), "connection limit"),)
+    assert it.receive(Wanted()) == [Hurry(PATIENCE_MS)]
+    assert it.receive(TimeUp()) == []
+    assert it.receive(Dialed(A)) == []
+    assert not it.attempts
+    assert it.receive(Wanted()) == []
+    assert refuse(it) == [Wait(20)]
+
+
+def test_after_a_refusal_a_loss_begins_an_outage_of_its_own() -> None:
+    it = connected()
+    for _ in range(4):
+        refuse(it)
+    assert it.receive(Lost(1, "cut"))[-1] == Wait(10)
+    assert it.passes_failed == 0
+
+
+@pytest.mark.parametrize("options", [{"max_reconnect_attempts": 2}, {"reconnect": False}])
+def test_a_further_connection_is_refused_until_the_passes_are_used_up(
+    options: dict[str, Any],
+) -> None:
+    it = connected(**options)
+    attempts = (Attempt(str(A), "connection limit"),)
+    fail = Fail(f"no further connection to {A}: connection limit", attempts)
+    for _ in range(2):  # the next caller begins anew
+        if "reconnect" not in options:
+            assert refuse(it) == [Wait(20)]
+        assert refuse(it) == [fail]
+        assert (it.state, it.epoch) == (State.CONNECTED, 1)
 
 
 def test_f44_interrupted_before_any_attempt_resumed_after_success() -> None:

@@ -54,9 +54,10 @@ SOME = st.lists(ANY_ENDPOINT, max_size=3, unique=True).map(tuple)
 ANSWER = object()  # placeholders: they become the event that fits the machine at that time
 REFUSAL = object()
 LOSS = object()
+LIMIT = object()  # the current endpoint takes no further connection
 
 HAPPENINGS = st.one_of(
-    st.sampled_from([ANSWER, REFUSAL, REFUSAL, LOSS, Wanted(), TimeUp(), TimeUp()]),
+    st.sampled_from([ANSWER, REFUSAL, REFUSAL, LOSS, LIMIT, Wanted(), TimeUp(), TimeUp()]),
     st.builds(Dialed, ANY_ENDPOINT),
     st.builds(DialFailed, ANY_ENDPOINT, st.just("stray")),
     st.builds(Lost, st.integers(0, 4), st.just("stray")),
@@ -82,6 +83,10 @@ OPTIONS = st.fixed_dictionaries(
 
 def _told(actions: list[Action]) -> list[Event]:
     return [action.event for action in actions if isinstance(action, Tell)]
+
+
+def _is_refused(happening: Happening) -> bool:
+    return isinstance(happening, DialFailed) and happening.is_refusal
 
 
 def _state_of(it: Machine) -> dict[str, object]:
@@ -112,6 +117,7 @@ class Watcher:
             ANSWER: Dialed(self.dialing or A),
             REFUSAL: DialFailed(self.dialing or A, "refused"),
             LOSS: Lost(epoch, "cut"),
+            LIMIT: DialFailed(current or A, "limit", is_refusal=True),
         }.get(drawn, drawn)
         actions = it.receive(happening)
         self._check_silence(happening, before, epoch, actions, everything)
@@ -175,9 +181,10 @@ class Watcher:
         kinds: list[type] = [type(action) for action in actions]
         assert kinds.count(Dial) + kinds.count(Wait) + kinds.count(Fail) <= 1
         assert (Dial in kinds) <= (state is State.DIALING and kinds[-1:] == [Dial])
-        assert (Wait in kinds) <= (state is State.WAITING)
-        assert (Hurry in kinds) <= (state is before is State.WAITING)
-        assert (Fail in kinds) <= (state in (State.GAVE_UP, State.CLOSED))
+        is_refused = _is_refused(happening) and state is before is State.CONNECTED
+        assert (Wait in kinds) <= (state is State.WAITING or is_refused)
+        assert (Hurry in kinds) <= (state is before in (State.WAITING, State.CONNECTED))
+        assert (Fail in kinds) <= (state in (State.GAVE_UP, State.CLOSED) or is_refused)
         if state is State.DIALING and before is not State.DIALING:
             assert Dial in kinds
         if state is State.WAITING and before is not State.WAITING:
@@ -193,8 +200,8 @@ class Watcher:
         it = self.machine
         if before is State.GAVE_UP and it.state is not before:
             self.failures = 0
-        if before is State.CONNECTED and isinstance(happening, Lost | DialFailed) and actions:
-            self.lost = current
+        if before is State.CONNECTED:
+            self._follow_further(happening, current, actions)
         pass_was_tried = before is State.DIALING and isinstance(happening, DialFailed)
         if it.state is State.CONNECTED and before is not State.CONNECTED:
             self.lost, self.failures, self.dialing = None, 0, None
@@ -221,6 +228,20 @@ class Watcher:
                     self._check_delay(happening, before, ms)
         if it.state is not State.DIALING:
             self.dialing = None
+
+    def _follow_further(
+        self, happening: Happening, current: Endpoint | None, actions: list[Action]
+    ) -> None:
+        """What happens while connected."""
+        if self.machine.state is not State.CONNECTED:
+            self.failures = 0
+            if isinstance(happening, Lost | DialFailed):
+                self.lost = current
+        elif any(isinstance(action, Wait) for action in actions):
+            self.failures += 1
+        has_failed = any(isinstance(action, Fail) for action in actions)
+        if has_failed or (isinstance(happening, Dialed) and happening.endpoint == current):
+            self.failures = 0
 
     def _check_whole_pass(self) -> None:
         assert len(self.tried) == len(set(self.tried))
@@ -290,7 +311,11 @@ def test_what_holds_for_any_sequence_of_events(
 
 
 @settings(max_examples=40, deadline=None)
-@given(OPTIONS, st.integers(0, 9), st.lists(st.sampled_from([ANSWER, REFUSAL, LOSS]), max_size=40))
+@given(
+    OPTIONS,
+    st.integers(0, 9),
+    st.lists(st.sampled_from([ANSWER, REFUSAL, LOSS, LIMIT]), max_size=40),
+)
 def test_the_same_holds_in_long_quiet_runs(
     options: dict[str, Any], seed: int, drawn: list[object]
 ) -> None:

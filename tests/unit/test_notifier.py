@@ -7,6 +7,7 @@ import pytest
 
 from understudy.core import events
 from understudy.core.events import Connected, Event, GaveUp, Interrupted, MessageFailed
+from understudy.failover import forking
 from understudy.failover import notifier as notifier_module
 from understudy.failover.notifier import LOG_LINES, Notifier
 from understudy.testing import wait_until
@@ -39,15 +40,43 @@ def test_each_event_has_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> N
         for kind in kinds:
             notifier.tell(kind("amqp://a", "a {reason} with braces"))
         notifier.tell(MessageFailed("amqp://a", "no queue", message_id="m1"))
+        assert notifier.settle(30)
     assert len(caplog.records) == len(kinds) + 1
     assert caplog.messages[-1] == "message m1 failed: no queue"
 
 
-def test_without_a_callback_there_is_no_thread() -> None:
+def test_the_thread_ends_when_nothing_is_told_and_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(notifier_module, "IDLE_TIME", 0.01)
+    told: list[Event] = []
+    notifier = Notifier(told.append)
+    for number in range(5):
+        notifier.tell(Connected(str(number)))
+        assert has_ended(notifier)
+    assert [event.endpoint for event in told] == list("01234")
+
+
+def test_where_no_thread_can_be_started_the_caller_tells(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(forking, "start_thread", lambda name, target: None)
+    told: list[Event] = []
+    notifier = Notifier(told.append)
+    notifier.tell(GaveUp(reason="gave up"))
+    assert [type(event) for event in told] == [GaveUp]
+    assert caplog.messages == ["gave up"]
+
+
+def test_no_log_handler_runs_in_the_callers_thread(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier()
-    notifier.tell(Connected("amqp://a"))
-    assert notifier._thread is None
+    notifier.tell(GaveUp(reason="gave up"))
+    notifier.log(logging.WARNING, "100% sure")
+    assert notifier.settle(30)
+    assert caplog.messages == ["gave up", "100% sure"]
+    assert {record.threadName for record in caplog.records} == {"understudy-events"}
     notifier.close()
+    assert has_ended(notifier)
 
 
 def test_what_does_not_fit_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,10 +106,9 @@ def test_close_lets_the_thread_tell_what_is_queued() -> None:
     assert [event.endpoint for event in callback.told] == ["0", "1", "2", "3"]
 
 
-def test_a_callback_that_ends_its_thread_does_not_end_the_telling(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_a_callback_raises_does_not_end_the_telling(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     told: list[Event] = []
 
     def on_event(event: Event) -> None:
@@ -89,7 +117,8 @@ def test_a_callback_that_ends_its_thread_does_not_end_the_telling(
 
     notifier = Notifier(on_event)
     notifier.tell(Connected("amqp://a"))
-    assert has_ended(notifier)
     notifier.tell(GaveUp(reason="gave up"))
+    notifier.close()
     assert has_ended(notifier)
     assert [type(event) for event in told] == [Connected, GaveUp]
+    assert caplog.text.count("on_event failed for") == 2

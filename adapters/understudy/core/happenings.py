@@ -47,8 +47,11 @@ class Dialed:
 
 @dataclass(frozen=True)
 class DialFailed:
+    """``is_refusal``: its endpoint serves other connections of ours, and refused this one."""
+
     endpoint: Endpoint
     cause: str
+    is_refusal: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Dial:
 
 @dataclass(frozen=True)
 class Wait:
-    """Report TimeUp after so many ms, at once if 0; replaces an earlier Wait."""
+    """Dial nothing, and report TimeUp after so many ms, at once if 0; replaces an earlier Wait."""
 
     ms: float
 

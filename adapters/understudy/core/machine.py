@@ -9,8 +9,12 @@ Rules
   rises. Every connection belongs to the epoch it was dialed in, and a loss that is reported for an
   earlier epoch changes nothing: all connections of a process agree on one broker, and ten of them
   dying together are one loss.
-* While an epoch lasts, further connections are dialed to its endpoint; if that fails the epoch is
-  over, just as if one of its connections had been lost.
+* While an epoch lasts, further connections are dialed to its endpoint; one that fails ends the
+  epoch, just as if one of its connections had been lost. But a *refusal* (a limit of connections,
+  no file descriptor left) by an endpoint that serves other connections of ours concerns only who
+  asked: it is tried again after the delays of an outage, each counting as a pass, and after the
+  passes that the options allow he gets the error. Nobody else's connection is touched: the next
+  broker may have the same limit, and all would move to and fro.
 * A new ``Wanted`` cuts a delay that has grown long down to `PATIENCE_MS`: whoever sends now
   should not pay for how long the outage has already lasted. ``initialReconnectDelay`` stays the
   least.
@@ -98,7 +102,7 @@ class Machine:
         self.state = State.IDLE
         self.epoch = 0
         self.current: Endpoint | None = None
-        self.passes_failed = 0  # in this outage
+        self.passes_failed = 0  # in this outage; while connected: refusals in a row
         self._configured = tuple(endpoints)
         self._learned: tuple[Endpoint, ...] = ()
         self._spares: tuple[Endpoint, ...] = ()
@@ -154,6 +158,9 @@ class Machine:
     def _hurry(self, _: Happening) -> list[Action]:
         return [Hurry(max(PATIENCE_MS, self._options.initial_reconnect_delay))]
 
+    def _hurry_another(self, wanted: Happening) -> list[Action]:
+        return self._hurry(wanted) if self.passes_failed else []
+
     def _start_pass(self, _: Happening | None = None) -> list[Action]:
         self._queue = self._connect_list()
         if not self._queue and not self._awaits_list:
@@ -183,10 +190,16 @@ class Machine:
 
     def _pass_failed(self) -> list[Action]:
         self.passes_failed += 1
-        limit = self._options.max_passes(startup=not self._ever_connected)
-        if limit and self.passes_failed >= limit:
+        if self._has_used_up_its_passes():
             return self._give_up(f"gave up after {_count(self.passes_failed, 'pass', 'passes')}")
         self.state = State.WAITING
+        return self._try_later()
+
+    def _has_used_up_its_passes(self) -> bool:
+        limit = self._options.max_passes(startup=not self._ever_connected)
+        return limit is not None and self.passes_failed >= limit
+
+    def _try_later(self) -> list[Action]:
         actions: list[Action] = []
         every = self._options.warn_after_reconnect_attempts
         if every > 0 and self.passes_failed % every == 0:
@@ -220,10 +233,24 @@ class Machine:
         if happening.endpoint != self.current:
             return []
         self._causes[happening.endpoint] = happening.cause
-        return self._leave_current(f"no further connection could be made: {happening.cause}")
+        if not happening.is_refusal:
+            return self._leave_current(f"no further connection could be made: {happening.cause}")
+        self.passes_failed += 1
+        if self._options.reconnect and not self._has_used_up_its_passes():
+            return self._try_later()
+        self.passes_failed = 0
+        reason = f"no further connection to {self.current}: {happening.cause}"
+        return [Fail(reason, self.attempts)]
+
+    def _another_dialed(self, happening: Dialed) -> list[Action]:
+        if happening.endpoint == self.current:
+            self.passes_failed = 0
+            self._causes.clear()
+        return []
 
     def _leave_current(self, reason: str) -> list[Action]:
         assert self.current is not None
+        self.passes_failed = 0  # of further connections
         self._lost, self.current = self.current, None
         self._causes[self._lost] = reason
         actions: list[Action] = [Leave(self.epoch, reason)]
@@ -242,8 +269,8 @@ class Machine:
             return []
         if not self._options.reconnect:
             return []
-        left = self.current
-        self.current = None
+        left, self.current = self.current, None
+        self.passes_failed = 0
         actions: list[Action] = [
             Leave(self.epoch, happening.reason),
             Tell(Interrupted(str(left), happening.reason)),
@@ -326,6 +353,8 @@ TRANSITIONS: dict[tuple[State, type], Handler] = {
     (State.WAITING, Wanted): Machine._hurry,
     (State.CONNECTED, Lost): Machine._epoch_lost,
     (State.CONNECTED, DialFailed): Machine._another_failed,
+    (State.CONNECTED, Dialed): Machine._another_dialed,
+    (State.CONNECTED, Wanted): Machine._hurry_another,
     (State.CONNECTED, Prefer): Machine._prefer,
     (State.GAVE_UP, Wanted): Machine._begin,
     (State.CLOSED, Wanted): Machine._refuse,

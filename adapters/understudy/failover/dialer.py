@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from understudy.core.endpoint import Endpoint
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "TellsRefusals"]
 
 C = TypeVar("C")
 
@@ -37,3 +37,15 @@ class Dialer(Protocol[C]):
 
     def discard(self, connection: C) -> None:
         """Close a healthy connection that nobody uses, as gracefully as is possible at once."""
+
+
+@runtime_checkable
+class TellsRefusals(Protocol):
+    """A dialer that knows when an endpoint is alive and yet takes no further connection."""
+
+    def is_refusal(self, exc: Exception) -> bool:
+        """Whether ``exc``, which `dial` raised, is the broker's own no (a limit, a permission).
+
+        False when it may as well be dead, or about to go. While it serves other connections, a
+        refusal concerns only who asked; any other failure has the endpoint left.
+        """

@@ -1,19 +1,29 @@
 """Tells the application what happens: the log, and the callback given as ``on_event``.
 
-Rules: callbacks run in order on a thread of their own, never under a lock of ours. A slow callback
-delays only later callbacks; one that raises is logged. What does not fit into the queue any more is
-dropped and counted.
+Rules
+* Log handlers and callbacks run in order on a thread of their own, never under a lock of ours and
+  never on a thread that others wait for: a handler may itself publish through us, and holds the
+  lock of `logging` meanwhile. `tell` and `log` only queue, and never block.
+* A slow callback delays only later tellings; one that raises is logged. What does not fit into the
+  queue any more is dropped and counted.
+* The thread ends when nothing was told for `IDLE_TIME`. Where none can be started any more
+  (interpreter exit) the caller tells it himself; and the interpreter waits for what is queued, for
+  `EXIT_PATIENCE` at most.
+* A fork waits for a line that is being logged, for `FORK_PATIENCE` at most: the child would inherit
+  a stream whose lock is held by a thread that is no more.
 """
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from understudy.core.events import (
     Blocked,
@@ -28,6 +38,7 @@ from understudy.core.events import (
     Unblocked,
 )
 from understudy.failover import forking
+from understudy.failover.deadline import Deadline
 
 __all__ = ["EventCallback", "Notifier", "logger"]
 
@@ -36,6 +47,9 @@ logger = logging.getLogger("understudy")
 EventCallback = Callable[[Event], object]
 
 QUEUE_SIZE = 1000  # events; far more than a healthy callback ever leaves waiting
+IDLE_TIME = 10.0  # s
+EXIT_PATIENCE = 1.0  # s
+FORK_PATIENCE = 1.0  # s; a log handler that publishes may wait for a broker
 
 LOG_LINES: dict[type[Event], tuple[int, str]] = {
     Connected: (logging.INFO, "connected to {endpoint}"),
@@ -49,6 +63,8 @@ LOG_LINES: dict[type[Event], tuple[int, str]] = {
     GaveUp: (logging.ERROR, "{reason}"),
 }
 
+_notifiers: weakref.WeakSet[Notifier] = weakref.WeakSet()
+
 
 class Notifier:
     """One for each supervisor."""
@@ -57,45 +73,91 @@ class Notifier:
         self.dropped = 0
         self._callback = callback
         self._closed = False
-        self._queue: queue.Queue[Event | None] = queue.Queue(QUEUE_SIZE)
+        self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # of _thread; a signal handler may tell something too
+        self._logging = threading.RLock()  # held while a handler runs
+        self._was_held = False
+        self._generation = forking.generation()
+        _notifiers.add(self)
 
     def tell(self, event: Event) -> None:
-        """Log the event and hand it to the callback's thread; never blocks, never raises."""
+        """Have the event logged and handed to the callback; never blocks, never raises."""
         event = replace(event, time=time.time())
         level, line = LOG_LINES[type(event)]
-        logger.log(level, line.format_map(vars(event)))
-        if self._callback is None:
-            return
-        try:
-            self._queue.put_nowait(event)
-        except queue.Full:
-            self.dropped += 1
-            return
-        self._ensure_thread()
+        self._put(partial(self._tell, level, line.format_map(vars(event)), event))
 
-    def _ensure_thread(self) -> None:
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = forking.start_thread("understudy-events", self._run)
+    def log(self, level: int, text: str) -> None:
+        """Have a line logged, in order with the events; never blocks, never raises."""
+        self._put(partial(self._log, level, text))
 
-    def _run(self) -> None:
-        while True:
-            event = self._queue.get()
-            if event is None:
-                return
-            assert self._callback is not None
-            try:
-                self._callback(event)
-            except Exception:
-                logger.exception("on_event failed for %r", event)
-            if self._closed and self._queue.empty():
-                return
+    def settle(self, seconds: float) -> bool:
+        """Wait until all that was told so far has arrived; False if it takes longer."""
+        if self._generation != forking.generation() or self._thread is None:
+            return True
+        told = threading.Event()
+        self._queue.put(told.set)
+        return told.wait(seconds)
 
     def close(self) -> None:
         """Let the thread end once it has told what is queued."""
-        self._closed = True  # for a thread whose queue is full
-        if self._thread is not None:
-            with contextlib.suppress(queue.Full):
-                self._queue.put_nowait(None)
+        self._closed = True
+        self._queue.put(lambda: None)  # wakes it
+
+    def _put(self, telling: Callable[[], object]) -> None:
+        if self._queue.qsize() >= QUEUE_SIZE:
+            self.dropped += 1
+            return
+        self._queue.put(telling)
+        with self._lock:
+            if self._thread is None:  # it sets it back; is_alive() errs when interrupted
+                self._thread = forking.start_thread("understudy-events", self._run)
+            is_ours = self._thread is None
+        while is_ours and self._tell_next(0.0):
+            pass
+
+    def _run(self) -> None:
+        while self._tell_next(IDLE_TIME):
+            pass
+
+    def _tell_next(self, patience: float) -> bool:
+        """Tell one thing, or wait for it for so many seconds; False if nothing more is to come."""
+        try:
+            telling = self._queue.get(timeout=0.0 if self._closed else patience)
+        except queue.Empty:
+            with self._lock:
+                if self._queue.empty():
+                    self._thread = None
+                    return False
+            return True
+        telling()
+        return True
+
+    def _log(self, level: int, line: str) -> None:
+        with self._logging:
+            logger.log(level, line)
+
+    def _tell(self, level: int, line: str, event: Event) -> None:
+        self._log(level, line)
+        if self._callback is None:
+            return
+        try:
+            self._callback(event)
+        except BaseException:  # the thread tells what comes next too
+            with self._logging:
+                logger.exception("on_event failed for %r", event)
+
+    def hold(self) -> None:
+        """Before a fork; by the supervisor, before it takes its own lock (see `forking`)."""
+        self._was_held = self._logging.acquire(timeout=FORK_PATIENCE)
+
+    def let_go(self) -> None:
+        if self._was_held:
+            self._logging.release()
+
+
+@atexit.register
+def _at_exit() -> None:
+    limit = Deadline(EXIT_PATIENCE)
+    for notifier in list(_notifiers):
+        notifier.settle(limit.remaining())

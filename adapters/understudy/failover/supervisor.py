@@ -7,13 +7,13 @@ Rules
   needs now delays nobody.
 * The machine decides under the lock; dialing happens outside it. Severing only shuts sockets down,
   which never blocks, so it may happen under the lock.
-* A connection is in exactly one place: `_spares` (to another endpoint, for later), `_ready` (to
-  the current endpoint, waiting for a taker) or with its taker; `_epochs` knows the epoch of the
-  last two.
+* A connection is in exactly one place: `_spares` (to another endpoint, for later) or
+  `_connections` (to the current endpoint, waiting for a taker or with him).
 * The lock is entered itself, never by its condition: an exception of a signal handler inside
-  Condition.__enter__, which is Python code, would leave it locked for good.
-* Nobody is told anything under the lock but the notifier, which logs and queues; no callback of
-  the application's runs under it.
+  Condition.__enter__, which is Python code, would leave it locked for good. Callers wait without
+  it (see `waiters`).
+* Nobody is told anything under the lock but the notifier, which only queues; our threads never
+  run a log handler or a callback of the application's.
 * What is dialed for somebody who has left meanwhile is closed, unless somebody else can use it.
 * At interpreter exit no thread can be started any more: then the waiting caller does the work
   itself.
@@ -22,11 +22,14 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from understudy.core.endpoint import Endpoint
@@ -55,10 +58,12 @@ from understudy.core.redact import redact
 from understudy.core.uri import FailoverURI
 from understudy.errors import Attempt, ConnectFailed
 from understudy.failover import forking
+from understudy.failover.connections import Connections
 from understudy.failover.deadline import Deadline
-from understudy.failover.dialer import Dialer
-from understudy.failover.notifier import EventCallback, Notifier, logger
+from understudy.failover.dialer import Dialer, TellsRefusals
+from understudy.failover.notifier import EventCallback, Notifier
 from understudy.failover.spares import SparePool
+from understudy.failover.waiters import Waiter, Waiters
 from understudy.failover.worker import Job, Worker
 
 __all__ = ["Supervisor"]
@@ -68,8 +73,8 @@ C = TypeVar("C")
 SLICE = 0.1  # s between two looks at `on_wait`; well below the 5 s in which a worker has to stop
 
 
-class _Waiter:
-    """One call of `acquire`; it counts no longer than it lives, however the call ends."""
+#: errors of this process itself: another endpoint could not be dialed either
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Supervisor(Generic[C]):
@@ -95,10 +100,9 @@ class Supervisor(Generic[C]):
         )
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._waiters: weakref.WeakSet[_Waiter] = weakref.WeakSet()
+        self._waiters = Waiters()
         self._users: weakref.WeakSet[object] = weakref.WeakSet()
-        self._ready: list[C] = []
-        self._epochs: weakref.WeakKeyDictionary[C, int] = weakref.WeakKeyDictionary()
+        self._connections: Connections[C] = Connections(dialer)
         self._spares: SparePool[C] = SparePool(uri.options, dialer)
         self._pass_dial: Endpoint | None = None  # what the machine wants dialed now
         self._due: float | None = None  # when its delay is over
@@ -106,7 +110,10 @@ class Supervisor(Generic[C]):
         self._failures = 0  # how often the machine gave up
         self._failure: tuple[str, ConnectFailed] | None = None
         self._logged: dict[Endpoint, str] = {}  # the cause already logged for each endpoint
-        self._start_workers()
+        self._dialing = self._worker("understudy-supervisor", self._next_job, self._is_needed)
+        self._sparing = self._worker(
+            "understudy-spares", self._next_spare_job, lambda: len(self._users) > 0
+        )
         forking.register(self)
 
     def __repr__(self) -> str:
@@ -134,7 +141,7 @@ class Supervisor(Generic[C]):
 
     def epoch_of(self, connection: C) -> int:
         """The epoch that a connection was handed out in; -1 for one that is over."""
-        return self._epochs.get(connection, -1)
+        return self._connections.epoch_of(connection)
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -142,7 +149,8 @@ class Supervisor(Generic[C]):
         """While there is a user, spares are held and a lost connection is replaced unasked."""
         with self._lock:
             self._users.add(user)
-            self._changed.notify_all()
+            self._ensure_threads()
+            self._notify()
         if self.on_use is not None:
             self.on_use()
 
@@ -162,8 +170,7 @@ class Supervisor(Generic[C]):
             self._users.discard(user)
             if self._is_needed():
                 return
-            idle = [*self._ready, *self._spares.clear()]
-            self._ready.clear()
+            idle = [*self._connections.clear_ready(), *self._spares.clear()]
             self._feed(Spares(()))
         for connection in idle:
             self.dialer.discard(connection)
@@ -174,22 +181,19 @@ class Supervisor(Generic[C]):
         ``on_wait`` is called about every 100 ms while waiting; what it raises ends the wait. Raises
         DeadlinePassed, or ConnectFailed when the machine gave up.
         """
-        waiter = _Waiter()
+        waiter = Waiter()
         try:
             with self._lock:
                 given_up = self._failures
                 self._waiters.add(waiter)
                 self._want()
-                self._changed.notify_all()
+                self._notify()
             while True:
                 with self._lock:
-                    while self._ready:
-                        connection = self._ready.pop()
-                        if self.dialer.is_alive(connection):
-                            self._waiters.discard(waiter)  # under the same lock: no other is dialed
-                            return connection
-                        self.dialer.sever(connection)
-                        self._lost(connection, "closed by the peer while nobody used it")
+                    connection = self._take_ready()
+                    if connection is not None:
+                        self._waiters.discard(waiter)  # under the same lock: no other is dialed
+                        return connection
                     if self._failures != given_up:
                         assert self._failure is not None
                         reason, failed = self._failure
@@ -201,14 +205,22 @@ class Supervisor(Generic[C]):
                     if deadline.seconds is not None:
                         self._want()
                     working = self._ensure_threads()
-                    if working:
-                        self._changed.wait(min(deadline.remaining(), SLICE))
-                if not working:
+                if working:
+                    waiter.wait(min(deadline.remaining(), SLICE))
+                else:
                     self._dialing.work(min(deadline.remaining(), SLICE))
                 if on_wait is not None:
                     on_wait()
         finally:
             self._waiters.discard(waiter)
+
+    def _take_ready(self) -> C | None:
+        while (connection := self._connections.take()) is not None:
+            if self.dialer.is_alive(connection):
+                return connection
+            self.dialer.sever(connection)
+            self._lost(connection, "closed by the peer while nobody used it")
+        return None
 
     def hurry(self) -> None:
         """Somebody waits with a deadline: cut short a delay that has grown long."""
@@ -222,9 +234,7 @@ class Supervisor(Generic[C]):
             self._lost(connection, reason)
 
     def _lost(self, connection: C, reason: str) -> None:
-        epoch = self._epochs.pop(connection, None)
-        if connection in self._ready:
-            self._ready.remove(connection)
+        epoch = self._connections.forget(connection)
         if epoch is not None:
             self._feed(Lost(epoch, redact(reason)))
         elif self._spares.forget(connection):
@@ -233,16 +243,7 @@ class Supervisor(Generic[C]):
     def released(self, connection: C) -> None:
         """The taker has closed a connection himself; nothing is wrong with the endpoint."""
         with self._lock:
-            self._epochs.pop(connection, None)
-
-    def offer(self, connection: C) -> bool:
-        """Give a healthy connection back for the next taker; False if its epoch is over."""
-        with self._lock:
-            if self._epochs.get(connection) != self._machine.epoch or not self._machine.current:
-                return False
-            self._ready.append(connection)
-            self._changed.notify_all()
-            return True
+            self._connections.forget(connection)
 
     def found(self, endpoints: tuple[Endpoint, ...], *, rebalance: bool = False) -> None:
         """Discovery knows these endpoints beside the configured ones.
@@ -264,20 +265,24 @@ class Supervisor(Generic[C]):
         """Sever everything and end the thread; waiting callers get ConnectFailed("closed")."""
         with self._lock:
             self._feed(Closed())
-            for connection in [*self._ready, *self._spares.clear()]:
+            for connection in [*self._connections.clear_ready(), *self._spares.clear()]:
                 self.dialer.discard(connection)
-            self._ready.clear()
         if self.on_use is not None:
             self.on_use()
         self.notifier.close()
 
     # --- the threads ----------------------------------------------------------------------------
 
-    def _start_workers(self) -> None:
-        over = lambda: self._machine.state is State.CLOSED  # noqa: E731
-        changed = self._changed
-        self._dialing = Worker("understudy-supervisor", changed, self._next_job, over)
-        self._sparing = Worker("understudy-spares", changed, self._next_spare_job, over)
+    def _worker(
+        self, name: str, next_job: Callable[[float], Job], is_needed: Callable[[], bool]
+    ) -> Worker:
+        return Worker(
+            name,
+            self._changed,
+            next_job,
+            is_needed=is_needed,
+            is_over=lambda: self._machine.state is State.CLOSED,
+        )
 
     def _ensure_threads(self) -> bool:
         if self._spares.are_asked_for:
@@ -295,11 +300,9 @@ class Supervisor(Generic[C]):
         endpoint, current, epoch = self._pass_dial, self._machine.current, self._machine.epoch
         if endpoint is not None:
             return lambda: self._dial(endpoint, self._pass_dialed, self._pass_failed)
-        if current is not None and len(self._waiters) > len(self._ready):
+        if current is not None and len(self._waiters) > self._connections.ready:
             return lambda: self._dial(
-                current,
-                self._further_dialed,
-                lambda *failure: self._further_failed(epoch, *failure),
+                current, self._further_dialed, lambda failed: self._further_failed(epoch, failed)
             )
         return None
 
@@ -324,7 +327,7 @@ class Supervisor(Generic[C]):
         self,
         endpoint: Endpoint,
         arrived: Callable[[Endpoint, C], None],
-        failed: Callable[[Endpoint, str], None],
+        failed: Callable[[DialFailed], None],
     ) -> None:
         """Dial outside the lock, then report under it."""
         with self._lock:
@@ -335,13 +338,19 @@ class Supervisor(Generic[C]):
             connection = self.dialer.dial(endpoint, timeout)
         except Exception as exc:
             cause = redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
-            self._log_cause(endpoint, cause)
+            failure = DialFailed(endpoint, cause, self._is_refusal(exc))
             with self._lock:
-                failed(endpoint, cause)
+                self._log_cause(endpoint, cause)
+                failed(failure)
             return
         with self._lock:
             self._logged.pop(endpoint, None)
             arrived(endpoint, connection)
+
+    def _is_refusal(self, exc: Exception) -> bool:
+        if isinstance(self.dialer, TellsRefusals) and self.dialer.is_refusal(exc):
+            return True
+        return any(isinstance(e, OSError) and e.errno in NO_DESCRIPTOR for e in _causes(exc))
 
     def _use_spare(self, endpoint: Endpoint, arrived: Callable[[Endpoint, C], None]) -> bool:
         """Report a spare instead of dialing, if there is one."""
@@ -361,22 +370,22 @@ class Supervisor(Generic[C]):
         self._feed(Dialed(endpoint))
         self._further_dialed(endpoint, connection)
 
-    def _pass_failed(self, endpoint: Endpoint, cause: str) -> None:
-        if self._pass_dial == endpoint:
+    def _pass_failed(self, failure: DialFailed) -> None:
+        if self._pass_dial == failure.endpoint:
             self._pass_dial = None
-            self._feed(DialFailed(endpoint, cause))
+            self._feed(failure)
 
     def _further_dialed(self, endpoint: Endpoint, connection: C) -> None:
         if self._machine.current != endpoint or not self._is_needed():
             self.dialer.discard(connection)
             return
-        self._epochs[connection] = self._machine.epoch
-        self._ready.append(connection)
-        self._changed.notify_all()
+        self._connections.arrived(connection, self._machine.epoch)
+        self._feed(Dialed(endpoint))
 
-    def _further_failed(self, epoch: int, endpoint: Endpoint, cause: str) -> None:
+    def _further_failed(self, epoch: int, failure: DialFailed) -> None:
         if self._machine.epoch == epoch:
-            self._feed(DialFailed(endpoint, cause))
+            is_refusal = failure.is_refusal and self._connections.are_served(epoch)
+            self._feed(replace(failure, is_refusal=is_refusal))
 
     def _spare_dialed(self, endpoint: Endpoint, connection: C) -> None:
         if self._pass_dial == endpoint:  # it has become urgent meanwhile
@@ -392,14 +401,14 @@ class Supervisor(Generic[C]):
         else:
             self.dialer.discard(connection)
 
-    def _spare_failed(self, endpoint: Endpoint, cause: str) -> None:
-        self._spares.failed(endpoint, time.monotonic())
+    def _spare_failed(self, failure: DialFailed) -> None:
+        self._spares.failed(failure.endpoint, time.monotonic())
 
     def _log_cause(self, endpoint: Endpoint, cause: str) -> None:
         """Once for each endpoint and cause, not at every pass."""
         if self._logged.get(endpoint) != cause:
             self._logged[endpoint] = cause
-            logger.warning("cannot connect to %s: %s", endpoint, cause)
+            self.notifier.log(logging.WARNING, f"cannot connect to {endpoint}: {cause}")
 
     # --- the machine's orders -------------------------------------------------------------------
 
@@ -410,12 +419,16 @@ class Supervisor(Generic[C]):
         for action in actions:
             self._obey(action)
         if self._due != due or not all(isinstance(action, Hurry) for action in actions):
-            self._changed.notify_all()
+            self._notify()
 
     def _feed(self, happening: Happening) -> None:
         for action in self._machine.receive(happening):
             self._obey(action)
+        self._notify()
+
+    def _notify(self) -> None:
         self._changed.notify_all()
+        self._waiters.ring()
 
     def _obey(self, action: Action) -> None:
         match action:
@@ -428,38 +441,39 @@ class Supervisor(Generic[C]):
                 if self._due is not None:
                     self._due = min(self._due, self._since + ms / 1000)
             case Leave(epoch):
-                self._leave(epoch)
+                self._connections.leave(epoch)
             case Tell(event):
                 self.notifier.tell(event)
             case Fail(reason, attempts):
                 self._pass_dial = self._due = None
                 self._failures += 1
                 self._failure = (reason, ConnectFailed(reason, attempts))
-
-    def _leave(self, epoch: int) -> None:
-        for connection, theirs in list(self._epochs.items()):
-            if theirs == epoch:
-                self.dialer.sever(connection)
-                del self._epochs[connection]
-        self._ready.clear()
+                self._waiters.dismiss()
 
     # --- fork safety ----------------------------------------------------------------------------
 
     def hold(self) -> None:
+        self.notifier.hold()
         self._changed.acquire()
 
     def let_go(self) -> None:
         self._changed.release()
+        self.notifier.let_go()
 
     def abandon(self) -> None:
         """In a forked child this supervisor is history; the child makes its own."""
-        for connection in [*self._epochs, *self._spares.clear()]:
+        for connection in [*self._connections.clear(), *self._spares.clear()]:
             with contextlib.suppress(Exception):
                 self.dialer.abandon(connection)
-        self._epochs.clear()
-        self._ready.clear()
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self.notifier = Notifier()  # the other's lock may be held by a thread that is no more
         with self._lock:
             self._feed(Closed())
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was made of."""
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__
