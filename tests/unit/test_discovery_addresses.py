@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.discovery.addresses import MOST, is_blank, read_list
+from understudy.discovery.addresses import MOST, read_list
 from understudy.discovery.datagram import LARGEST, Announcement, Presence
 
 ADDRESSES = st.lists(
@@ -30,13 +30,6 @@ SEPARATORS = st.sampled_from([",", "\n", " ,\n", "\r\n", ", ", "\n\n", ",,", "\n
 )
 def test_f45_commas_and_line_ends_separate(text: str, addresses: tuple[str, ...]) -> None:
     assert read_list(text) == addresses
-
-
-@pytest.mark.parametrize(
-    ("text", "blank"), [("", True), (" \r\n", True), ("\ufeff", True), ("#", False), (",", False)]
-)
-def test_a_blank_list_is_another_thing_than_an_empty_one(text: str, blank: bool) -> None:
-    assert is_blank(text) is blank
 
 
 @given(ADDRESSES, st.lists(SEPARATORS, min_size=9, max_size=9))

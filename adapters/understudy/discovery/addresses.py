@@ -7,7 +7,7 @@ here.
 
 from __future__ import annotations
 
-__all__ = ["MOST", "is_blank", "read_list"]
+__all__ = ["MOST", "read_list"]
 
 MOST = 200  # addresses of one source that are used; the rest of a flood is not even kept
 
@@ -16,11 +16,3 @@ def read_list(text: str) -> tuple[str, ...]:
     lines = (line.strip() for line in text.lstrip("\ufeff").splitlines())
     parts = (part.strip() for line in lines if line[:1] != "#" for part in line.split(","))
     return tuple(dict.fromkeys(part for part in parts if part))
-
-
-def is_blank(text: str) -> bool:
-    """Whether this text says nothing at all: a file that is just being written anew.
-
-    ActiveMQ passes over such a list too. To say "no brokers" write a comment.
-    """
-    return not text.lstrip("\ufeff").strip()

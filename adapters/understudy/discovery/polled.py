@@ -1,11 +1,15 @@
-"""Agents that read a list again and again: what a file and a web page have in common."""
+"""Agents that read a list again and again: what a file and a web page have in common.
+
+A list of no characters at all changes nothing: that is a file which is just being written anew.
+"No brokers" is an empty line or a comment. (ActiveMQ passes over empty lists too.)
+"""
 
 from __future__ import annotations
 
 import threading
 from typing import Protocol
 
-from understudy.discovery.addresses import is_blank, read_list
+from understudy.discovery.addresses import read_list
 from understudy.discovery.agent import Reports
 from understudy.failover import forking
 
@@ -58,7 +62,7 @@ class PolledAgent:
                 if not over.is_set():
                     reports.failed(f"{type(exc).__name__}: {exc}" if str(exc) else repr(exc))
             else:
-                if not is_blank(text):
+                if text:
                     reports.found(read_list(text))
             over.wait(self._interval)
 
