@@ -15,9 +15,10 @@ from typing import Any, cast
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
+from understudy import discovery
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
-from understudy.core.uri import FailoverURI, parse
+from understudy.core.uri import FailoverURI, parse, parse_members
 from understudy.errors import Attempt, ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
@@ -36,6 +37,10 @@ __all__ = ["LogicalBroker", "broker_for", "flush"]
 
 CELERY_DEFAULT_HEARTBEAT = 120.0  # s; what a worker asks for when nobody set broker_heartbeat
 
+#: schemes that an announced broker may have, beside those of the configured members: any other
+#: kombu transport would be news to the Connections that exist already, and to their error classes
+LEARNED_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "tcp", "ssl"})
+
 #: the pip command for a candidate whose library is missing, by scheme
 EXTRAS = {"redis": "redis", "rediss": "redis", "sentinel": "redis"}
 
@@ -48,8 +53,11 @@ class LogicalBroker:
         self.stale_acks = 0
         self._settings = settings
         self._host_heartbeat: float | None = None  # s, where the host's own setting says one
-        self.samples = [self._client(endpoint) for endpoint in uri.endpoints]
+        self.candidates = uri.endpoints or parse_members("amqp://")  # stand for what is learned too
+        self.samples = [self._client(endpoint) for endpoint in self.candidates]
         self.supervisor: Supervisor[Inner] = Supervisor(uri, self, on_event=settings.on_event)
+        schemes = LEARNED_SCHEMES | {endpoint.scheme for endpoint in uri.endpoints}
+        self.discovery = discovery.attach(uri, self.supervisor, schemes=schemes)
         self._tracked: TrackedPublisher | None = None
         self._lock = threading.Lock()
 
@@ -121,6 +129,7 @@ class LogicalBroker:
         inner.blocked_timeout = self.options.blocked_timeout / 1000
         inner.connect(timeout)
         monitor.watch(inner, self._died)
+        self.discovery.connected(endpoint, inner.raw)
         return inner
 
     def _died(self, connection: Inner, reason: str) -> None:
@@ -292,15 +301,11 @@ def flush(timeout: float | None = None) -> bool:
 
 def _parse(text: str, settings: Settings) -> FailoverURI:
     schemes = (set(TRANSPORT_ALIASES) | {"tcp", "ssl"}) - set(SCHEMES)
-    uri = parse(text, options=settings.ours, schemes=schemes)
+    uri = parse(text, options=settings.ours, schemes=schemes, agents=discovery.agent_schemes())
     if uri.scheme == "fanout":
         raise ConfigurationError(
             "fanout: is not supported for kombu yet; use failover:(…), which sends each message to "
             "one broker"
-        )
-    if uri.agents or uri.options.update_uris_url:
-        raise ConfigurationError(
-            f"discovery: and updateURIsURL are not supported for kombu yet; list the brokers: {uri}"
         )
     for endpoint in uri.endpoints:
         _check_importable(endpoint)

@@ -103,8 +103,6 @@ class Transport(base.Transport):
     def _answer_for_candidates(self) -> None:
         """What kombu asks of an unconnected transport is answered from all the candidates."""
         candidates = [sample.transport for sample in self.broker.samples]
-        if not candidates:
-            return
         first = candidates[0]
         self.driver_type, self.driver_name = first.driver_type, first.driver_name
         self._driver = first
@@ -326,7 +324,7 @@ class Transport(base.Transport):
     def get_manager(self, *args: Any, **kwargs: Any) -> Any:
         inner = None if self._inner is None else self._inner()
         if inner is None:
-            inner = Inner(self.broker.uri.endpoints[0], self.broker.samples[0])
+            inner = Inner(self.broker.candidates[0], self.broker.samples[0])
         return inner.transport.get_manager(*args, **kwargs)
 
     @property
