@@ -185,10 +185,39 @@ def test_json() -> None:
 
 
 def test_discovery_agents() -> None:
-    done = run(f"discovery:(http://u:{SECRET}@h/uris)", "--probe")
-    assert "agent http://u:**@h/uris (URI)" in done.stdout.splitlines()
+    done = run(f"discovery:(http://u:{SECRET}@h.invalid/uris)")
+    assert "agent http://u:**@h.invalid/uris (URI)" in done.stdout.splitlines()
+    assert done.returncode == 0
+    done = run(f"discovery:(http://u:{SECRET}@h.invalid/uris)", "--probe")
+    assert "agent http://u:**@h.invalid/uris (URI) failed: " in done.stdout
     assert done.returncode == 1
     assert "no endpoint to probe" in done.stderr
+
+
+def test_probe_of_what_agents_find(tmp_path: Path) -> None:
+    """Found endpoints are probed too; nobody is shown, or given, a password that is not his."""
+    with answering(connected) as (port, received):
+        (tmp_path / "uris").write_text(f"stomp://x:y@127.0.0.1:{port},stomp://evil.invalid\n")
+        members = f"stomp://app:{SECRET}@127.0.0.1:{free_port()},discovery:(file:{tmp_path}/uris)"
+        done = run(f"failover:({members})?updateURIsURL={tmp_path}/missing", "--probe", "--json")
+    report = json.loads(done.stdout)
+    assert done.returncode == 0
+    found = [(one["uri"], one["origin"], one["probe"]["ok"]) for one in report["endpoints"]][1:]
+    assert found == [
+        (f"stomp://app:**@127.0.0.1:{port}", f"file:{tmp_path}/uris", True),
+        ("stomp://evil.invalid", f"file:{tmp_path}/uris", False),
+    ]
+    assert f"passcode:{SECRET}" in received[0].decode()
+    first, second = report["agents"]
+    assert (first["found"], first["error"], len(first["notes"])) == (2, "", 2)
+    assert "FileNotFoundError" in second["error"]
+
+
+def test_an_agent_that_cannot_be_is_wrong_use() -> None:
+    """D06."""
+    done = run("discovery:(multicast://10.0.0.1)")
+    assert done.returncode == 2
+    assert "no multicast address" in done.stderr
 
 
 def test_the_address_may_come_from_standard_input() -> None:

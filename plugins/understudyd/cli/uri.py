@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import click
@@ -14,22 +14,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from understudy import ConfigurationError, Endpoint, FailoverURI, parse, redact
+from understudy import ConfigurationError, Endpoint, FailoverURI, parse
 from understudy.core.member import CORE_SCHEMES, MEMBER_OPTIONS
 from understudy.core.options import OPTIONS
 from understudy.core.redact import MASK, is_secret
 from understudy.core.uri import COMPOSITES
+from understudy.discovery import Look, agent_schemes, agents_of, look
 from understudyd.cli.probe import Answer, probe_all
 
 __all__ = ["uri"]
 
 
+@dataclass(frozen=True)
+class Row:
+    """One endpoint."""
+
+    endpoint: Endpoint
+    origin: str  # "URI", or the agent that found it
+    answer: Answer | None = None
+
+
 @click.command()
 @click.argument("address", metavar="URI")
-@click.option("--probe", is_flag=True, help="Connect to each endpoint.")
+@click.option("--probe", is_flag=True, help="Ask each agent, connect to each endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def uri(address: str, probe: bool, as_json: bool) -> int:
-    """Explain URI: its endpoints in order, its options, and where each came from.
+    """Explain URI: its endpoints in order, its agents, its options, and where each came from.
 
     URI may be - to read it from standard input, out of sight of other users' ps. With --probe the
     exit code is 0 when at least one endpoint answers, else 1.
@@ -37,20 +47,38 @@ def uri(address: str, probe: bool, as_json: bool) -> int:
     if address == "-":
         address = sys.stdin.read()
     parsed = _parsed(address)
-    answers: Sequence[Answer | None] = [None] * len(parsed.endpoints)
+    agents: dict[str, Look | None] = dict.fromkeys(agents_of(parsed))
+    rows = [Row(endpoint, "URI") for endpoint in parsed.endpoints]
     if probe:
-        answers = probe_all(parsed.endpoints, parsed.options.connect_timeout / 1000)
+        rows, agents = _probed(parsed)
     if as_json:
-        click.echo(json.dumps(_report(parsed, answers), indent=2))
+        click.echo(json.dumps(_report(parsed, rows, agents), indent=2))
     elif sys.stdout.isatty():
-        _print_tables(parsed, answers)
+        _print_tables(parsed, rows, agents)
     else:
-        _print_lines(parsed, answers)
+        _print_lines(parsed, rows, agents)
     if not probe:
         return 0
-    if not answers:
-        click.echo("understudy: the URI lists no endpoint to probe", err=True)
-    return 0 if any(answer and answer.ok for answer in answers) else 1
+    if not rows:
+        click.echo("understudy: there is no endpoint to probe", err=True)
+    return 0 if any(row.answer and row.answer.ok for row in rows) else 1
+
+
+def _probed(parsed: FailoverURI) -> tuple[list[Row], dict[str, Look | None]]:
+    """All endpoints with their answers, and what the agents know now."""
+    patience = parsed.options.connect_timeout / 1000
+    schemes = CORE_SCHEMES | {endpoint.scheme for endpoint in parsed.endpoints}
+    looks = look(parsed, schemes=schemes, patience=patience)
+    origins = dict.fromkeys(parsed.endpoints, "URI")
+    for one in looks:
+        for endpoint in one.endpoints:
+            origins.setdefault(endpoint, one.agent)
+    rows = [Row(endpoint, origin) for endpoint, origin in origins.items()]
+    answers = probe_all([row.endpoint for row in rows], patience)
+    return (
+        [replace(row, answer=answer) for row, answer in zip(rows, answers, strict=True)],
+        {one.agent: one for one in looks},
+    )
 
 
 def _parsed(address: str) -> FailoverURI:
@@ -59,13 +87,14 @@ def _parsed(address: str) -> FailoverURI:
         aliases = importlib.import_module("kombu.transport").TRANSPORT_ALIASES
     except ImportError:
         try:
-            return parse(address)
+            return parse(address, agents=agent_schemes())
         except ConfigurationError as error:
             if "unknown scheme" not in str(error):
                 raise
             hint = 'for the schemes of kombu: pip install "understudy[kombu]"'
             raise ConfigurationError(f"{error}; {hint}") from None
-    return parse(address, schemes=CORE_SCHEMES | (aliases.keys() - set(COMPOSITES)))
+    schemes = CORE_SCHEMES | (aliases.keys() - set(COMPOSITES))
+    return parse(address, schemes=schemes, agents=agent_schemes())
 
 
 def _member_options(endpoint: Endpoint) -> dict[str, object]:
@@ -90,28 +119,34 @@ def _options(parsed: FailoverURI) -> dict[str, tuple[object, str]]:
     return told
 
 
-def _report(parsed: FailoverURI, answers: Sequence[Answer | None]) -> Mapping[str, Any]:
+def _report(
+    parsed: FailoverURI, rows: Sequence[Row], agents: Mapping[str, Look | None]
+) -> Mapping[str, Any]:
     return {
         "scheme": parsed.scheme,
         "endpoints": [
             {
-                "uri": endpoint.redacted,
-                "origin": "URI",
-                "options": _member_options(endpoint),
-                "probe": asdict(answer) if answer else None,
+                "uri": row.endpoint.redacted,
+                "origin": row.origin,
+                "options": _member_options(row.endpoint),
+                "probe": asdict(row.answer) if row.answer else None,
             }
-            for endpoint, answer in zip(parsed.endpoints, answers, strict=True)
+            for row in rows
         ],
-        "agents": _agents(parsed),
+        "agents": [
+            {
+                "uri": agent,
+                "found": one and len(one.endpoints),
+                "notes": list(one.notes) if one else [],
+                "error": one.error if one else "",
+            }
+            for agent, one in agents.items()
+        ],
         "options": {
             name: {"value": value, "origin": origin}
             for name, (value, origin) in _options(parsed).items()
         },
     }
-
-
-def _agents(parsed: FailoverURI) -> list[str]:
-    return [redact(agent) for agent in parsed.agents]
 
 
 def _shown(value: object) -> str:
@@ -124,29 +159,46 @@ def _pairs(options: Mapping[str, object]) -> str:
     return " ".join(f"{name}={_shown(value)}" for name, value in options.items())
 
 
-def _print_lines(parsed: FailoverURI, answers: Sequence[Answer | None]) -> None:
+def _told(answer: Look | None) -> str:
+    """What an agent said, in words; nothing when it was not asked."""
+    if answer is None:
+        return ""
+    count = len(answer.endpoints)
+    found = f"failed: {answer.error}" if answer.error else f"found {count or 'nobody'}"
+    return "; ".join([found, *answer.notes])
+
+
+def _print_lines(
+    parsed: FailoverURI, rows: Sequence[Row], agents: Mapping[str, Look | None]
+) -> None:
     click.echo(f"scheme {parsed.scheme}")
-    for number, (endpoint, answer) in enumerate(zip(parsed.endpoints, answers, strict=True), 1):
+    for number, row in enumerate(rows, 1):
+        endpoint = row.endpoint
         words = ["endpoint", str(number), endpoint.redacted, _pairs(_member_options(endpoint))]
-        click.echo(" ".join(filter(None, [*words, f"(URI) {answer}" if answer else "(URI)"])))
-    for agent in _agents(parsed):
-        click.echo(f"agent {agent} (URI)")
+        end = f"({row.origin}) {row.answer}" if row.answer else f"({row.origin})"
+        click.echo(" ".join(filter(None, [*words, end])))
+    for agent, answer in agents.items():
+        click.echo(f"agent {agent} (URI) {_told(answer)}".rstrip())
     for name, (value, origin) in _options(parsed).items():
         click.echo(f"option {name}={_shown(value)} ({origin})")
 
 
-def _print_tables(parsed: FailoverURI, answers: Sequence[Answer | None]) -> None:
+def _print_tables(
+    parsed: FailoverURI, rows: Sequence[Row], agents: Mapping[str, Look | None]
+) -> None:
     console = Console()
     console.print(Text(str(parsed), overflow="fold"))
-    probed = any(answers)
+    probed = any(row.answer for row in rows) or any(agents.values())
     table = Table("#", "endpoint", "from", "its options", *["probe"] * probed)
-    for number, (endpoint, answer) in enumerate(zip(parsed.endpoints, answers, strict=True), 1):
-        style = "" if answer is None else "green" if answer.ok else "red"
-        cells = [str(number), endpoint.redacted, "URI", _pairs(_member_options(endpoint))]
-        probe = [Text(str(answer), style)] if probed else []
+    for number, row in enumerate(rows, 1):
+        style = "" if row.answer is None else "green" if row.answer.ok else "red"
+        options = _pairs(_member_options(row.endpoint))
+        cells = [str(number), row.endpoint.redacted, row.origin, options]
+        probe = [Text(str(row.answer), style)] if probed else []
         table.add_row(*(Text(cell, overflow="fold") for cell in cells), *probe)
-    for agent in _agents(parsed):
-        table.add_row("…", Text(agent, overflow="fold"), "URI", "announces more")
+    for agent, answer in agents.items():
+        told = [Text(_told(answer), "red" if answer and answer.error else "")] if probed else []
+        table.add_row("…", Text(agent, overflow="fold"), "URI", "announces more", *told)
     console.print(table)
     table = Table("option", "value", "from", "meaning")
     for name, (value, origin) in _options(parsed).items():
