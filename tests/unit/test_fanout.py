@@ -28,21 +28,16 @@ class Broker:
         if reachable:
             self.reachable.set()
         self.opened = threading.Event()
-        self.attempts = 0
         self.refuses = False
         self.is_closed = False
 
     def open(self, on_event: Callable[[Event], object]) -> None:
-        self.attempts += 1
-        if not self.reachable.is_set():
-            raise ConnectFailed("nobody there")
+        self.reachable.wait(PATIENCE)
+        if self.is_closed:
+            raise ConnectFailed("closed")
         self.tell = on_event
         on_event(Connected(self.name))
         self.opened.set()
-
-    def pause(self, failures: int) -> float:
-        self.reachable.wait(PATIENCE)
-        return 0.0
 
     def send(self, message: str, deadline: Deadline) -> None:
         if not self.works.wait(deadline.timeout()):

@@ -24,7 +24,7 @@ from typing import Generic, Protocol, TypeVar
 from understudy.core.events import Connected, Event, Interrupted, Resumed
 from understudy.errors import ConnectFailed, SendTimeout
 from understudy.failover import forking
-from understudy.failover.deadline import Deadline
+from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 
 __all__ = ["Fanout", "Member"]
@@ -41,13 +41,16 @@ class Member(Protocol[M_contra]):
     name: str  # its endpoint, redacted
 
     def open(self, on_event: Callable[[Event], object]) -> None:
-        """Connect, one attempt; from then on reconnect by itself and tell what happens."""
+        """Connect, however long it takes, and from then on reconnect by itself; tell what happens.
 
-    def pause(self, failures: int) -> float:
-        """Seconds to wait after so many failed attempts to open in a row."""
+        Raises when closed meanwhile, or when this broker is given up for good.
+        """
 
     def send(self, message: M_contra, deadline: Deadline) -> None:
-        """Return when this broker has confirmed it; raise SendTimeout or what it refused with."""
+        """Return when this broker has confirmed it.
+
+        Raises SendTimeout or DeadlinePassed, or what the broker refused it with.
+        """
 
     def close(self) -> None:
         """From any thread: end everything, bounded; a send that waits gets an error."""
@@ -60,7 +63,7 @@ class _Tally:
         self.need = need
         self.open = copies
         self.acks = 0
-        self.error: Exception | None = None  # the first one
+        self.error: Exception | None = None  # the first that is no time-out
 
     @property
     def is_over(self) -> bool:
@@ -80,18 +83,13 @@ class _Lane(Generic[M]):
         return self.is_up and self.jobs.qsize() < LANE_SIZE
 
     def run(self) -> None:
-        failures = 0
-        while not self._owner.is_closed:
-            try:
-                self.member.open(self._note)
-            except Exception as exc:
-                failures += 1
-                logger.debug("fanout: %s cannot be opened: %s", self.member.name, exc)
-                self._owner.sleep(self.member.pause(failures))
-                continue
-            self._set_up(True)
-            self._work()
+        try:
+            self.member.open(self._note)
+        except Exception as exc:
+            if not self._owner.is_closed:
+                logger.error("fanout: %s is given up: %s", self.member.name, exc)
             return
+        self._work()
 
     def _work(self) -> None:
         while True:
@@ -154,7 +152,7 @@ class Fanout(Generic[M]):
                 self._changed.wait(deadline.timeout())
             if tally.acks >= tally.need:
                 return
-            if tally.error is not None and not isinstance(tally.error, SendTimeout):
+            if tally.error is not None:
                 raise tally.error
             raise SendTimeout(
                 f"message {message_id}: {tally.acks} of {self._need} brokers confirmed it within "
@@ -207,18 +205,12 @@ class Fanout(Generic[M]):
             tally.open -= 1
             if error is None:
                 tally.acks += 1
-            else:
+            elif not isinstance(error, SendTimeout | DeadlinePassed):
                 tally.error = tally.error or error
             self._changed.notify_all()
         if error is not None and not self.is_closed:
-            logger.warning("fanout: %s did not take a message: %s", lane.member.name, error)
-
-    def sleep(self, seconds: float) -> None:
-        """A pause that close() cuts short."""
-        deadline = Deadline(seconds)
-        with self._lock:
-            while not self.is_closed and deadline.remaining() > 0:
-                self._changed.wait(deadline.timeout())
+            why = str(error) or "its time was up"
+            logger.warning("fanout: %s did not take a message: %s", lane.member.name, why)
 
     # --- fork safety ----------------------------------------------------------------------------
 

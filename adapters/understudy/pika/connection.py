@@ -16,13 +16,16 @@ from typing import Any
 import pika
 from pika import exceptions, frame, spec, validators
 
+from understudy.core.uri import FailoverURI
 from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
 from understudy.failover.supervisor import Supervisor
+from understudy.pika import fanout
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed
+from understudy.pika.fanout import FanoutPublisher
 from understudy.pika.link import LinkLost
 from understudy.pika.requests import timed_out
 from understudy.pika.session import Session
@@ -63,9 +66,21 @@ class BlockingConnection(pika.BlockingConnection):
         options: Mapping[str, object] | None = None,
         on_event: EventCallback | None = None,
     ) -> None:
-        uri, known = read_parameters(parameters, options)
+        self._make(*read_parameters(parameters, options), on_event)
+        self._connect()
+
+    @classmethod
+    def unconnected(cls, uri: FailoverURI, on_event: EventCallback) -> BlockingConnection:
+        """For one that connects on a thread of its own, and may be closed before it is there."""
+        connection = cls.__new__(cls)
+        connection._make(uri, {}, on_event)
+        return connection
+
+    def _make(
+        self, uri: FailoverURI, known: dict[tuple[object, ...], Any], on_event: EventCallback | None
+    ) -> None:
         if uri.scheme == "fanout":
-            raise ConfigurationError("fanout: is not supported here; use failover:(…)")
+            fanout.check(uri)
         if uri.agents or uri.options.update_uris_url:
             raise ConfigurationError(
                 f"discovery: and updateURIsURL are not supported here yet; list the brokers: {uri}"
@@ -74,6 +89,11 @@ class BlockingConnection(pika.BlockingConnection):
         self._session = Session(uri, self._dialer, on_event)
         tracks = uri.options.track_messages
         self._tracked = TrackedPublisher(self._session) if tracks else None
+        self._fanout = (
+            FanoutPublisher(uri, self._session.topology, self.unconnected)
+            if uri.scheme == "fanout"
+            else None
+        )
         self._ready_events: deque[_Event] = deque()
         self._timers: list[tuple[float, int, _Event]] = []
         self._numbers = itertools.count(1)
@@ -83,21 +103,25 @@ class BlockingConnection(pika.BlockingConnection):
         self._on_unblocked: list[Callable[..., Any]] = []
         self._session.on_blocked = _blocked_handler(weakref.ref(self))
         self._finalizer = weakref.finalize(
-            self, _let_go, self._session.supervisor, self._session.wakeup
+            self, _let_go, self._session.supervisor, self._session.wakeup, self._fanout
         )
         self._finalizer.atexit = False
-        deadline = self._session.deadline()
+
+    def _connect(self) -> None:
+        session = self._session
+        deadline = session.deadline()
         try:
-            with self._session.lock:
-                self._session.usable(deadline)
+            with session.lock:
+                session.usable(deadline)
         except DeadlinePassed:
-            attempts = self._session.supervisor.attempts
-            self._session.close(200, "not connected")
-            limit = uri.options.timeout
+            attempts = session.supervisor.attempts
+            self._end(200, "not connected")
+            limit = session.options.timeout
             text = f"no endpoint could be connected to within timeout={limit} ms"
             raise ConnectFailed(text, attempts) from None
         except BaseException:
-            self._session.close(200, "not connected")
+            if not session.is_closed:
+                self._end(200, "not connected")
             raise
 
     def __repr__(self) -> str:
@@ -371,15 +395,22 @@ class BlockingConnection(pika.BlockingConnection):
                 self._tracked.flush_at_close()
         finally:
             with contextlib.suppress(exceptions.ConnectionWrongStateError):
-                self._session.close(reply_code, reply_text)
+                self._end(reply_code, reply_text)
             self._finalizer.detach()
             with self._session.lock:
                 for channel in list(self._session.channels.values()):
                     channel._forget_everything()
 
+    def _end(self, reply_code: int, reply_text: str) -> None:
+        if self._fanout is not None:
+            self._fanout.close()
+        self._session.close(reply_code, reply_text)
 
-def _let_go(supervisor: Supervisor[Wire], wakeup: Wakeup) -> None:
+
+def _let_go(supervisor: Supervisor[Wire], wakeup: Wakeup, to_all: FanoutPublisher | None) -> None:
     """The application has dropped its connection without closing it."""
+    if to_all is not None:
+        to_all.close()
     supervisor.close()
     wakeup.close()
 

@@ -47,6 +47,8 @@ def read_parameters(
     """
     if given is None:
         given = pika.ConnectionParameters()
+    if isinstance(given, FailoverURI):
+        return given, {}
     if isinstance(given, str):
         uri = parse(given, options=options, schemes=SCHEMES, member_options=MEMBER_OPTIONS)
         for endpoint in uri.endpoints:

@@ -85,6 +85,12 @@ class OutMessage:
     def __repr__(self) -> str:
         return f"<OutMessage {self.message_id} to {self.exchange!r} {self.routing_key!r}>"
 
+    def copy(self) -> OutMessage:
+        """The same message, with the same id, for another broker."""
+        return OutMessage(
+            self.exchange, self.routing_key, self.body, self.properties, self.mandatory
+        )
+
     @property
     def size(self) -> int:
         """Bytes that this message counts for in an outbox."""

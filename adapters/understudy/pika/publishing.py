@@ -58,6 +58,11 @@ class Publishing(Transactions):
         """
         message = OutMessage(exchange, routing_key, body, properties, mandatory)
         session = self._session
+        fanout = self._connection._fanout
+        if fanout is not None and fanout.takes(message):
+            self._raise_if_not_open()
+            fanout.publish(message, session.deadline())
+            return
         with session.lock:
             self._raise_if_not_open()
             if self._log is not None:
@@ -67,13 +72,18 @@ class Publishing(Transactions):
             if tracked is not None and message.properties.reply_to != REPLIES:
                 tracked.put(message, self, session.deadline())
                 return
-            sent = self._publish(message)
+            sent = self._publish(message, session.deadline())
         if not sent.ok or sent.returned is not None:
             self._report(sent)
 
-    def _publish(self, message: OutMessage) -> Sent:
+    def publish_until(self, message: OutMessage, deadline: Deadline) -> Sent:
+        """The same within another bound; how it ended is the caller's to judge."""
+        with self._session.lock:
+            self._raise_if_not_open()
+            return self._publish(message, deadline)
+
+    def _publish(self, message: OutMessage, deadline: Deadline) -> Sent:
         session = self._session
-        deadline = session.deadline()
         confirms = session.options.confirms or self._delivery_confirmation
         verdicts = 0
         written = False

@@ -12,6 +12,7 @@ from understudy.failover.supervisor import Supervisor
 from understudy.pika.errors import SendTimeout, refused
 from understudy.pika.link import Ask, Link, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
+from understudy.pika.restoring import REPLIES
 from understudy.pika.session import Session
 from understudy.pika.wire import Wire
 
@@ -56,6 +57,10 @@ class Requests:
             answer = self._exchange(lambda link: link.ask(method, reply), method.NAME)
             session.topology.note(method)
             return answer.answer
+
+    def declare_again(self, method: Any) -> None:
+        """What was declared on another broker, on this one too."""
+        self._request(method, REPLIES[type(method)])
 
     def _exchange(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
         """With the lock held: have a request answered."""

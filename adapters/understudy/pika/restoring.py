@@ -21,7 +21,7 @@ from pika import exceptions, spec
 
 from understudy.pika.link import Ask, Link, LinkChannel
 
-__all__ = ["RestoreFailed", "Restored", "Step", "channels", "topology"]
+__all__ = ["REPLIES", "RestoreFailed", "Restored", "Step", "channels", "topology"]
 
 AGAIN = 0.1  # s between two tries to get what is still locked
 ALWAYS = 10.0  # s in which a broker finds out that a closed connection is closed, without heartbeat

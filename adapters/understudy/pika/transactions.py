@@ -16,6 +16,7 @@ from typing import Any, cast
 from pika import frame, spec
 
 from understudy.core.transaction import TransactionLog
+from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika import restoring
 from understudy.pika.consuming import Consuming
@@ -53,6 +54,8 @@ class Transactions(Consuming):
 
     def tx_select(self) -> Any:
         """As pika's. A channel that is in confirm mode is opened anew for it."""
+        if self._connection._fanout is not None:
+            raise ConfigurationError("fanout: has no transactions over several brokers")
         with self._session.lock:
             self._raise_if_not_open()
             if self._log is None and self._link is not None and self._link.is_confirming:

@@ -1,0 +1,114 @@
+"""fanout: for pika: a message goes to several brokers, everything else to one of them.
+
+Rules
+* The connection itself is a failover connection over all members: its *primary*. Consumers are
+  there and nowhere else, and so is what goes to the default exchange (a queue message), unless
+  ``fanOutQueues=true``.
+* A message to any other exchange goes to every member that is connected; see `failover.fanout`.
+  Each member has a connection of its own for that, to which the exchanges, queues and bindings
+  that the application declared are declared before a message needs them. Deletions are not
+  repeated there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from understudy import errors
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import Event
+from understudy.core.uri import FailoverURI
+from understudy.errors import ConfigurationError
+from understudy.failover.deadline import Deadline
+from understudy.failover.fanout import Fanout
+from understudy.pika.errors import CLOSED, ConnectionLost, Nacked, SendTimeout, Unroutable
+from understudy.pika.message import OutMessage
+from understudy.pika.topology import Topology
+
+__all__ = ["FanoutPublisher", "check"]
+
+#: makes a BlockingConnection that is not connected yet
+Maker = Callable[[FailoverURI, Callable[[Event], object]], Any]
+
+
+def check(uri: FailoverURI) -> None:
+    """Raise ConfigurationError for what fanout: does not go together with."""
+    if uri.options.track_messages:
+        raise ConfigurationError(
+            "fanout: and trackMessages=true do not go together: each send waits for its confirms"
+        )
+    if uri.agents or uri.options.update_uris_url:
+        raise ConfigurationError("fanout: needs its brokers listed, as static:(…)")
+
+
+class FanoutPublisher:
+    """What a connection does with ``fanout:``."""
+
+    def __init__(self, uri: FailoverURI, topology: Topology, make: Maker) -> None:
+        self._queues_too = uri.options.fan_out_queues
+        members = [_Member(uri, one, topology, make) for one in uri.endpoints]
+        self._fanout: Fanout[OutMessage] = Fanout(members, uri.options.min_ack_count)
+
+    def takes(self, message: OutMessage) -> bool:
+        return bool(message.exchange) or self._queues_too
+
+    def publish(self, message: OutMessage, deadline: Deadline) -> None:
+        """Return when ``minAckCount`` brokers have confirmed it; see `Fanout.send`."""
+        try:
+            self._fanout.send(message, message.message_id, deadline)
+        except errors.SendTimeout as exc:
+            raise SendTimeout(str(exc), message_id=exc.message_id, written=exc.written) from None
+        except errors.ConnectFailed:
+            raise ConnectionLost(CLOSED) from None
+
+    def close(self) -> None:
+        self._fanout.close()
+
+
+class _Member:
+    """One broker of the list, with a connection and a channel for messages to all."""
+
+    def __init__(
+        self, uri: FailoverURI, endpoint: Endpoint, topology: Topology, make: Maker
+    ) -> None:
+        options = replace(
+            uri.options,
+            timeout=-1,  # of connecting; each send brings its own
+            max_reconnect_attempts=0,
+            startup_max_reconnect_attempts=0,
+            backup=False,
+            priority_backup=False,
+        )
+        self.name = str(endpoint)
+        alone = replace(uri, scheme="failover", endpoints=(endpoint,), options=options)
+        self._topology = topology
+        self._tell: Callable[[Event], object] = lambda event: None
+        self._connection: Any = make(alone, lambda event: self._tell(event))
+        self._channel: Any = None
+        self._declared: list[Any] = []
+
+    def open(self, on_event: Callable[[Event], object]) -> None:
+        self._tell = on_event
+        self._connection._connect()
+
+    def send(self, message: OutMessage, deadline: Deadline) -> None:
+        deadline.check()
+        if self._channel is None or self._channel.is_closed:
+            self._channel = self._connection.channel()
+        for method in self._topology.methods():
+            if method not in self._declared:
+                self._channel.declare_again(method)
+                self._declared.append(method)
+        sent = self._channel.publish_until(message.copy(), deadline)
+        if not sent.ok:
+            text = f"{self.name} answered basic.nack to message {message.message_id}"
+            raise Nacked(text, message_id=message.message_id, messages=[])
+        if sent.returned is not None:
+            text = f"message {message.message_id} reached no queue on {self.name}"
+            raise Unroutable(text, message_id=message.message_id, messages=[])
+
+    def close(self) -> None:
+        if self._connection.is_open:
+            self._connection.close()
