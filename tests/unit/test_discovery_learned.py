@@ -237,6 +237,21 @@ def test_any_text_is_an_endpoint_or_refused_and_no_stranger_gets_a_secret(
         assert "s3cr" not in found.uri
 
 
+@pytest.mark.parametrize(
+    ("address", "trusted"),
+    [("amqp://mq1", True), ("amqp://mq1:9", True), ("amqp://10.1.1.1", True), ("amqp://x", False)],
+)
+def test_a_login_beside_the_uri_is_for_the_same_endpoints(address: str, trusted: bool) -> None:
+    it = learner(**{"discovered.allow": "10.0.0.0/8"})
+    assert it.trusts(told(address, it)[0]) is trusted
+
+
+def test_without_a_configured_member_only_allowed_ones_are_trusted() -> None:
+    it = learner("discovery:(file:/x)", **{"discovered.allow": "mq9"})
+    assert it.trusts(told("amqp://mq9", it)[0])
+    assert not it.trusts(told("amqp://mq8", it)[0])
+
+
 @pytest.mark.parametrize("host", ["mq1", "evil"])
 def test_reading_what_was_read_changes_nothing(host: str) -> None:
     it = learner()

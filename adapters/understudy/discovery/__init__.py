@@ -5,6 +5,7 @@ An adapter calls `attach` once for each supervisor::
     self.discovery = discovery.attach(uri, supervisor, schemes={"amqp", "amqps", "tcp", "ssl"})
     …
     self.discovery.connected(endpoint, connection)     # in dial(), once a connection is made
+    self.discovery.trusts(endpoint)                    # before a login that is not the URI's goes
     self.discovery.close()                             # with the supervisor
 
 and parses with ``agents=discovery.agent_schemes()``. From then on ``uri.endpoints`` are only the

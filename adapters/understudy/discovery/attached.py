@@ -124,6 +124,14 @@ class Discovery:
             except Exception as exc:
                 self._log(logging.ERROR, f"discovery by {label} cannot be stopped: {exc!r}")
 
+    def trusts(self, endpoint: Endpoint) -> bool:
+        """Whether this endpoint may be given what the application says beside the URI: a user name
+        and password of a connect() call, headers. False for one that anybody may have announced.
+
+        What the endpoint itself holds is for it already.
+        """
+        return self._learner.trusts(endpoint)
+
     # --- what the agents tell -------------------------------------------------------------------
 
     def note_found(

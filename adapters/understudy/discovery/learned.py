@@ -93,6 +93,10 @@ class Learner:
         text = f"{scheme}://{user}{host}{found['port'] or ''}{path}"
         return self._read(text, self._options_for(bare, not distrust)), "; ".join(notes)
 
+    def trusts(self, endpoint: Endpoint) -> bool:
+        """Whether it may have the login that the application gave beside the URI."""
+        return endpoint in self._configured.values() or not self._distrust(endpoint)
+
     def _read(self, text: str, options: Mapping[str, str]) -> Endpoint:
         return self._reader.read(text, "an announced broker", options, bare=False)
 
