@@ -124,7 +124,10 @@ class _Question:
                     return b"", answer.headers.get("Location") or ""
                 if answer.status != 200:
                     raise OSError(f"the server answered {answer.status}")
-                return answer.read(LARGEST + 1), None
+                body = answer.read(LARGEST + 1)
+                if answer.length and len(body) <= LARGEST:
+                    raise OSError("the list ends too early")
+                return body, None
         except TimeoutError:
             raise TimeoutError(f"no answer within {PATIENCE:g} s") from None
         finally:
