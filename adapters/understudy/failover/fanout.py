@@ -19,20 +19,46 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
+from understudy.core.endpoint import Endpoint
 from understudy.core.events import Connected, Event, Interrupted, Resumed
-from understudy.errors import ConnectFailed, SendTimeout
+from understudy.core.uri import FailoverURI
+from understudy.errors import ConfigurationError, ConnectFailed, SendTimeout
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 
-__all__ = ["Fanout", "Member"]
+__all__ = ["Fanout", "Member", "alone", "check"]
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
 
 LANE_SIZE = 1000  # messages that may wait for one member
+
+
+def check(uri: FailoverURI) -> None:
+    """Raise ConfigurationError for what fanout: does not go together with."""
+    if uri.options.track_messages:
+        raise ConfigurationError(
+            "fanout: and trackMessages=true do not go together: each send waits for its confirms"
+        )
+    if uri.agents or uri.options.update_uris_url:
+        raise ConfigurationError("fanout: needs its brokers listed, as static:(…)")
+
+
+def alone(uri: FailoverURI, endpoint: Endpoint) -> FailoverURI:
+    """The URI of one member: the same options, but it never gives up by itself."""
+    options = replace(
+        uri.options,
+        timeout=-1,  # of connecting; each send brings its own
+        max_reconnect_attempts=0,
+        startup_max_reconnect_attempts=0,
+        backup=False,
+        priority_backup=False,
+    )
+    return replace(uri, scheme="failover", endpoints=(endpoint,), options=options)
 
 
 class Member(Protocol[M_contra]):

@@ -18,10 +18,10 @@ from pika import exceptions, frame, spec, validators
 
 from understudy.core.uri import FailoverURI
 from understudy.errors import ConfigurationError
+from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
 from understudy.failover.supervisor import Supervisor
-from understudy.pika import fanout
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed

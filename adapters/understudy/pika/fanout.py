@@ -13,34 +13,22 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from understudy import errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
 from understudy.core.uri import FailoverURI
-from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline
-from understudy.failover.fanout import Fanout
+from understudy.failover.fanout import Fanout, alone
 from understudy.pika.errors import CLOSED, ConnectionLost, Nacked, SendTimeout, Unroutable
 from understudy.pika.message import OutMessage
 from understudy.pika.topology import Topology
 
-__all__ = ["FanoutPublisher", "check"]
+__all__ = ["FanoutPublisher"]
 
 #: makes a BlockingConnection that is not connected yet
 Maker = Callable[[FailoverURI, Callable[[Event], object]], Any]
-
-
-def check(uri: FailoverURI) -> None:
-    """Raise ConfigurationError for what fanout: does not go together with."""
-    if uri.options.track_messages:
-        raise ConfigurationError(
-            "fanout: and trackMessages=true do not go together: each send waits for its confirms"
-        )
-    if uri.agents or uri.options.update_uris_url:
-        raise ConfigurationError("fanout: needs its brokers listed, as static:(…)")
 
 
 class FanoutPublisher:
@@ -73,19 +61,10 @@ class _Member:
     def __init__(
         self, uri: FailoverURI, endpoint: Endpoint, topology: Topology, make: Maker
     ) -> None:
-        options = replace(
-            uri.options,
-            timeout=-1,  # of connecting; each send brings its own
-            max_reconnect_attempts=0,
-            startup_max_reconnect_attempts=0,
-            backup=False,
-            priority_backup=False,
-        )
         self.name = str(endpoint)
-        alone = replace(uri, scheme="failover", endpoints=(endpoint,), options=options)
         self._topology = topology
         self._tell: Callable[[Event], object] = lambda event: None
-        self._connection: Any = make(alone, lambda event: self._tell(event))
+        self._connection: Any = make(alone(uri, endpoint), lambda event: self._tell(event))
         self._channel: Any = None
         self._declared: list[Any] = []
 

@@ -7,6 +7,7 @@ The methods that build frames (send, subscribe, ack, begin, …) are stomp.py's;
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,10 +17,13 @@ from stomp.utils import encode as encode_body
 
 from understudy.core.uri import FailoverURI, parse
 from understudy.errors import ConfigurationError
+from understudy.failover import fanout
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import EventCallback
 from understudy.stomp.commands import Commands
+from understudy.stomp.dispatcher import receipt_job
 from understudy.stomp.errors import ConnectionLost
+from understudy.stomp.fanout import FanoutSender
 from understudy.stomp.inner import Handshake
 from understudy.stomp.message import OutMessage
 from understudy.stomp.session import GOODBYE, Session
@@ -80,6 +84,7 @@ class Failover:
         self._auto_decode = auto_decode
         self._bind = bind_host_port
         self._commands: Commands | None = None
+        self._fanout: FanoutSender | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.transport.session or self.uri}>"
@@ -118,6 +123,8 @@ class Failover:
                 session = self._new_session(handshake)
                 self.transport.session = session
                 self._commands = Commands(session)
+                if self.uri.scheme == "fanout":
+                    self._fanout = FanoutSender(self.uri, partial(self._member, handshake))
         session.start()
         if wait:
             session.wait_connected(deadline)
@@ -131,6 +138,17 @@ class Failover:
             decode=self._decoded,
             on_event=self._on_event,
             before=self.transport.session,
+        )
+
+    def _member(self, handshake: Handshake, uri: FailoverURI, on_event: EventCallback) -> Session:
+        """Of one broker of a fanout: no listener hears of it."""
+        return Session(
+            uri,
+            handshake,
+            self.transport.without_listeners(),
+            beats=self.heartbeats,
+            decode=self._decoded,
+            on_event=on_event,
         )
 
     def disconnect(
@@ -151,6 +169,8 @@ class Failover:
             said["receipt"] = receipt
         self.transport.notify("disconnecting")
         try:
+            if self._fanout is not None:
+                self._fanout.close()
             session.flush_at_close()
         finally:
             self._tell_send(Frame("DISCONNECT", said, ""))
@@ -205,6 +225,8 @@ class Failover:
                 commands.unsubscribe(said)
             case "ACK" | "NACK":
                 commands.acknowledge(frame.cmd, said)
+            case "BEGIN" if self._fanout is not None:
+                raise ConfigurationError("fanout: has no transactions over several brokers")
             case "BEGIN":
                 commands.begin(said)
             case "COMMIT":
@@ -226,6 +248,10 @@ class Failover:
         message = OutMessage(headers, body, version=self.version, is_tracked=tracked)
         if message.transaction:
             self._commands.send(message)
+        elif self._fanout is not None and self._fanout.takes(message):
+            self._fanout.send(message, deadline)
+            if message.receipt is not None:
+                session.dispatcher.put([receipt_job(message.receipt)])
         else:
             session.sender.send(message, deadline)
 
@@ -291,4 +317,7 @@ def _parse(
         )
         options = {"randomize": False, **(options or {})}  # stomp.py tries them in order
         given = f"failover:({members})"
-    return parse(given, options=options, schemes=SCHEMES, member_options=())
+    uri = parse(given, options=options, schemes=SCHEMES, member_options=())
+    if uri.scheme == "fanout":
+        fanout.check(uri)
+    return uri

@@ -34,6 +34,13 @@ class Transport(Publisher):
         self._tls: dict[tuple[str, int], dict[str, Any]] = {}
         self.connecting = threading.RLock()  # one connect() at a time
 
+    def without_listeners(self) -> Transport:
+        """Another one with the same settings."""
+        other = Transport(self.vhost)
+        other._tls = self._tls
+        other.create_thread_fc = self.create_thread_fc
+        return other
+
     # --- listeners ------------------------------------------------------------------------------
 
     def set_listener(self, name: str, listener: Any) -> None:
