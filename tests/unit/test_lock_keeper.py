@@ -414,3 +414,27 @@ def test_leaving_while_a_claim_is_under_way_lets_go_again() -> None:
     assert store.record is not None
     assert store.record.released
     assert isinstance(contender.did[-1], Released)
+
+
+def test_stepping_down_before_the_promotion_promotes_nobody() -> None:
+    """A claim that is found late has to be renewed first; no broker runs yet."""
+    store = Store()
+    contender = Contender(store)
+    _, swap = a_claim_under_way(contender)
+    store.swap(swap.expected, swap.record)
+    contender.reaches = False
+    contender.go_on(2)
+    contender.now += 0.9  # frozen until the claim's deadline is over
+    contender.reaches = True
+    contender.loses_claims = True  # of its own renewals too
+    contender.feed(Tick())
+    contender.go_on(T.attempt)
+    assert contender.keeper.state is State.HOLDING
+    assert contender.kinds() == []
+    contender.loses_claims = False
+    contender.feed(Permit(False))
+    contender.feed(Step("shutdown"))
+    contender.go_on(2)
+    assert contender.kinds() == ["Released"]
+    assert store.record is not None
+    assert store.record.released

@@ -114,7 +114,7 @@ class Keeper:
         self._next = -math.inf  # when to look, renew or try again
         self._watch: _Watch | None = None
         self._claim: _Attempt | None = None  # a claim that was never answered
-        self._claim_not_before = -math.inf  # so that one which fails at once is no hot loop
+        self._must_look = False  # before the next claim: the last one may have succeeded
         self._permit = Permit(False)
         self._cause = ""  # of stepping down, for the tombstone
         self._is_lost = False  # FENCING: the lock is somebody else's by now
@@ -176,8 +176,12 @@ class Keeper:
         return []
 
     def _step_down(self, event: Step, now: float) -> list[Action]:
-        if self.state is State.HOLDING:
+        if self.state is not State.HOLDING:
+            return []
+        if self.is_promoted:
             return self._fence(event.cause, is_lost=False)
+        self._cause = event.cause  # no broker was started
+        self._begin_release(now)
         return []
 
     def _fenced(self, _: Event, now: float) -> list[Action]:
@@ -198,7 +202,7 @@ class Keeper:
         self._next = max(now, attempt.sent + self._timings.renew / LOOKS)
         if self.state is State.CLAIMING:
             self._claim = attempt
-            self._claim_not_before = self._next
+            self._must_look = True
             self.state = State.WATCHING
         return []
 
@@ -221,6 +225,7 @@ class Keeper:
                 self._claim = None  # what is there now may be older than it looks
             elif seen.record == claim.record:
                 return self._won(claim, seen, now)
+        self._must_look = False
         self._next = now + self._timings.renew / LOOKS
         known = self._watch
         if known is None or known.observation != seen:
@@ -379,11 +384,12 @@ class Keeper:
     def _claim_time(self) -> float:
         """When the record may be claimed, as far as is known."""
         watch = self._watch
-        if watch is None or not self._permit.may_campaign or self._refused:
+        may_claim = self._permit.may_campaign and not self._refused and not self._must_look
+        if watch is None or not may_claim:
             return math.inf
         is_due = watch.observation.is_proven_free or watch.observation.record is None
         patience = 0.0 if is_due else self._patience
-        return max(watch.since + patience + self._permit.delay, self._claim_not_before)
+        return watch.since + patience + self._permit.delay
 
     @property
     def _patience(self) -> float:
