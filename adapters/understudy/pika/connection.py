@@ -17,7 +17,6 @@ import pika
 from pika import exceptions, frame, spec, validators
 
 from understudy.core.uri import FailoverURI
-from understudy.errors import ConfigurationError
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
@@ -81,10 +80,6 @@ class BlockingConnection(pika.BlockingConnection):
     ) -> None:
         if uri.scheme == "fanout":
             fanout.check(uri)
-        if uri.agents or uri.options.update_uris_url:
-            raise ConfigurationError(
-                f"discovery: and updateURIsURL are not supported here yet; list the brokers: {uri}"
-            )
         self._dialer = PikaDialer(uri, known)
         self._session = Session(uri, self._dialer, on_event)
         tracks = uri.options.track_messages

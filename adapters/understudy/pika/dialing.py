@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlencode
 import pika
 from pika.tcp_socket_opts import set_sock_opts
 
+from understudy import discovery
 from understudy.core.endpoint import Endpoint
 from understudy.core.uri import FailoverURI, parse
 from understudy.errors import ConfigurationError
@@ -18,7 +19,7 @@ from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.pika.wire import Wire
 
-__all__ = ["PikaDialer", "read_parameters"]
+__all__ = ["SCHEMES", "PikaDialer", "read_parameters"]
 
 SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "tcp", "ssl"})
 TLS_SCHEMES = frozenset({"amqps", "ssl"})
@@ -50,7 +51,13 @@ def read_parameters(
     if isinstance(given, FailoverURI):
         return given, {}
     if isinstance(given, str):
-        uri = parse(given, options=options, schemes=SCHEMES, member_options=MEMBER_OPTIONS)
+        uri = parse(
+            given,
+            options=options,
+            schemes=SCHEMES,
+            member_options=MEMBER_OPTIONS,
+            agents=discovery.agent_schemes(),
+        )
         for endpoint in uri.endpoints:
             parameters_of(endpoint)  # raises for what pika can't read
         return uri, {}

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pika import exceptions
 
-from understudy import errors
+from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
 from understudy.core.uri import FailoverURI
@@ -37,7 +37,7 @@ from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import restoring
-from understudy.pika.dialing import PikaDialer
+from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
@@ -70,7 +70,6 @@ class Session:
         self.buffered = 0  # bytes of deliveries that the application has not taken
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.on_lost: list[Callable[[LinkLost], None]] = []
-        self.wakeup = Wakeup()
         self._is_over = False
         self._polling = False
         self._waiting = 0  # threads that wait for what another one reads
@@ -82,6 +81,8 @@ class Session:
         self._dialer = dialer
         dialer.on_dead = _Undertaker(self)
         self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
+        self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
+        self.wakeup = Wakeup()  # sockets: after all that may raise
         self.supervisor.attach(self)
         forking.register(self)
 
