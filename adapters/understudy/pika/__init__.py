@@ -11,6 +11,9 @@ except ModuleNotFoundError as exc:
         'understudy.pika needs pika: pip install "understudy[pika]"', name="pika"
     ) from exc
 
+from understudy.pika.async_channel import AsyncChannel
+from understudy.pika.async_connection import AsyncConnection
+from understudy.pika.async_consumer import Consumer, Message
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.connection import BlockingConnection
 from understudy.pika.errors import (
@@ -24,10 +27,14 @@ from understudy.pika.errors import (
 )
 
 __all__ = [
+    "AsyncChannel",
+    "AsyncConnection",
     "BlockingChannel",
     "BlockingConnection",
     "ConnectFailed",
     "ConnectionLost",
+    "Consumer",
+    "Message",
     "Nacked",
     "Refused",
     "SendTimeout",

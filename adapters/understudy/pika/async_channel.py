@@ -1,0 +1,203 @@
+"""A channel of an `AsyncConnection`: the calls of pika's channels as coroutines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from pika import spec
+
+from understudy.failover.deadline import Deadline
+from understudy.failover.notifier import logger
+from understudy.pika.async_publisher import AsyncPublisher
+from understudy.pika.async_session import GOODBYE, AsyncSession
+from understudy.pika.async_transactions import AsyncTransactions
+from understudy.pika.declarations import Declarations
+from understudy.pika.link import Link, LinkChannel, LinkLost
+from understudy.pika.message import OutMessage
+
+__all__ = ["AsyncChannel"]
+
+PUBLISH = spec.Basic.Publish.INDEX
+
+
+class AsyncChannel(Declarations, AsyncTransactions):
+    """Made by `AsyncConnection.channel`; names, arguments and answers are pika's.
+
+    Every call but `consume` is to be awaited. Each is bounded by ``timeout`` (SendTimeout),
+    survives a failover, and may be cancelled at any point. What the broker refuses is raised by the
+    call that it refuses (ChannelClosedByBroker). The broker closes the channel over that; it is
+    opened again in place, with its qos and consumers, and deliveries without an acknowledgement
+    come again.
+    """
+
+    def __init__(self, session: AsyncSession, number: int) -> None:
+        super().__init__(session, number)
+        self._publisher = AsyncPublisher(session)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else "open" if self._link is not None else "waiting"
+        return f"<AsyncChannel {self.number} {state}, {self._publisher!r}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Until it is closed by the application, whatever brokers do."""
+        return not self.is_closed
+
+    async def __aenter__(self) -> AsyncChannel:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- publishing -----------------------------------------------------------------------------
+
+    async def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes | str,
+        properties: Any = None,
+        mandatory: bool = False,
+    ) -> None:
+        """Send a message; returns when a broker has confirmed it.
+
+        With ``trackMessages`` it returns once the outbox has taken it; in a transaction once it is
+        on its way. Raises SendTimeout, ConnectFailed when reconnecting was given up, and what the
+        broker refuses: Unroutable (only with ``mandatory``), Nacked, Refused.
+        """
+        self._check_open()
+        message = OutMessage(exchange, routing_key, body, properties, mandatory)
+        if self._log is not None:
+            await self._publish_in_transaction(message, self._log)
+        else:
+            await self._publisher.publish(message, self._session.deadline())
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every message of this channel is confirmed; as `AsyncConnection.flush`."""
+        return await self.flush_until(Deadline(timeout))
+
+    async def flush_until(self, deadline: Deadline) -> bool:
+        return await self._publisher.flush(deadline)
+
+    def _has_published(self) -> bool:
+        return self._publisher.has_begun or not self._publisher.is_empty
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Flush, for ``closeTimeout`` at most, and close it; twice is fine. Raises refusals.
+
+        A tracked message that is still without a confirm is logged and told as `MessageFailed`.
+        """
+        if self.is_closed:
+            return
+        try:
+            await self._publisher.flush(Deadline(self._session.options.close_timeout / 1000))
+        finally:
+            self.end()
+            await self._close_link()
+
+    def end(self) -> None:
+        """Over for the application, whatever the broker says."""
+        self.is_closed = True
+        self._publisher.give_up_rest()
+        for consumer in list(self._consumers.values()):
+            consumer.end(None)
+        self._session.changed()
+
+    async def _close_link(self) -> None:
+        session, link, wire = self._session, self._link, self._session.wire
+        if link is None or wire is None or not session.is_live:
+            session.channels.pop(self.number, None)
+            return
+        with session.writing(wire):
+            ask = link.close(200, "closed")
+
+        def is_over() -> bool:
+            return ask.is_over() or wire.lost is not None
+
+        session.when(is_over, lambda: session.forget_channel(self.number))
+        await session.until(is_over, time.monotonic() + GOODBYE)
+
+    # --- restoring: see `understudy.pika.restoring` ---------------------------------------------
+
+    def restore_on(self, link: Link) -> LinkChannel:
+        self._forget_deliveries()  # of a first attempt on this wire
+        self._fresh = link.open_channel(self.number, self)
+        return self._fresh
+
+    def requests(self) -> Iterator[Any]:
+        if self._log is not None:
+            yield spec.Tx.Select()
+        yield from self._receiving_requests()
+
+    def restored(self, channel: LinkChannel) -> None:
+        self._link, self._fresh = channel, None
+        self._replay(channel)
+        if self._log is None:
+            self._publisher.begin(channel)
+
+    def could_not_be_restored(self, cause: Exception) -> None:
+        """The broker had closed it; it was opened again, and a consumer was refused now."""
+        consumers = [one for one in self._consumers.values() if one.is_active]
+        for consumer in consumers:
+            consumer.end(cause)
+            self._forget(consumer)
+        if not consumers:
+            self._reason = cause
+            self.end()
+
+    # --- what comes in: within `Wire.serve` -----------------------------------------------------
+
+    def returned(self, method: Any, properties: Any, body: bytes) -> None:
+        self._publisher.returned(method, properties, body)
+
+    def settled(self, tag: int, multiple: bool, ok: bool) -> None:
+        self._publisher.settled(tag, multiple, ok)
+
+    def closed(self, reason: Exception) -> None:
+        """The broker has closed it: what it refuses is known, and it is opened again."""
+        link = self._link
+        if link is None:
+            return  # while it is restored; see `restoring`
+        over = link.closed_over
+        self._culprit = next((ask for ask, index in self._asks if index == over), None)
+        self._transaction_broken(reason)
+        if over == PUBLISH:
+            self._publisher.closed_over_a_message(reason, alone=not self._asks)
+        elif self._culprit is None:
+            logger.warning("channel %s is opened again: %s", self.number, reason)
+        self._link_over()
+        self._session.open(self)
+
+    # --- losses ---------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something of it may have been the reason for closing the connection."""
+        in_transaction = self._log is not None and not self._log.is_empty
+        return bool(self._asks) or not self._publisher.is_empty or in_transaction
+
+    def link_lost(self, lost: LinkLost, *, alone: bool) -> None:
+        """The wire is over; ``alone``: nothing of other channels was outstanding on it."""
+        if lost.is_verdict and lost.cause is not None:
+            self._publisher.closed_over_a_message(lost.cause, alone=alone and not self._asks)
+        self._transaction_lost()
+        self._link_over()
+
+    def _link_over(self) -> None:
+        self._link = self._fresh = None
+        self._publisher.link_lost()
+        self._forget_deliveries()
+
+    def gave_up(self, failure: Exception) -> None:
+        """There is no broker, for everybody who waits now."""
+        self._publisher.gave_up(failure)

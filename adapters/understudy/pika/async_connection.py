@@ -1,0 +1,180 @@
+"""AsyncConnection: pika's calls as coroutines, on whichever broker is current."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from pika import exceptions
+
+from understudy.errors import ConfigurationError
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.notifier import EventCallback
+from understudy.pika.async_channel import AsyncChannel
+from understudy.pika.async_session import AsyncSession
+from understudy.pika.dialing import PikaDialer, read_parameters
+from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.requests import timed_out
+
+__all__ = ["AsyncConnection"]
+
+
+class AsyncConnection:
+    """A connection for coroutines that survives its broker.
+
+    ```python
+    async with AsyncConnection("failover:(amqp://mq1,amqp://mq2)?timeout=10000") as connection:
+        channel = await connection.channel()
+        await channel.basic_publish("", "orders", b"hello")
+    ```
+    ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a list
+    of these (tried in order). ``options`` are those of the URI, by their names there or in Python;
+    the URI goes first. ``on_event`` is called with the events of `understudy`, on a thread of its
+    own. Raises ConfigurationError; nothing is dialed before `connect`, or ``async with``.
+
+    It belongs to the event loop in which it is connected, and to its coroutines alone.
+    """
+
+    def __init__(
+        self,
+        parameters: Any = None,
+        *,
+        options: Mapping[str, object] | None = None,
+        on_event: EventCallback | None = None,
+    ) -> None:
+        self._uri, self._known = read_parameters(parameters, options)
+        if self._uri.scheme == "fanout":
+            raise ConfigurationError("fanout: is not supported here; use failover:(…)")
+        if self._uri.agents or self._uri.options.update_uris_url:
+            raise ConfigurationError(
+                "discovery: and updateURIsURL are not supported here yet; list the brokers: "
+                f"{self._uri}"
+            )
+        self._on_event = on_event
+        self._session: AsyncSession | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        session = self._session
+        where = session.supervisor.current if session is not None else None
+        state = "closed" if self.is_closed else f"on {where}" if where else "connecting"
+        return f"<AsyncConnection {state} of {self._uri}>"
+
+    async def __aenter__(self) -> AsyncConnection:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed or (self._session is not None and self._session.is_closed)
+
+    @property
+    def is_open(self) -> bool:
+        """True between two brokers too: it is closed by the application only."""
+        return self._session is not None and not self.is_closed
+
+    @property
+    def stale_acks(self) -> int:
+        """Acknowledgements of earlier connections that were dropped."""
+        return self._session.stale_acks if self._session is not None else 0
+
+    async def connect(self) -> AsyncConnection:
+        """Connect, within ``timeout``; nothing happens when it is connected already.
+
+        Raises ConnectFailed when no broker could be reached, and is closed then.
+        """
+        if self.is_closed:
+            raise ConnectionLost(CLOSED)
+        if self._session is not None:
+            return self
+        dialer = PikaDialer(self._uri, self._known)
+        session = self._session = AsyncSession(self._uri, dialer, self._on_event)
+        deadline = session.deadline()
+        try:
+            await session.ready(lambda: session.is_live, deadline)
+        except BaseException as exc:
+            attempts = session.supervisor.attempts
+            await self._shut()
+            if isinstance(exc, DeadlinePassed):
+                limit = self._uri.options.timeout
+                text = f"no endpoint could be connected to within timeout={limit} ms"
+                raise ConnectFailed(text, attempts) from None
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Flush tracked messages, for ``closeTimeout`` at most, and end; twice is fine.
+
+        Bounded whatever state the broker is in. Raises what was refused.
+        """
+        session = self._session
+        if session is None or self.is_closed:
+            self._is_closed = True
+            return
+        try:
+            await self.flush(session.options.close_timeout / 1000)
+        finally:
+            await self._shut()
+
+    async def _shut(self) -> None:
+        assert self._session is not None
+        self._is_closed = True
+        for channel in list(self._session.channels.values()):
+            channel.end()
+        await self._session.close()
+
+    # --- use ------------------------------------------------------------------------------------
+
+    async def channel(self) -> AsyncChannel:
+        """Open a channel. It stays open over failovers; ``async with`` closes it."""
+        session = self._open_session()
+        number = self._free_number(session)
+        channel = session.channels[number] = AsyncChannel(session, number)
+        deadline = session.deadline()
+        session.open(channel)
+        try:
+            await channel.opened(deadline)
+        except BaseException as exc:
+            await channel.close()
+            if isinstance(exc, DeadlinePassed):
+                raise timed_out("Channel.Open", session, deadline) from None
+            raise
+        return channel
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every message is confirmed, at most ``timeout`` seconds; None = for ever.
+
+        True when all are. Raises the refusal of a tracked message, or ConnectFailed when
+        reconnecting was given up.
+        """
+        session = self._open_session()
+        deadline = Deadline(timeout)
+        done = [await channel.flush_until(deadline) for channel in list(session.channels.values())]
+        return all(done)
+
+    def _open_session(self) -> AsyncSession:
+        if self.is_closed:
+            raise ConnectionLost(CLOSED)
+        if self._session is None:
+            raise exceptions.ConnectionWrongStateError(
+                "not connected: await connection.connect(), or use async with"
+            )
+        return self._session
+
+    def _free_number(self, session: AsyncSession) -> int:
+        limit = session.wire.channel_max if session.wire is not None else 2047  # RabbitMQ's
+        for number in range(1, limit + 1):
+            if number not in session.channels:
+                return number
+        raise exceptions.NoFreeChannels

@@ -1,0 +1,115 @@
+"""What every part of an `AsyncChannel` is built on: its link, and requests that survive the broker.
+
+Rules
+* A request is bounded by ``timeout`` and asked again on a new link. It may be cancelled: its answer
+  still comes, in its turn, and nobody takes it.
+* A refusal closes the channel at the broker. It is raised by the request that the broker names; the
+  others that waited are asked again, as is one that brokers close the connection over, once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pika import exceptions
+
+from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.pika.async_session import AsyncSession
+from understudy.pika.errors import SendTimeout
+from understudy.pika.link import Ask, LinkChannel, LinkLost
+from understudy.pika.requests import VERDICTS
+
+__all__ = ["AsyncRequests"]
+
+
+class AsyncRequests:
+    """A channel's identity over all links, and its present link."""
+
+    def __init__(self, session: AsyncSession, number: int) -> None:
+        self.number = number
+        self.is_closed = False
+        self._session = session
+        self._link: LinkChannel | None = None  # None until it is open on the present wire
+        self._fresh: LinkChannel | None = None  # being restored
+        self._asks: list[tuple[Ask, int]] = []  # with what was asked
+        self._culprit: Ask | None = None  # over which the channel was closed last
+        self._reason: Exception | None = None  # for which it is closed for good
+        self._last_queue = ""  # what an empty name means
+
+    async def _request(self, method: Any, reply: type) -> Any:
+        """Ask the broker; what succeeded is remembered."""
+        answer = (await self.request(method, reply)).answer
+        self._session.topology.note(method)
+        return answer
+
+    async def request(
+        self,
+        method: Any,
+        *replies: type,
+        asked: list[tuple[LinkChannel, Ask]] | None = None,
+    ) -> Ask:
+        """Ask the broker, whichever that is by then. Raises its refusal, and SendTimeout.
+
+        ``asked`` gets what was written, for callers to whom that matters when they are cancelled.
+        """
+        session = self._session
+        deadline = session.deadline()
+        verdicts = 0
+        while True:
+            try:
+                link = await self.usable(deadline)
+                wire = session.wire
+                assert wire is not None
+                with session.writing(wire):
+                    ask = link.ask(method, *replies)
+                if asked is not None:
+                    asked.append((link, ask))
+                self._asks.append((ask, method.INDEX))
+                try:
+                    if not await session.answered(wire, ask.is_over, deadline.moment):
+                        raise DeadlinePassed
+                finally:
+                    self._asks.remove((ask, method.INDEX))
+            except LinkLost as lost:
+                verdicts += lost.is_verdict
+                if verdicts >= VERDICTS and lost.cause is not None:
+                    raise lost.cause from None
+                continue
+            except DeadlinePassed:
+                raise self.timed_out(method.NAME, deadline) from None
+            if ask.failed is None:
+                return ask
+            verdicts += 1
+            if ask is self._culprit or verdicts >= VERDICTS:
+                raise ask.failed
+
+    async def opened(self, deadline: Deadline) -> None:
+        """Wait until a broker has opened it for the first time; raises as `usable`."""
+        while True:
+            link = await self.usable(deadline)
+            wire = self._session.wire
+            assert wire is not None
+            try:
+                if await self._session.answered(wire, lambda: not link.is_asked, deadline.moment):  # noqa: B023
+                    return
+            except LinkLost:
+                continue
+            raise DeadlinePassed
+
+    async def usable(self, deadline: Deadline) -> LinkChannel:
+        """The open link; raises as `AsyncSession.ready`."""
+        await self._session.ready(lambda: self._link is not None or self.is_closed, deadline)
+        self._check_open()
+        assert self._link is not None
+        return self._link
+
+    def timed_out(self, name: str, deadline: Deadline, *, written: bool = False) -> SendTimeout:
+        limit = (deadline.seconds or 0) * 1000
+        text = f"{name} did not finish within timeout={limit:.0f} ms"
+        attempts = self._session.supervisor.attempts
+        return SendTimeout(text, written=written, attempts=attempts)
+
+    def _check_open(self) -> None:
+        self._session.check_open()
+        if self.is_closed:
+            raise self._reason or exceptions.ChannelWrongStateError("the channel is closed")

@@ -1,0 +1,404 @@
+"""What outlives a broker for one `AsyncConnection`: the wire of the moment, on an event loop.
+
+Rules
+* Everything here runs on one event loop, and nothing blocks it. Dialing is the supervisor's work,
+  on its own threads; a short-lived thread waits for what it has dialed.
+* One task, the keeper, brings a wire and everything that the application had on it, waits for its
+  loss, and begins again. Calls never connect: they wait for the keeper, each with its own deadline,
+  so that a call that is cancelled leaves nothing half done.
+* The wire is watched by the monitor as any other, for heartbeats go on while the loop is busy; but
+  only the loop reads it and closes its descriptor.
+* What fails for all who wait (reconnecting was given up; no endpoint restores what there was) is
+  told to all who wait at that moment. The next call begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from understudy import errors
+from understudy.core.endpoint import Endpoint
+from understudy.core.events import Blocked, Unblocked
+from understudy.core.uri import FailoverURI
+from understudy.failover import forking
+from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
+from understudy.failover.monitor import monitor
+from understudy.failover.notifier import EventCallback, logger
+from understudy.failover.supervisor import Supervisor
+from understudy.pika import restoring
+from understudy.pika.dialing import PikaDialer
+from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.link import LinkLost
+from understudy.pika.restoring import RestoreFailed, Step
+from understudy.pika.topology import Topology
+from understudy.pika.wire import Wire
+
+if TYPE_CHECKING:
+    from understudy.pika.async_channel import AsyncChannel
+
+__all__ = ["AsyncSession"]
+
+GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
+
+
+class AsyncSession:
+    def __init__(
+        self, uri: FailoverURI, dialer: PikaDialer, on_event: EventCallback | None
+    ) -> None:
+        """To be made within the event loop that it belongs to."""
+        self.loop = asyncio.get_running_loop()
+        self.options = uri.options
+        self.topology = Topology()
+        self.channels: dict[int, AsyncChannel] = {}
+        self.wire: Wire | None = None
+        self.is_closed = False
+        self.stale_acks = 0
+        self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
+        self.supervisor.attach(self)
+        self._is_live = False
+        self._waits: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._to_open: list[AsyncChannel] = []  # beside what is restored with the wire
+        self._failures = 0  # how often everybody who waited got an error
+        self._failure: Exception | None = None
+        self._wants = 0  # calls that found no wire, so far
+        self._refusals: dict[Endpoint, Exception] = {}  # of endpoints that could not be restored
+        self._lost_at = 0.0
+        self._writes = False  # the loop watches for room to write
+        self._keeper = self.loop.create_task(self._keep(), name="understudy-keeper")
+
+    def __repr__(self) -> str:
+        return f"<AsyncSession {self.supervisor!r}>"
+
+    def deadline(self) -> Deadline:
+        """Of a call that begins now, as ``timeout`` has it."""
+        timeout = self.options.timeout
+        return NEVER if timeout < 0 else Deadline(timeout / 1000)
+
+    # --- waiting --------------------------------------------------------------------------------
+
+    async def until(self, is_over: Callable[[], bool], moment: float = math.inf) -> bool:
+        """Wait until ``is_over``, which is asked whenever something has changed.
+
+        False at the moment (monotonic).
+        """
+        while not is_over():
+            left = None if moment == math.inf else moment - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            wait = is_over, self.loop.create_future()
+            self._waits.append(wait)
+            try:
+                await asyncio.wait((wait[1],), timeout=left)
+            finally:
+                self._waits.remove(wait)
+        return True
+
+    async def answered(
+        self, wire: Wire, is_over: Callable[[], bool], moment: float = math.inf
+    ) -> bool:
+        """Wait for something that comes on this wire; False at the moment. Raises LinkLost."""
+        arrived = await self.until(lambda: wire.lost is not None or is_over(), moment)
+        if arrived and not is_over():
+            assert wire.lost is not None
+            raise wire.lost
+        return arrived
+
+    def changed(self) -> None:
+        """Let those whose wait is over go on."""
+        for is_over, future in self._waits:
+            if not future.done() and is_over():
+                future.set_result(None)
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is a wire with everything restored."""
+        return self._is_live and self.wire is not None and self.wire.lost is None
+
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise ConnectionLost(CLOSED)
+
+    def want(self) -> None:
+        """Somebody needs a wire: cut short a long delay, begin anew after giving up."""
+        self.check_open()
+        if not self.is_live:
+            self._wants += 1
+            self.supervisor.hurry()
+            self.changed()
+
+    async def ready(self, is_ready: Callable[[], bool], deadline: Deadline = NEVER) -> None:
+        """Wait until ``is_ready``, having the keeper bring a wire.
+
+        Raises DeadlinePassed, ConnectFailed when reconnecting was given up, ConnectionLost when
+        closed, and the broker's channel error when no endpoint restores what there was.
+        """
+        failures = self._failures
+        self.want()
+        arrived = await self.until(
+            lambda: is_ready() or self.is_closed or self._failures != failures, deadline.moment
+        )
+        if is_ready():
+            return
+        self.check_open()
+        if not arrived:
+            raise DeadlinePassed
+        assert self._failure is not None
+        raise self._failure
+
+    def when(self, is_over: Callable[[], bool], do: Callable[[], None]) -> None:
+        """Do something soon after ``is_over``, with nobody waiting for it; it must not raise."""
+        wait = is_over, self.loop.create_future()
+        self._waits.append(wait)
+
+        def done(_: asyncio.Future[None]) -> None:
+            self._waits.remove(wait)
+            do()
+
+        wait[1].add_done_callback(done)
+
+    def open(self, channel: AsyncChannel) -> None:
+        """Have the keeper open, or open again, a channel on the present wire."""
+        if self.is_live and channel not in self._to_open:
+            self._to_open.append(channel)
+            self.changed()
+
+    def forget_channel(self, number: int) -> None:
+        self.channels.pop(number, None)
+
+    def forget_unused_queue(self, queue: str) -> None:
+        """The broker deletes an auto-delete queue with its last consumer."""
+        if self.topology.is_auto_delete(queue) and not any(
+            channel.consumes(queue) for channel in self.channels.values()
+        ):
+            self.topology.forget_queue(queue)
+
+    @contextlib.contextmanager
+    def writing(self, wire: Wire) -> Iterator[None]:
+        """Around everything that writes to a wire."""
+        with wire.guard:
+            yield
+        self._watch_for_room(wire)
+
+    # --- the keeper -----------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        try:
+            while True:
+                try:
+                    wire = await self._acquire()
+                except errors.ConnectFailed as exc:
+                    told = ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
+                    await self._fail(told)
+                    continue
+                refusal = await self._serve_until_lost(wire)
+                if refusal is not None:
+                    await self._fail(refusal)
+        finally:
+            self._shut()
+
+    async def _acquire(self) -> Wire:
+        arrived: asyncio.Future[Wire | BaseException] = self.loop.create_future()
+
+        def deliver(outcome: Wire | BaseException) -> None:
+            if not arrived.done():
+                arrived.set_result(outcome)
+            elif isinstance(outcome, Wire):
+                self._decline(outcome)
+
+        def run() -> None:
+            outcome: Wire | BaseException
+            try:
+                outcome = self.supervisor.acquire(NEVER, self.check_open)
+            except BaseException as exc:
+                outcome = exc
+            try:
+                self.loop.call_soon_threadsafe(deliver, outcome)
+            except RuntimeError:  # the loop is closed
+                if isinstance(outcome, Wire):
+                    self._decline(outcome)
+
+        if forking.start_thread("understudy-acquire", run) is None:
+            raise errors.ConnectFailed("the interpreter is about to end")
+        outcome = await arrived
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _decline(self, wire: Wire) -> None:
+        self.supervisor.released(wire)
+        wire.discard()
+
+    async def _serve_until_lost(self, wire: Wire) -> Exception | None:
+        """Use a wire for as long as it lives; the error if no endpoint restores what there was."""
+        try:
+            self._attach(wire)
+            await self._drive(wire, self._all_steps(wire))
+            self._refusals.clear()
+            self._is_live = True
+            self.changed()
+            while True:
+                await self.answered(wire, lambda: bool(self._to_open))
+                await self._open_channels(wire)
+        except LinkLost:
+            return None
+        except RestoreFailed as exc:
+            return self._endpoint_failed(wire, exc)
+        finally:
+            self._leave(wire)
+
+    async def _drive(self, wire: Wire, steps: Iterator[Step]) -> None:
+        while True:
+            with self.writing(wire):
+                step = next(steps, None)
+            if step is None:
+                return
+            await self.answered(wire, *step)
+
+    def _all_steps(self, wire: Wire) -> Iterator[Step]:
+        until = self._lost_at + restoring.patience(wire.heartbeat)
+        methods = self.topology.methods()
+        if methods:
+            yield from restoring.topology(wire, methods, self.channels, until)
+        self._to_open.clear()
+        living = [channel for channel in self.channels.values() if not channel.is_closed]
+        yield from restoring.channels(wire, living, until)
+
+    async def _open_channels(self, wire: Wire) -> None:
+        """One by one, so that each gets its own refusal."""
+        while self._to_open:
+            channel = self._to_open.pop(0)
+            if channel.is_closed:
+                continue
+            until = time.monotonic() + restoring.patience(wire.heartbeat)
+            try:
+                await self._drive(wire, restoring.channels(wire, [channel], until))
+            except RestoreFailed as exc:
+                channel.could_not_be_restored(exc.cause)
+                self._to_open.append(channel)
+            self.changed()
+
+    async def _fail(self, failure: Exception) -> None:
+        """Tell everybody who waits, then wait until somebody wants a wire again."""
+        self._failure = failure
+        self._failures += 1
+        wants = self._wants
+        for channel in list(self.channels.values()):
+            channel.gave_up(failure)
+        self.changed()
+        await self.until(lambda: self._wants != wants or self.is_closed)
+
+    def _endpoint_failed(self, wire: Wire, failure: RestoreFailed) -> Exception | None:
+        wire.sever(str(failure))
+        logger.warning("%s: %s", wire.endpoint, failure)
+        is_second = wire.endpoint in self._refusals
+        self._refusals[wire.endpoint] = failure.cause
+        if is_second or self._refusals.keys() >= set(self.supervisor.endpoints):
+            self._refusals.clear()
+            return failure.cause
+        return None
+
+    # --- the wire -------------------------------------------------------------------------------
+
+    def _attach(self, wire: Wire) -> None:
+        with wire.guard:
+            if wire.lost is not None:
+                raise wire.lost
+            wire.is_polled = True  # from now on only we close it
+            wire.may_read = lambda: False
+            wire.on_blocked = self._on_blocked
+            self.wire = wire
+            self.loop.add_reader(wire.fileno(), self._serve, wire)
+        self._serve(wire)
+
+    def _serve(self, wire: Wire) -> None:
+        if wire is not self.wire:
+            return
+        with wire.guard:
+            wire.serve()
+        self._watch_for_room(wire)
+        if wire.has_decrypted():
+            self.loop.call_soon(self._serve, wire)
+        self.changed()
+
+    def _watch_for_room(self, wire: Wire) -> None:
+        if wire is not self.wire or wire.lost is not None:
+            return
+        if wire.unwritten and not self._writes:
+            self._writes = True
+            self.loop.add_writer(wire.fileno(), self._serve, wire)
+        elif self._writes and not wire.unwritten:
+            self._writes = False
+            self.loop.remove_writer(wire.fileno())
+
+    def _leave(self, wire: Wire) -> None:
+        """A wire is over: everything that was on it has to be restored."""
+        self._is_live = False
+        self._lost_at = time.monotonic()
+        was_attached = wire is self.wire
+        self.wire = None
+        if was_attached:
+            self.loop.remove_reader(wire.fileno())
+            self.loop.remove_writer(wire.fileno())
+            self._writes = False
+        monitor.forget(wire)
+        if self.is_closed:
+            self.supervisor.released(wire)
+            wire.sever("closed")
+        else:
+            self.supervisor.lost(wire, str(wire.lost))
+        with wire.guard:
+            wire.is_polled = False
+            wire.close()
+        assert wire.lost is not None
+        busy = [channel for channel in self.channels.values() if channel.is_busy]
+        for channel in list(self.channels.values()):
+            channel.link_lost(wire.lost, alone=busy == [channel])
+        if wire.blocked_since is not None:
+            self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))
+        self.changed()
+
+    def _on_blocked(self, method_frame: object) -> None:
+        wire = self.wire
+        if wire is None:
+            return
+        reason = getattr(getattr(method_frame, "method", None), "reason", None)
+        if reason is not None:
+            wire.blocked_since = time.monotonic()
+            self.supervisor.tell(Blocked(str(wire.endpoint), str(reason)))
+        else:
+            wire.blocked_since = None
+            self.supervisor.tell(Unblocked(str(wire.endpoint)))
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Say goodbye to the broker, for at most `GOODBYE`; every waiting call ends."""
+        wire = self.wire if self.is_live else None
+        self.is_closed = True
+        self.changed()
+        try:
+            if wire is not None:
+                with self.writing(wire):
+                    wire.say_goodbye(200, "closed")
+                with contextlib.suppress(LinkLost):
+                    moment = time.monotonic() + GOODBYE
+                    await self.answered(wire, lambda: wire.is_closed, moment)
+        finally:
+            self._keeper.cancel()
+            await asyncio.wait((self._keeper,))
+
+    def _shut(self) -> None:
+        """Whatever ends the keeper, its application's loop included."""
+        self.is_closed = True
+        for channel in list(self.channels.values()):
+            channel.gave_up(ConnectionLost(CLOSED))
+        self.changed()
+        self.supervisor.detach(self)
+        self.supervisor.close()
