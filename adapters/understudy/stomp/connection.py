@@ -15,12 +15,14 @@ from stomp.connect import StompConnection11, StompConnection12
 from stomp.utils import Frame, merge_headers
 from stomp.utils import encode as encode_body
 
+from understudy import discovery
 from understudy.core.uri import FailoverURI, parse
 from understudy.errors import ConfigurationError
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import EventCallback
 from understudy.stomp.commands import Commands
+from understudy.stomp.dialing import SCHEMES
 from understudy.stomp.dispatcher import receipt_job
 from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.fanout import FanoutSender
@@ -30,8 +32,6 @@ from understudy.stomp.session import GOODBYE, Session
 from understudy.stomp.transport import Transport
 
 __all__ = ["Connection11", "Connection12"]
-
-SCHEMES = frozenset({"stomp", "stomp+ssl", "tcp", "ssl"})
 
 
 class Failover:
@@ -127,7 +127,12 @@ class Failover:
                     self._fanout = FanoutSender(self.uri, partial(self._member, handshake))
         session.start()
         if wait:
-            session.wait_connected(deadline)
+            try:
+                session.wait_connected(deadline)
+            except BaseException:
+                if not session.is_connected:
+                    session.close()  # nobody is left who wants it to go on
+                raise
 
     def _new_session(self, handshake: Handshake) -> Session:
         return Session(
@@ -317,7 +322,13 @@ def _parse(
         )
         options = {"randomize": False, **(options or {})}  # stomp.py tries them in order
         given = f"failover:({members})"
-    uri = parse(given, options=options, schemes=SCHEMES, member_options=())
+    uri = parse(
+        given,
+        options=options,
+        schemes=SCHEMES,
+        member_options=(),
+        agents=discovery.agent_schemes(),
+    )
     if uri.scheme == "fanout":
         fanout.check(uri)
     return uri

@@ -10,9 +10,12 @@ from understudy.failover.monitor import monitor
 from understudy.stomp.inner import Handshake, Inner, open_inner
 
 if TYPE_CHECKING:
+    from understudy.discovery import Discovery
     from understudy.stomp.transport import Transport
 
-__all__ = ["StompDialer"]
+__all__ = ["SCHEMES", "StompDialer"]
+
+SCHEMES = frozenset({"stomp", "stomp+ssl", "tcp", "ssl"})
 
 
 class StompDialer:
@@ -30,17 +33,23 @@ class StompDialer:
         self._heartbeat = heartbeat
         self._beats = beats
         self._on_dead = on_dead
+        self.discovery: Discovery | None = None
 
     def dial(self, endpoint: Endpoint, timeout: float) -> Inner:
+        handshake = self._handshake
+        if self.discovery is not None and not self.discovery.trusts(endpoint):
+            handshake = handshake.without_secrets()
         inner = open_inner(
             endpoint,
-            self._handshake,
+            handshake,
             self._beats_for(endpoint),
             timeout,
             self._transport.tls_for(endpoint),
             self._transport.validator_for(endpoint),
         )
         monitor.watch(inner, self._on_dead)
+        if self.discovery is not None:
+            self.discovery.connected(endpoint, inner)
         return inner
 
     def _beats_for(self, endpoint: Endpoint) -> tuple[int, int]:

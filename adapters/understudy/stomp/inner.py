@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -57,6 +57,10 @@ class Handshake:
     vhost: str | None = None
     headers: dict[str, Any] = field(default_factory=dict, repr=False)
     source: tuple[str, int] | None = None  # where to bind
+
+    def without_secrets(self) -> Handshake:
+        """For an endpoint that anybody may have announced."""
+        return replace(self, username=None, passcode=None, headers={})
 
     def frame(self, endpoint: Endpoint, beats: tuple[int, int]) -> bytes:
         """The CONNECT frame; the endpoint's own credentials and path go before ours."""
@@ -134,7 +138,6 @@ class Inner:
 
     def read(self) -> list[RawFrame]:
         """What has come; nothing when nothing has. WireBroken, ProtocolError."""
-        self._has_reader = True
         data = self.wire.receive()
         return self.parser.feed(data) if data else []
 
@@ -143,10 +146,12 @@ class Inner:
         self._has_reader = True
 
     def sever(self, reason: str) -> None:
-        """Never blocks."""
+        """Never blocks. The thread that reads then closes it; without one it is closed now."""
         if self.dead is None:
             self.dead = reason
         self.wire.sever(reason)
+        if not self._has_reader:
+            self.wire.close()
 
     def close(self) -> None:
         """For the thread that reads, or its owner while none does."""

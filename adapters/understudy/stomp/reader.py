@@ -38,6 +38,7 @@ class Reader:
         self.is_asleep = False  # waits for the network, or is about to
         self._session = session
         self._incoming = incoming
+        self._was_connected = False
 
     def run(self) -> None:
         session = self._session
@@ -46,7 +47,7 @@ class Reader:
                 try:
                     inner = session.supervisor.acquire(NEVER, session.check_open)
                 except errors.ConnectFailed as exc:
-                    session.gave_up(ConnectFailed(str(exc).partition("\n")[0], exc.attempts))
+                    session.gave_up(self._hopeless(exc))
                 except ConnectionLost:
                     break
                 else:
@@ -56,11 +57,17 @@ class Reader:
         finally:
             session.ended()
 
+    def _hopeless(self, exc: errors.ConnectFailed) -> ConnectFailed | ConnectionLost:
+        if self._was_connected and not self._session.options.reconnect:
+            return ConnectionLost(str(exc))
+        return ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
+
     def _serve(self, inner: Inner) -> None:
         cause: Exception | None = None
         reason = "closed"
         try:
             inner.take_over()
+            self._was_connected = True
             self.inner = inner
             self._restore(inner)
             while not self._session.is_closed:

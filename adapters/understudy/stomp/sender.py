@@ -53,7 +53,7 @@ class Sender:
         self._tag = 0
         self._room = Waiters()  # who waits for something to leave the outbox
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
-        self._given_up: errors.ConnectFailed | None = None
+        self._given_up: errors.UnderstudyError | None = None
         self._silent: tuple[str, int] = ("", 0)  # message, how often the link ended over it
         self._others_since = -1  # the newest tag when a frame of another kind was sent; -1 = none
 
@@ -259,7 +259,7 @@ class Sender:
         if poison is not None:
             self._fail(poison, f"message {poison.key} was refused: {text}")
 
-    def gave_up(self, error: errors.ConnectFailed) -> None:
+    def gave_up(self, error: errors.UnderstudyError) -> None:
         """Whoever waits gets this error; tracked messages stay for a later connection."""
         self._given_up = error
         self.end_waiting(error)

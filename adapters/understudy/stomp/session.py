@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from understudy import errors
+from understudy import discovery, errors
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
@@ -25,7 +25,7 @@ from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.failover.waiters import Waiter, Waiters
 from understudy.stomp.codec import encode
-from understudy.stomp.dialing import StompDialer
+from understudy.stomp.dialing import SCHEMES, StompDialer
 from understudy.stomp.dispatcher import Dispatcher
 from understudy.stomp.errors import ConnectFailed, ConnectionLost
 from understudy.stomp.incoming import Incoming
@@ -87,7 +87,7 @@ class Session:
         self.promised: dict[str, Transaction] = {}  # by receipt; these come after a commit
         self._numbers = itertools.count(1)
         self._waiters = Waiters()  # who waits for a link, or for the end of hope
-        self._failed: errors.ConnectFailed | None = None
+        self._failed: ConnectFailed | ConnectionLost | None = None
         self._is_idle = False  # given up: the reader waits for somebody to want a connection
         self._wanted = threading.Event()
         self._ended = threading.Event()
@@ -99,6 +99,8 @@ class Session:
         self.reader = Reader(self, Incoming(self, decode))
         dialer = StompDialer(handshake, transport, uri.options.heartbeat, beats, self._died)
         self.supervisor: Supervisor[Inner] = Supervisor(uri, dialer, on_event=on_event)
+        self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
+        dialer.discovery = self.discovery
         forking.register(self)
         if self.options.track_messages:
             _tracking.add(self)
@@ -137,7 +139,7 @@ class Session:
             if self.sender.flush(Deadline(limit / 1000)):
                 return
             reason = f"not confirmed within closeTimeout={limit} ms"
-        except errors.ConnectFailed as exc:
+        except (ConnectFailed, ConnectionLost) as exc:
             reason = str(exc)
         self.sender.tell_left_behind(reason)
 
@@ -161,14 +163,13 @@ class Session:
     def close(self) -> None:
         """Leave the broker at once; the listeners are told last."""
         with self.lock:
-            if self.is_closed:
-                return
-            self.is_closed = self.is_over = True
+            self.is_closed = self.is_over = True  # the reader may have ended by itself
             link = self.reader.inner
             thread = self._thread
         self._wanted.set()
         if link is not None:
             link.sever("closed")
+        self.discovery.close()
         self.supervisor.close()
         if thread is None:
             self.ended()
@@ -185,12 +186,14 @@ class Session:
             commands = self.forget_commands()
         for command in commands:
             command.end(ConnectionLost(CLOSED))
+        self.discovery.close()
+        self.supervisor.close()
         self._tell_disconnected()
         self.dispatcher.end()
         self._waiters.ring()
         self._ended.set()
 
-    def gave_up(self, error: ConnectFailed) -> None:
+    def gave_up(self, error: ConnectFailed | ConnectionLost) -> None:
         """Everybody who waits gets the error; returns when somebody wants a connection again."""
         self._wanted.clear()
         with self.lock:

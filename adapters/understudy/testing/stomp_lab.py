@@ -31,7 +31,7 @@ def stomp_address(place: RabbitMQ | ActiveMQ) -> tuple[str, int]:
     return place.host, port
 
 
-class Listener(stomp.ConnectionListener):
+class Listener(stomp.ConnectionListener):  # type: ignore[misc]  # untyped
     """Notes what it is told; acknowledges when it is given the connection to do that with."""
 
     def __init__(self, connection: Any = None) -> None:
