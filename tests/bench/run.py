@@ -21,14 +21,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import endurance, kombu_adapter, pika_adapter
+from tests.bench import endurance, kombu_adapter, pika_adapter, stomp_adapter
 from tests.bench.lab import Lab
 from tests.bench.outcome import Case, Outcome
 from tests.bench.report import Progress, print_table, settings, write_json
 
 from understudy.testing.brokers import ServerMissing
 
-CASES: tuple[Case, ...] = (*kombu_adapter.CASES, *pika_adapter.CASES, *endurance.CASES)
+CASES: tuple[Case, ...] = (
+    *kombu_adapter.CASES,
+    *pika_adapter.CASES,
+    *stomp_adapter.CASES,
+    *endurance.CASES,
+)
 
 STUCK = 180  # s without a finished round; then the stacks are shown and the run ends
 
