@@ -118,6 +118,7 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
                 self._forget_everything()
                 self._closing_reason = exceptions.ChannelClosedByClient(reply_code, reply_text)
                 self._connection._request_channel_dispatch(-self.number)
+                session.notify()
 
     def _patience(self) -> float:
         return max(self._session.options.close_timeout / 1000, GOODBYE)

@@ -159,6 +159,7 @@ class Consuming(Requests):
                 self._connection._forget_unused_queue(known[0].queue)
             # Schedule termination of process_data_events using a negative channel number
             self._connection._request_channel_dispatch(-self.number)
+            self._session.notify()
 
     # --- acknowledging ----------------------------------------------------------------------------
 

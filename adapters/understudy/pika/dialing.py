@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -61,7 +61,7 @@ def read_parameters(
         for endpoint in uri.endpoints:
             parameters_of(endpoint)  # raises for what pika can't read
         return uri, {}
-    listed = [given] if isinstance(given, pika.connection.Parameters) else list(given)
+    listed = list(given) if isinstance(given, Sequence) else [given]
     if not listed:
         raise ConfigurationError("the list of connection parameters is empty")
     members = [_member(one) for one in listed]
@@ -152,10 +152,9 @@ class PikaDialer:
         deadline = Deadline(timeout)
         parameters = self._known.get(_login(endpoint)) or parameters_of(endpoint)
         login = parameters.credentials
-        if isinstance(login, pika.PlainCredentials) and login.username in self.secrets:
-            parameters.credentials = pika.PlainCredentials(
-                login.username, self.secrets[login.username]
-            )
+        secret = self.secrets.get(endpoint.username or "")  # none for pika's default login
+        if isinstance(login, pika.PlainCredentials) and secret is not None:
+            parameters.credentials = pika.PlainCredentials(login.username, secret)
         sock = _connect(parameters, deadline)
         try:
             if parameters.ssl_options is not None:
