@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from understudy import parse
-from understudy.pika import BlockingConnection
+from understudy import ConfigurationError, parse
+from understudy.pika import AsyncConnection, BlockingConnection
 from understudy.testing import ScriptedPeer, wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.brokers.ports import free_port
@@ -63,6 +64,24 @@ def test_nor_one_that_was_changed_by_update_secret(tmp_path: Path, peer: Scripte
     connection._connect()
     connection.close()
     assert peer.history[0].login.password == "guest"
+
+
+def test_d06_an_agent_that_cannot_be_is_refused_at_construction() -> None:
+    for kind in (BlockingConnection, AsyncConnection):
+        with pytest.raises(ConfigurationError, match="no multicast address"):
+            kind("failover:(amqp://a,discovery:(multicast://10.0.0.1))")
+        with pytest.raises(ConfigurationError, match="verify"):
+            kind("failover:(amqp://a,discovery:(file:/x))?discovered.verify=perhaps")
+
+
+def test_an_async_connection_finds_its_broker(tmp_path: Path, rabbit_a: RabbitMQ) -> None:
+    async def connect() -> str:
+        uri = uri_of(tmp_path, rabbit_a, "guest:guest", "127.0.0.1")
+        async with AsyncConnection(uri) as connection:
+            return repr(connection)
+
+    assert f"on amqp://guest:**@127.0.0.1:{rabbit_a.port}" in asyncio.run(connect())
+    assert wait_until(lambda: not agents())
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc here")

@@ -24,7 +24,7 @@ What is no agent here, although ActiveMQ has one of that name
 from __future__ import annotations
 
 from understudy.discovery.agent import DiscoveryAgent, ListensOnConnection, Reports
-from understudy.discovery.attached import Discovery, Look, attach, look
+from understudy.discovery.attached import Discovery, Look, attach, check, look
 from understudy.discovery.memory import MemoryAgent
 from understudy.discovery.registry import agent_schemes, agents_of, make_agent
 
@@ -38,6 +38,7 @@ __all__ = [
     "agent_schemes",
     "agents_of",
     "attach",
+    "check",
     "look",
     "make_agent",
 ]

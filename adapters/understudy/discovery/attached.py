@@ -35,7 +35,7 @@ from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.supervisor import Supervisor
 
-__all__ = ["Discovery", "Look", "attach", "look"]
+__all__ = ["Discovery", "Look", "attach", "check", "look"]
 
 MOST_NOTES = 100  # lines about single addresses in the log; then a forger has had his say
 
@@ -55,6 +55,12 @@ def attach(
     discovery = Discovery(supervisor, agents_of(uri), Learner(uri, schemes))
     supervisor.on_use = discovery.refresh
     return discovery
+
+
+def check(uri: FailoverURI, *, schemes: Container[str] = CORE_SCHEMES) -> None:
+    """Raise ConfigurationError where `attach` would; for who attaches later than he is made."""
+    agents_of(uri)
+    Learner(uri, schemes)
 
 
 class Discovery:

@@ -8,12 +8,13 @@ from typing import Any
 
 from pika import exceptions
 
+from understudy import discovery
 from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
 from understudy.pika.async_channel import AsyncChannel
 from understudy.pika.async_session import AsyncSession
-from understudy.pika.dialing import PikaDialer, read_parameters
+from understudy.pika.dialing import SCHEMES, PikaDialer, read_parameters
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.requests import timed_out
 
@@ -46,11 +47,7 @@ class AsyncConnection:
         self._uri, self._known = read_parameters(parameters, options)
         if self._uri.scheme == "fanout":
             raise ConfigurationError("fanout: is not supported here; use failover:(…)")
-        if self._uri.agents or self._uri.options.update_uris_url:
-            raise ConfigurationError(
-                "discovery: and updateURIsURL are not supported here yet; list the brokers: "
-                f"{self._uri}"
-            )
+        discovery.check(self._uri, schemes=SCHEMES)
         self._on_event = on_event
         self._session: AsyncSession | None = None
         self._is_closed = False

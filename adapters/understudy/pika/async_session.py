@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from understudy import errors
+from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
 from understudy.core.uri import FailoverURI
@@ -31,7 +31,7 @@ from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import restoring
-from understudy.pika.dialing import PikaDialer
+from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
@@ -59,6 +59,7 @@ class AsyncSession:
         self.is_closed = False
         self.stale_acks = 0
         self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
+        self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
         self.supervisor.attach(self)
         self._is_live = False
         self._waits: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
