@@ -215,7 +215,8 @@ class Watcher:
         elif before is State.DIALING and it.state in (State.WAITING, State.GAVE_UP):
             self._check_whole_pass()
             self.failures += 1
-        assert it.state is State.GAVE_UP or it.passes_failed == self.failures
+        is_over = it.state in (State.GAVE_UP, State.CLOSED)
+        assert is_over or it.passes_failed == self.failures
         for action in actions:
             match action:
                 case Dial(endpoint):
