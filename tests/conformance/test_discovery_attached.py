@@ -156,6 +156,35 @@ def test_a_forged_list_gets_no_password_and_no_connection_of_ours_is_moved(
     assert count(log, "s3cret") == count(log, "loot") == 0
 
 
+def test_a_spare_to_a_vanished_broker_is_closed(place: Callable[..., Place]) -> None:
+    it = place(backup="true", backupPoolSize="2")
+    it.agents[0].announce("amqp://b", "amqp://c")
+    it.connect()
+    assert wait_until(lambda: len(it.dialer.open) == 3)
+    it.agents[0].announce("amqp://c")
+    assert wait_until(lambda: len(it.dialer.open) == 2)
+    assert {str(connection.endpoint) for connection in it.dialer.open} == {"amqp://a", "amqp://c"}
+
+
+def test_a_stream_of_forged_brokers_leaves_no_trace(place: Callable[..., Place]) -> None:
+    """They fail, are logged, counted, and replaced by others, again and again."""
+    it = place(backup="true", maxReconnectDelay="1", reconnectDelayJitter="0")
+    it.dialer.fail("amqp://a")
+    it.supervisor.attach(it.user)
+    threading.Thread(target=it.connect, daemon=True).start()
+    for number in range(50):
+        name = f"amqp://evil{number}"
+        it.dialer.fail(name)
+        it.agents[0].announce(name)
+        assert wait_until(lambda name=name: name in it.dialer.dials)  # type: ignore[misc]
+    supervisor: Any = it.supervisor
+    assert wait_until(lambda: len(supervisor.attempts) == 2)
+    traces = (supervisor._logged, supervisor._spares._failures, supervisor._spares._retry_at)
+    assert max(map(len, traces)) <= 2
+    it.dialer.succeed("amqp://a")
+    assert wait_until(lambda: supervisor.current is not None)
+
+
 # --- moving ---------------------------------------------------------------------------------------
 
 

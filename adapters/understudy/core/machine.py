@@ -286,6 +286,8 @@ class Machine:
         self._learned = happening.endpoints
         if set(self.endpoints) == set(before):
             return []
+        for endpoint in self._causes.keys() - set(self.endpoints):
+            del self._causes[endpoint]
         actions: list[Action] = [
             Tell(EndpointsChanged(reason=", ".join(map(str, self.endpoints)) or "none"))
         ]

@@ -15,6 +15,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Generic, TypeVar
 
 from understudy.core.endpoint import Endpoint
@@ -80,6 +81,14 @@ class SparePool(Generic[C]):
                 del self._held[endpoint]
                 return True
         return False
+
+    def keep(self, known: Container[Endpoint]) -> list[C]:
+        """Forget all other endpoints; the spares to them, to be discarded."""
+        gone = [endpoint for endpoint in self._held if endpoint not in known]
+        for memory in (self._failures, self._retry_at):
+            for endpoint in [one for one in memory if one not in known]:
+                del memory[endpoint]
+        return [self._held.pop(endpoint)[0] for endpoint in gone]
 
     def clear(self) -> list[C]:
         held = [connection for connection, _ in self._held.values()]

@@ -252,6 +252,14 @@ class Supervisor(Generic[C]):
         """
         with self._lock:
             self._feed(Listed(endpoints, rebalance))
+            known = set(self._machine.endpoints)  # what is no longer announced leaves no trace
+            gone = self._spares.keep(known)
+            if gone:
+                self._feed(Spares(self._spares.endpoints))
+            for endpoint in self._logged.keys() - known:
+                del self._logged[endpoint]
+        for connection in gone:
+            self.dialer.discard(connection)
 
     def prefer(self, endpoint: Endpoint, reason: str) -> None:
         """Move there now, unless we are on a priority endpoint."""
