@@ -93,14 +93,17 @@ class AsyncChannel(Declarations, AsyncTransactions):
     # --- the end --------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Flush, for ``closeTimeout`` at most, and close it; twice is fine. Raises refusals.
+        """Flush tracked messages, for ``closeTimeout`` at most, and close; twice is fine.
 
-        A tracked message that is still without a confirm is logged and told as `MessageFailed`.
+        Raises what was refused. What is still without a confirm is logged and told as
+        `MessageFailed`; calls that wait end with ConnectionLost.
         """
         if self.is_closed:
             return
+        options = self._session.options
         try:
-            await self._publisher.flush(Deadline(self._session.options.close_timeout / 1000))
+            if options.track_messages:
+                await self.flush(options.close_timeout / 1000)
         finally:
             self.end()
             await self._close_link()

@@ -120,7 +120,8 @@ class AsyncConnection:
             self._is_closed = True
             return
         try:
-            await self.flush(session.options.close_timeout / 1000)
+            if session.options.track_messages:
+                await self.flush(session.options.close_timeout / 1000)
         finally:
             await self._shut()
 
