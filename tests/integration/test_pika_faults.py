@@ -99,6 +99,16 @@ def test_slow_drip_and_black_hole(
     proxy.heal(drop=True)
 
 
+def test_a_wakeup_ends_a_poll_that_was_begun_without_one(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ
+) -> None:
+    """Else what the monitor reads would leave a waiting caller asleep."""
+    session = connect(rabbit_a)._session
+    session.wire.poll(0.0)
+    session.wakeup.set()
+    assert lab.background(lambda: session.wire.poll(60.0, session.wakeup)).is_over_within(20)
+
+
 def test_idle_death_is_noticed_without_a_call(
     lab: Lab, connect: Connect, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, events: Events
 ) -> None:
