@@ -18,7 +18,9 @@ from typing import Any, Protocol
 import pytest
 
 from understudy.discovery import DiscoveryAgent, ListensOnConnection, MemoryAgent, make_agent
+from understudy.discovery.addresses import MOST
 from understudy.discovery.datagram import Announcement
+from understudy.discovery.multicast import PAUSE
 from understudy.testing import wait_until
 from understudy.testing.brokers.ports import free_port
 
@@ -180,11 +182,13 @@ class MulticastStand:
 
     def _announce(self) -> None:
         while not self._over.wait(0.02):
-            for data in (
-                *self._noise,
-                *(Announcement("test", a).encode() for a in self._addresses),
-            ):
+            for data in self._noise:
                 self._socket.sendto(data, (MULTICAST, self._port))
+            for address in self._addresses:
+                self.send(Announcement("test", address))
+
+    def send(self, announcement: Announcement) -> None:
+        self._socket.sendto(announcement.encode(), (MULTICAST, self._port))
 
     def tell(self, *addresses: str) -> None:
         self._addresses, self._noise = addresses, ()
@@ -285,6 +289,24 @@ def test_a_file_that_is_being_written_says_nothing(tmp_path: Path, recorder: Rec
     agent.stop()
     assert set(recorder.all) == {("amqp://a",), ()}
     assert recorder.all.count(()) < 5
+
+
+def test_a_flood_of_forged_announcements_is_bounded(tmp_path: Path, recorder: Recorder) -> None:
+    """What was there first stays, and reports come no faster than one can read them."""
+    stand = MulticastStand(tmp_path)
+    stand.tell("amqp://real")
+    stand.agent.start(recorder)
+    assert recorder.has_last("amqp://real")
+    told = len(recorder.all)
+    begin = time.monotonic()
+    for number in range(5000):
+        stand.send(Announcement("test", f"amqp://forged{number}"))
+    assert wait_until(lambda: len(recorder.last or "") > 50)
+    reports = len(recorder.all) - told
+    assert reports <= (time.monotonic() - begin) / PAUSE + 2
+    assert all(len(one) <= MOST + 1 and "amqp://real" in one for one in recorder.all[told:])
+    stand.agent.stop()
+    stand.close()
 
 
 # --- life -----------------------------------------------------------------------------------------

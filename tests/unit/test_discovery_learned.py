@@ -211,7 +211,7 @@ def test_without_a_configured_member_there_is_nothing_to_inherit() -> None:
         "failover:(amqp://mq1,amqp://mq2)",
         "http://mq1",
         "redis://mq1",
-        "amqp://" + "m" * 70_000 + "\0",
+        "amqp://" + "m" * 1020,
     ],
 )
 def test_what_is_no_broker_is_refused_without_showing_a_secret(address: str) -> None:

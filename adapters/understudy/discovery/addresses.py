@@ -7,8 +7,9 @@ here.
 
 from __future__ import annotations
 
-__all__ = ["MOST", "read_list"]
+__all__ = ["LONGEST", "MOST", "read_list"]
 
+LONGEST = 1024  # characters of an address that is used
 MOST = 200  # addresses of one source that are used; the rest of a flood is not even kept
 
 

@@ -16,6 +16,7 @@ Rules
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -77,6 +78,7 @@ class Discovery:
         self._learner = learner
         self._agents = agents
         self._found: dict[str, tuple[Endpoint, ...]] = {}
+        self._told: dict[str, tuple[str, ...]] = {}  # what that was in the agent's words
         self._failing: dict[str, str] = {}  # the cause that was logged
         self._noted: set[str] = set()
         self._running: dict[str, _Running] = {}
@@ -143,11 +145,14 @@ class Discovery:
     def note_found(
         self, running: _Running, addresses: Iterable[str], rebalance: bool, move_to: str | None
     ) -> None:
-        listed = list(addresses)
+        listed = tuple(itertools.islice(addresses, MOST + 1))
         with self._lock:
             self.refresh()  # a user that was dropped without a close tells nobody
             label = running.label
             if self._running.get(label) is not running:
+                return
+            is_news = listed != self._told.get(label) or label in self._failing
+            if not (is_news or rebalance or move_to is not None):
                 return
             if len(listed) > MOST:
                 self._note(f"{label} tells more than {MOST} brokers; the rest is ignored")
@@ -158,7 +163,7 @@ class Discovery:
                 return
             if self._failing.pop(label, None) is not None:
                 self._log(logging.INFO, f"discovery by {label} works again")
-            self._found[label] = tuple(found)
+            self._told[label], self._found[label] = listed, tuple(found)
             everything = dict.fromkeys(e for some in self._found.values() for e in some)
             options = self._options
             spread = rebalance and options.rebalance_update_uris and options.reconnect_supported

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from understudy.discovery.addresses import MOST
+from understudy.discovery.addresses import LONGEST, MOST
 
 __all__ = ["LARGEST", "MISSED", "Announcement", "Presence"]
 
 LARGEST = 8192  # bytes; ActiveMQ's buffer
-LONGEST = 1024  # characters of an address
 MISSED = 10  # intervals without a word after which a broker is gone
 SUFFIX = "ActiveMQ-4."
 

@@ -27,6 +27,7 @@ from understudy.core.member import MemberReader
 from understudy.core.order import place
 from understudy.core.redact import Source, is_secret
 from understudy.core.uri import FailoverURI
+from understudy.discovery.addresses import LONGEST
 from understudy.errors import ConfigurationError
 
 __all__ = ["Learner", "is_allowed"]
@@ -71,7 +72,7 @@ class Learner:
 
     def read(self, address: str) -> tuple[Endpoint, str]:
         """The endpoint, and in words what it does not get; raises ConfigurationError."""
-        found = ADDRESS.fullmatch(address)
+        found = ADDRESS.fullmatch(address) if len(address) <= LONGEST else None
         if found is None or not address.isprintable():
             raise ConfigurationError("that is no address of a broker")
         scheme, host, path = found["scheme"].lower(), found["host"], found["path"] or ""

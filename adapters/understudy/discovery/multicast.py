@@ -39,9 +39,8 @@ __all__ = ["MulticastAgent"]
 
 ADDRESS, PORT, GROUP = "239.255.2.3", 6155, "default"
 RETRY = 5.0  # s
-AT_ONCE = (
-    1000  # datagrams read between two looks at the clock; more wait in the kernel, or get lost
-)
+PAUSE = 0.05  # s between two reports, so that a flood of forged announcements burns no CPU
+AT_ONCE = 1000  # datagrams read between two looks at the clock; more wait in the kernel
 OPTIONS = {
     *("group", "keepAliveInterval", "timeToLive", "loopBackMode"),
     *("interface", "networkInterface", "joinNetworkInterface"),
@@ -161,6 +160,7 @@ class MulticastAgent:
         assert ear.socket is not None
         presence = Presence(MISSED * self._keep_alive)
         tick = Deadline(self._keep_alive)
+        told: tuple[str, ...] = ()
         while not ear.over.is_set():
             ear.wakeup.wait(ear.socket, tick)
             for data in _waiting_in(ear.socket):
@@ -168,8 +168,10 @@ class MulticastAgent:
                 if announcement is not None:
                     presence.hear(announcement, time.monotonic())
             presence.expire(time.monotonic())
-            if presence.addresses or tick.remaining() == 0:
-                reports.found(presence.addresses)
+            if presence.addresses != told or tick.remaining() == 0:
+                told = presence.addresses
+                reports.found(told)
+                ear.over.wait(PAUSE)
             if tick.remaining() == 0:
                 tick = Deadline(self._keep_alive)
 
