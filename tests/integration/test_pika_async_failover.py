@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -203,6 +204,43 @@ def test_the_loop_may_be_busy_for_longer_than_the_broker_waits(
     assert told.names == ["Connected"]
 
 
+def test_fire_and_forget_waits_for_room_in_the_socket(rabbit_a: RabbitMQ, unique: str) -> None:
+    """More than any buffer holds, with nobody who reads at first."""
+
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            async with AsyncConnection(uri(proxy, confirms="false")) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, exclusive=True)
+                proxy.throttle(20_000_000)
+                body = b"x" * 1_000_000
+                sends = [channel.basic_publish("", unique, body) for _ in range(12)]
+                await asyncio.gather(*sends)
+                messages = channel.consume(unique, auto_ack=True)
+                for _ in range(12):
+                    assert (await anext(messages)).body == body
+
+    run_clean(main())
+
+
+def test_a_broker_that_blocks_is_told_of_and_left_in_time(rabbit_a: RabbitMQ, unique: str) -> None:
+    told = Told()
+
+    async def main() -> None:
+        with ScriptedPeer() as peer:
+            places = uri(peer, rabbit_a, blockedTimeout=200, heartbeat=1000)
+            async with AsyncConnection(places, on_event=told.all.append) as connection:
+                channel = await connection.channel()
+                peer.block("disk alarm")
+                while "Resumed" not in told.names:
+                    await asyncio.sleep(0.01)
+                await channel.queue_declare(unique, exclusive=True)
+
+    run_clean(main())
+    assert told.names[:4] == ["Connected", "Blocked", "Interrupted", "Unblocked"]
+    assert "blockedTimeout" in told.all[2].reason
+
+
 def test_sends_wait_for_a_broker_and_may_be_cancelled_meanwhile(
     rabbit_a: RabbitMQ, unique: str
 ) -> None:
@@ -302,6 +340,48 @@ def test_closing_is_bounded_whatever_state_the_broker_is_in(
     run_clean(main())
     failed = [event for event in told.all if isinstance(event, MessageFailed)]
     assert [event.message_id for event in failed] == ["left"]
+
+
+def test_cancelling_at_random_through_drops_loses_nothing_else(
+    rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """F53: whatever is cancelled, the other sends are confirmed and in order; no id is foreign."""
+    rng = random.Random(unique)
+    confirmed: set[int] = set()
+    cancelled: set[int] = set()
+
+    async def main() -> list[bytes]:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            async with AsyncConnection(uri(proxy, initialReconnectDelay=0)) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, durable=True)
+
+                async def publish(number: int) -> None:
+                    await channel.basic_publish("", unique, str(number))
+                    confirmed.add(number)
+
+                sends = []
+                for number in range(400):
+                    sends.append(asyncio.create_task(publish(number)))
+                    if rng.random() < 0.3:
+                        victim = rng.choice(sends[-20:])
+                        asyncio.get_running_loop().call_later(rng.random() / 50, victim.cancel)
+                    if rng.random() < 0.03:
+                        proxy.reset()
+                    await asyncio.sleep(0 if rng.random() < 0.8 else rng.random() / 100)
+                outcomes = await asyncio.gather(*sends, return_exceptions=True)
+                for number, outcome in enumerate(outcomes):
+                    assert outcome is None or isinstance(outcome, asyncio.CancelledError)
+                    if outcome is not None:
+                        cancelled.add(number)
+                bodies = await take_all(channel, unique)
+                await channel.queue_delete(unique)
+                return bodies
+
+    found = in_order(run_clean(main()))
+    assert confirmed <= set(found)
+    assert confirmed | cancelled == set(range(400))
+    assert [number for number in found if number in confirmed] == sorted(confirmed)
 
 
 # --- consuming ----------------------------------------------------------------------------------

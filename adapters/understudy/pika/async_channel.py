@@ -17,6 +17,7 @@ from understudy.pika.async_transactions import AsyncTransactions
 from understudy.pika.declarations import Declarations
 from understudy.pika.link import Link, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
+from understudy.pika.wire import Wire
 
 __all__ = ["AsyncChannel"]
 
@@ -87,6 +88,10 @@ class AsyncChannel(Declarations, AsyncTransactions):
     async def flush_until(self, deadline: Deadline) -> bool:
         return await self._publisher.flush(deadline)
 
+    def pump(self) -> None:
+        """There is room to write."""
+        self._publisher.pump()
+
     def _has_published(self) -> bool:
         return self._publisher.has_begun or not self._publisher.is_empty
 
@@ -117,18 +122,23 @@ class AsyncChannel(Declarations, AsyncTransactions):
         self._session.changed()
 
     async def _close_link(self) -> None:
-        session, link, wire = self._session, self._link, self._session.wire
-        if link is None or wire is None or not session.is_live:
-            session.channels.pop(self.number, None)
-            return
+        """At the broker; its number is taken until that has answered."""
+        session, wire = self._session, self._session.wire
+        if self._fresh is None and self._link is None:
+            session.forget_channel(self)
+        elif self._link is not None and wire is not None:
+            self._ask_to_close(self._link, wire)
+        is_gone = lambda: session.channels.get(self.number) is not self  # noqa: E731
+        await session.until(is_gone, time.monotonic() + GOODBYE)
+
+    def _ask_to_close(self, link: LinkChannel, wire: Wire) -> None:
+        session = self._session
         with session.writing(wire):
             ask = link.close(200, "closed")
-
-        def is_over() -> bool:
-            return ask.is_over() or wire.lost is not None
-
-        session.when(is_over, lambda: session.forget_channel(self.number))
-        await session.until(is_over, time.monotonic() + GOODBYE)
+        session.when(
+            lambda: ask.is_over() or wire.lost is not None,
+            lambda: session.forget_channel(self),
+        )
 
     # --- restoring: see `understudy.pika.restoring` ---------------------------------------------
 
@@ -144,6 +154,10 @@ class AsyncChannel(Declarations, AsyncTransactions):
 
     def restored(self, channel: LinkChannel) -> None:
         self._link, self._fresh = channel, None
+        if self.is_closed:
+            assert self._session.wire is not None
+            self._ask_to_close(channel, self._session.wire)
+            return
         self._replay(channel)
         if self._log is None:
             self._publisher.begin(channel)
@@ -195,6 +209,8 @@ class AsyncChannel(Declarations, AsyncTransactions):
             self._publisher.closed_over_a_message(lost.cause, alone=alone and not self._asks)
         self._transaction_lost()
         self._link_over()
+        if self.is_closed:
+            self._session.forget_channel(self)
 
     def _link_over(self) -> None:
         self._link = self._fresh = None

@@ -34,7 +34,8 @@ class AsyncConnection:
     the URI goes first. ``on_event`` is called with the events of `understudy`, on a thread of its
     own. Raises ConfigurationError; nothing is dialed before `connect`, or ``async with``.
 
-    It belongs to the event loop in which it is connected, and to its coroutines alone.
+    It belongs to the event loop in which it is connected, and to its coroutines alone; on Windows
+    that must be a SelectorEventLoop, as for pika itself.
     """
 
     def __init__(

@@ -71,6 +71,7 @@ class AsyncSession:
         self._lost_at = 0.0
         self._writes = False  # the loop watches for room to write
         self._keeper = self.loop.create_task(self._keep(), name="understudy-keeper")
+        self._keeper.add_done_callback(_report_a_bug)
 
     def __repr__(self) -> str:
         return f"<AsyncSession {self.supervisor!r}>"
@@ -165,13 +166,16 @@ class AsyncSession:
         wait[1].add_done_callback(done)
 
     def open(self, channel: AsyncChannel) -> None:
-        """Have the keeper open, or open again, a channel on the present wire."""
-        if self.is_live and channel not in self._to_open:
+        """Have the keeper open, or open again, a channel on the present wire, if there is one."""
+        if self.wire is not None and channel not in self._to_open:
             self._to_open.append(channel)
             self.changed()
 
-    def forget_channel(self, number: int) -> None:
-        self.channels.pop(number, None)
+    def forget_channel(self, channel: AsyncChannel) -> None:
+        """It is over; its number is free again."""
+        if self.channels.get(channel.number) is channel:
+            del self.channels[channel.number]
+            self.changed()
 
     def forget_unused_queue(self, queue: str) -> None:
         """The broker deletes an auto-delete queue with its last consumer."""
@@ -337,6 +341,8 @@ class AsyncSession:
         elif self._writes and not wire.unwritten:
             self._writes = False
             self.loop.remove_writer(wire.fileno())
+            for channel in list(self.channels.values()):
+                channel.pump()
 
     def _leave(self, wire: Wire) -> None:
         """A wire is over: everything that was on it has to be restored."""
@@ -403,3 +409,9 @@ class AsyncSession:
         self.changed()
         self.supervisor.detach(self)
         self.supervisor.close()
+
+
+def _report_a_bug(keeper: asyncio.Task[None]) -> None:
+    """Nothing but the end of the connection should end it."""
+    if not keeper.cancelled() and keeper.exception() is not None:
+        logger.error("a bug in understudy: the connection ends", exc_info=keeper.exception())
