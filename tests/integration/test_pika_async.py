@@ -261,6 +261,24 @@ def test_tracked_messages_are_flushed_and_their_refusals_told(
     run_clean(main())
 
 
+def test_tracked_messages_wait_their_turn_for_room(rabbit_a: RabbitMQ, unique: str) -> None:
+    async def work(channel: AsyncChannel) -> None:
+        await channel.queue_declare(unique, exclusive=True)
+        sends = []
+        for number in range(200):
+            sends.append(asyncio.create_task(channel.basic_publish("", unique, str(number))))
+            if number % 20 == 7:
+                sends[-1].cancel()
+            await asyncio.sleep(0)
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        assert await channel.flush(PATIENCE)
+        sent = [n for n, outcome in enumerate(outcomes) if outcome is None]
+        messages = channel.consume(unique, auto_ack=True)
+        assert [int((await anext(messages)).body) for _ in sent] == sent
+
+    with_channel(rabbit_a, work, trackMessages="true", maxCacheSize=500)
+
+
 def test_transactions(rabbit_a: RabbitMQ, unique: str) -> None:
     async def work(channel: AsyncChannel) -> None:
         await channel.queue_declare(unique, exclusive=True)

@@ -63,6 +63,7 @@ class AsyncPublisher:
         self._waited_for: set[Publication] = set()
         self._returned: dict[str, Any] = {}  # what came back as unroutable, until its confirm
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
+        self._turns: deque[Publication] = deque()  # who waits for room, in order
         self._tag = 0  # of this link
 
     def __repr__(self) -> str:
@@ -105,13 +106,18 @@ class AsyncPublisher:
             raise publication.outcome
 
     async def _put(self, publication: Publication, deadline: Deadline) -> None:
-        message = publication.message
-        key, size, outbox = message.message_id, message.size, self._outbox
-        while not outbox.offer(publication, size, key):
-            try:
-                await self._session.ready(lambda: self._has_room(size), deadline)
-            except DeadlinePassed:
-                raise too_late(message, False, self._session, deadline) from None
+        message, outbox = publication.message, self._outbox
+        key, size = message.message_id, message.size
+        self._turns.append(publication)
+        is_its_turn = lambda: self._turns[0] is publication  # noqa: E731
+        try:
+            while not is_its_turn() or not outbox.offer(publication, size, key):
+                await self._session.ready(lambda: is_its_turn() and self._has_room(size), deadline)
+        except DeadlinePassed:
+            raise too_late(message, False, self._session, deadline) from None
+        finally:
+            self._turns.remove(publication)
+            self._session.changed()
         self.pump()
 
     def _has_room(self, size: int) -> bool:
