@@ -21,6 +21,7 @@ import pytest
 
 import understudy.kombu
 from understudy.core.events import Event
+from understudy.failover.notifier import settle
 from understudy.kombu import logical
 from understudy.kombu.message import ID_HEADER, RESEND_HEADER
 from understudy.testing import FaultProxy, ScriptedPeer
@@ -159,10 +160,16 @@ class Events:
     """The events of a connection, in order."""
 
     def __init__(self) -> None:
-        self.all: list[Event] = []
+        self._all: list[Event] = []
 
     def add(self, event: Event) -> None:
-        self.all.append(event)
+        self._all.append(event)
+
+    @property
+    def all(self) -> list[Event]:
+        """Everything told before now."""
+        assert settle(30)
+        return self._all
 
     @property
     def names(self) -> list[str]:
@@ -172,11 +179,22 @@ class Events:
         return self.names.count(name)
 
 
+class OurLog(pytest.LogCaptureFixture):  # type: ignore[misc]  # final, says its annotation
+    """Shows what was told before it was looked at, though another thread writes it."""
+
+    @property
+    def handler(self) -> Any:
+        assert settle(30)
+        return super().handler
+
+
 @pytest.fixture
-def our_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def our_log(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> pytest.LogCaptureFixture:
     """What the logger ``understudy`` said."""
     caplog.set_level(logging.INFO, logger="understudy")
-    return caplog
+    return OurLog(request.node, _ispytest=True)
 
 
 @pytest.fixture

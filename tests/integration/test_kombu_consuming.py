@@ -300,7 +300,9 @@ def test_f20_request_and_reply_with_consumer_producer_mixin(
 
 def client_ports(connection: kombu.Connection) -> set[int]:
     broker = connection.transport.broker
-    return {inner.raw._raw_socket().getsockname()[1] for inner in broker.supervisor._epochs}
+    return {
+        inner.raw._raw_socket().getsockname()[1] for inner in broker.supervisor._connections._epochs
+    }
 
 
 def is_same_link(broker: RabbitMQ, ports: set[int]) -> bool:

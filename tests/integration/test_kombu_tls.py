@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,13 +51,12 @@ def send(connection: kombu.Connection, queue: str, text: object) -> None:
 
 
 def test_tls_from_the_handshake_to_a_cut(
-    lab: Lab, secure: Secure, unique: str, caplog: pytest.LogCaptureFixture
+    lab: Lab, secure: Secure, unique: str, our_log: pytest.LogCaptureFixture
 ) -> None:
     """A wrong name or an unknown authority is that member's failure, logged once; the next is used.
 
     One broker start serves all: confirmed and tracked sends, through a reset and a black hole.
     """
-    caplog.set_level(logging.WARNING, "understudy")
     wrong_name = secure.address(options="&server_hostname=elsewhere")
     unknown = f"amqps://guest:guest@localhost:{secure.port}//"
     with FaultProxy("127.0.0.1", secure.port) as proxy:
@@ -70,8 +68,8 @@ def test_tls_from_the_handshake_to_a_cut(
         send(connection, unique, 1)
         connection.close()
         for cause in ("elsewhere", "self-signed"):
-            lines = [line for line in caplog.messages if cause in line]
-            assert len(lines) == 1, caplog.messages
+            lines = [line for line in our_log.messages if cause in line]
+            assert len(lines) == 1, our_log.messages
 
         tracked = lab.connect(good, trackMessages="true", initialReconnectDelay=1)
         for number in range(2, 2000):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from understudy.failover.notifier import Notifier
 from understudy.kombu.topology import Declaration, Topology
+from understudy.kombu.ways import Ways
 
 
 def declared(*calls: tuple[str, dict[str, Any]], epoch: int = 1) -> Topology:
@@ -81,9 +83,25 @@ def test_what_was_deleted_or_unbound_is_forgotten() -> None:
 def test_declare_applies_each_once_for_each_epoch() -> None:
     topology = declared(*ORDERS)
     applied: list[Declaration] = []
-    topology.declare("shop", "x", 2, applied.append)
-    topology.declare("shop", "x", 2, applied.append)
+    ways = Ways(topology, Notifier())
+    ways.prepare("shop", "x", 2, applied.append)
+    ways.prepare("shop", "x", 2, applied.append)
     assert [call.method for call in applied] == ["exchange_declare", "queue_declare", "queue_bind"]
+    ways.forget()
+    ways.prepare("shop", "x", 2, applied.append)
+    assert len(applied) == 3
+
+
+def test_a_deferred_declaration_is_done_before_the_next_message_in_any_epoch() -> None:
+    topology = declared(*ORDERS)
+    applied: list[Declaration] = []
+    ways = Ways(topology, Notifier())
+    ways.prepare("shop", "x", 1, applied.append)
+    assert applied == []
+    topology.defer("queue_declare", {"queue": "orders"})
+    ways.prepare("shop", "x", 1, applied.append)
+    ways.prepare("shop", "x", 1, applied.append)
+    assert [call.method for call in applied] == ["queue_declare"]
 
 
 def test_a_repeated_declaration_is_kept_once() -> None:

@@ -40,7 +40,7 @@ from understudy.core.events import (
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 
-__all__ = ["EventCallback", "Notifier", "logger"]
+__all__ = ["EventCallback", "Notifier", "logger", "settle"]
 
 logger = logging.getLogger("understudy")
 
@@ -156,8 +156,10 @@ class Notifier:
             self._logging.release()
 
 
-@atexit.register
-def _at_exit() -> None:
-    limit = Deadline(EXIT_PATIENCE)
-    for notifier in list(_notifiers):
-        notifier.settle(limit.remaining())
+def settle(seconds: float) -> bool:
+    """Wait until all that was told so far, by anyone, has arrived; False if it takes longer."""
+    limit = Deadline(seconds)
+    return all([notifier.settle(limit.remaining()) for notifier in list(_notifiers)])
+
+
+atexit.register(settle, EXIT_PATIENCE)

@@ -90,8 +90,10 @@ class Wakeup:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
+        self._is_set = False
 
     def set(self) -> None:
+        self._is_set = True
         with contextlib.suppress(BlockingIOError, OSError):
             self._writer.send(b"!")
 
@@ -108,8 +110,10 @@ class Wakeup:
         writers = [other] if other is not None and writing else []
         with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
             _wait_ready(readers, writers, deadline.timeout())
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._reader.recv(4096)
+        if self._is_set:  # set between here and there: the next wait ends at once
+            self._is_set = False
+            with contextlib.suppress(BlockingIOError, OSError):
+                self._reader.recv(4096)
 
     def close(self) -> None:
         self._reader.close()

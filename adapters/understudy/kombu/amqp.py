@@ -17,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import struct
 import threading
@@ -65,6 +66,16 @@ RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not g
 
 
 class BoundedChannel(pyamqp.Channel):
+    def undisturbed(self, ask: Callable[[], Any]) -> Any:
+        """A request and its answer, with no other thread reading meanwhile.
+
+        Or it might read the answer before it is waited for: Celery asks in threads of its pool, on
+        a connection that its main thread reads. TimeoutError, and nothing asked, when another one
+        reads for longer than a reply may take.
+        """
+        with self.connection.reading(self.connection.reply_limit()):
+            return ask()
+
     def send_method(
         self,
         sig: Any,
@@ -75,16 +86,19 @@ class BoundedChannel(pyamqp.Channel):
         callback: Any = None,
         returns_tuple: bool = False,
     ) -> Any:
-        """A request and its answer, with no other thread reading meanwhile.
-
-        Or it might read the answer before it is waited for: Celery asks in threads of its pool, on
-        a connection that its main thread reads.
-        """
         request = sig, format, args, content, wait, callback, returns_tuple
         if wait is None or self.connection is None:
             return super().send_method(*request)
-        with self.connection.reading():
-            return super().send_method(*request)
+        ask = super().send_method
+        return self.undisturbed(lambda: ask(*request))
+
+    @functools.wraps(pyamqp.Channel.queue_declare)  # its parameters are looked up
+    def queue_declare(self, *args: Any, **options: Any) -> Any:
+        """The only one that asks and waits in two steps."""
+        ask = super().queue_declare
+        if options.get("nowait") or self.connection is None:
+            return ask(*args, **options)
+        return self.undisturbed(lambda: ask(*args, **options))
 
 
 class BoundedConnection(pyamqp.Connection):
@@ -219,6 +233,12 @@ class BoundedConnection(pyamqp.Connection):
         self.sever(self.severed)
         super().collect()
         self.frame_writer = _refuse_to_write
+
+    def reply_limit(self) -> float | None:
+        """Seconds that this thread may wait for a reply now; None = as long as it takes."""
+        bound, patience = self.bound.deadline, self.patience()
+        limits = [] if bound is None else [bound.timeout()]
+        return min((limit for limit in (*limits, patience) if limit is not None), default=None)
 
     @contextlib.contextmanager
     def reading(self, timeout: float | None = None) -> Iterator[None]:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 
 from understudy.failover.deadline import Deadline
 
 __all__ = [
     "UntilStop",
-    "called_by_consuming_loop",
     "is_stopping",
     "is_worker",
     "on_shutdown",
     "stop_if_asked",
 ]
 
-#: modules whose `ensure_connection` waits for a broker for as long as it takes
-CONSUMING_LOOPS = frozenset({"celery.worker.consumer.consumer", "celery.beat", "kombu.mixins"})
-
 LOOK_AGAIN = 0.5  # s; how late a blocked main thread may notice its SIGTERM
-LOOK_BACK = 25  # frames; kombu's retry machinery is about 10 deep
 
 
 def is_worker() -> bool:
@@ -73,24 +67,6 @@ class UntilStop(Deadline):
     def timeout(self) -> float:
         """At most a short while, so that it is looked at again."""
         return min(self.remaining(), LOOK_AGAIN)
-
-
-def called_by_consuming_loop() -> bool:
-    """Whether a worker, beat or ConsumerMixin waits for its connection (and so has no deadline).
-
-    kombu gives a transport no hint of who asks for a connection. The caller of the innermost
-    `Connection.ensure_connection` is that hint: these three loop for ever by design, and an error
-    that says "no broker within timeout" would end them.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(LOOK_BACK):
-        if frame is None:
-            return False
-        if frame.f_code.co_name == "ensure_connection":
-            caller = frame.f_back
-            return caller is not None and caller.f_globals.get("__name__") in CONSUMING_LOOPS
-        frame = frame.f_back
-    return False
 
 
 def on_shutdown(flush: Callable[..., object]) -> None:

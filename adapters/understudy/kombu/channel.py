@@ -24,12 +24,13 @@ from kombu.transport import pyamqp
 
 from understudy.kombu import celery
 from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection
+from understudy.kombu.errors import SendTimeout
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.message import OutMessage, without_our_headers
-from understudy.kombu.topology import Declaration
+from understudy.kombu.topology import Declaration, outlives_connection
 from understudy.kombu.waiting import bounded_wait
 
-__all__ = ["application_channel"]
+__all__ = ["application_channel", "by_name"]
 
 
 class _Surviving:
@@ -134,9 +135,9 @@ class _Surviving:
     # --- declarations ---------------------------------------------------------------------------
 
     def _declare(self, method: str, own: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        arguments = _by_name(own, args, kwargs)
+        arguments = by_name(own, args, kwargs)
         home = self._home()
-        if home is None or not self._outlives_connection(method, arguments):
+        if home is None or not outlives_connection(method, arguments, self._passing_queues):
             result = own(*args, **kwargs)
             if method == "queue_declare" and not arguments.get("passive"):
                 named = str(arguments.get("queue") or getattr(result, "queue", ""))
@@ -144,7 +145,7 @@ class _Surviving:
             return result
         inner = self._inner
         assert inner is not None
-        deadline = home.deadline(())
+        deadline = home.deadline()
         if inner.dead is None:
             try:
                 result = own(*args, **kwargs)
@@ -162,16 +163,9 @@ class _Surviving:
         elif inner.consumes:
             inner.loss_was_raised = True
             return own(*args, **kwargs)
+        if home.defers(method):
+            return home.defer(method, arguments)
         return home.declare(Declaration(method, tuple(arguments.items())), deadline)
-
-    def _outlives_connection(self, method: str, arguments: dict[str, Any]) -> bool:
-        """Whether a declaration means the same on any connection to any broker."""
-        if arguments.get("passive") or arguments.get("exclusive") or arguments.get("auto_delete"):
-            return False
-        if not method.startswith("queue"):
-            return True
-        queue = arguments.get("queue")
-        return bool(queue) and (method == "queue_declare" or queue not in self._passing_queues)
 
 
 def _declaring(method: str) -> Callable[..., Any]:
@@ -190,7 +184,8 @@ for _method in (
     setattr(_Surviving, _method, _declaring(_method))
 
 
-def _by_name(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+def by_name(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call of this method, by their names."""
     bound = _signature(getattr(method, "__func__", method)).bind(None, *args, **kwargs)
     arguments = dict(bound.arguments)
     arguments.pop("self", None)
@@ -230,6 +225,13 @@ class _AmqpSurviving(_Surviving):
         if self._connection is None:
             raise amqp.exceptions.RecoverableConnectionError("the channel is closed")
         return super().send_method(*args, **kwargs)  # type: ignore[misc]
+
+    def undisturbed(self, ask: Callable[[], Any]) -> Any:
+        try:
+            return super().undisturbed(ask)  # type: ignore[misc]
+        except TimeoutError:
+            text = "nothing could be asked within timeout: another thread reads this connection"
+            raise SendTimeout(text) from None
 
     def _on_basic_deliver(self, *args: Any, **kwargs: Any) -> None:
         """An error of the application's callback says nothing about the connection."""

@@ -22,13 +22,13 @@ import amqp
 from understudy import errors
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
-from understudy.failover.notifier import logger
 from understudy.kombu.amqp import INTERRUPTED
 from understudy.kombu.errors import CLOSED, ConnectionLost, SendTimeout, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import Link, LinkBroken, open_link
 from understudy.kombu.message import OutMessage
 from understudy.kombu.topology import Declaration
+from understudy.kombu.ways import Ways
 
 if TYPE_CHECKING:
     from understudy.kombu.transport import Transport
@@ -45,7 +45,8 @@ class Publisher:
         self._transport = transport
         self._lock = threading.RLock()
         self._link: Link | None = None
-        self._prepared: set[tuple[str, str]] = set()  # ways known to exist on this link
+        broker = transport.broker
+        self._ways = Ways(broker.topology, broker.supervisor.notifier)
         forking.register(self)
 
     @property
@@ -69,7 +70,12 @@ class Publisher:
 
         def send(link: Link) -> None:
             nonlocal written
-            self._prepare_way(link, exchange, routing_key, deadline)
+            self._ways.prepare(
+                exchange,
+                routing_key,
+                self._transport.broker.supervisor.epoch_of(link.inner),
+                lambda call: link.declare(call, deadline),
+            )
             if written:
                 message.mark_resend()
             written = True
@@ -157,7 +163,7 @@ class Publisher:
         self._opening = inner
         self._link = open_link(inner, confirms=transport.broker.options.confirms, deadline=deadline)
         self._opening = None
-        self._prepared.clear()
+        self._ways.forget()
         inner.belong_to(transport)
         return self._link
 
@@ -177,23 +183,6 @@ class Publisher:
         if inner is not None:
             self._transport.broker.supervisor.released(inner)
             inner.sever(INTERRUPTED)
-
-    def _prepare_way(self, link: Link, exchange: str, routing_key: str, deadline: Deadline) -> None:
-        """Have on this broker what the application declared on an earlier one."""
-        way = (exchange, "" if exchange else routing_key)
-        if way in self._prepared:
-            return
-        broker = self._transport.broker
-
-        def apply(call: Declaration) -> None:
-            try:
-                link.declare(call, deadline)
-            except amqp.exceptions.ChannelError as exc:
-                logger.warning("%s was refused by %s: %s", call.method, link.inner.endpoint, exc)
-
-        epoch = broker.supervisor.epoch_of(link.inner)
-        broker.topology.declare(exchange, routing_key, epoch, apply)
-        self._prepared.add(way)
 
     # --- errors ---------------------------------------------------------------------------------
 
@@ -226,4 +215,4 @@ class Publisher:
     def abandon(self) -> None:
         self._lock = threading.RLock()
         self._link = self._opening = None
-        self._prepared = set()
+        self._ways.forget()

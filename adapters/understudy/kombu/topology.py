@@ -9,17 +9,21 @@ Rules
   letter too.
 * Declarations are idempotent. One that the new broker refuses (other arguments) is logged and
   left: the broker's own definition stands, and the send will show whether it suffices.
+* A *deferred* declaration has been done on no broker yet: it is needed in every epoch.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Declaration", "Topology"]
+__all__ = ["Declaration", "Topology", "outlives_connection"]
+
+
+NO_EPOCH = -2  # no link's: -1 is that of one which is over
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,21 @@ class Declaration:
         return getattr(channel, self.method)(**dict(self.arguments))
 
 
+def outlives_connection(
+    method: str, arguments: dict[str, Any], passing_queues: frozenset[str] = frozenset()
+) -> bool:
+    """Whether a declaration means the same on any connection to any broker.
+
+    ``passing_queues`` are those that go with the present connection.
+    """
+    if arguments.get("passive") or arguments.get("exclusive") or arguments.get("auto_delete"):
+        return False
+    if not method.startswith("queue"):
+        return True
+    queue = arguments.get("queue")
+    return bool(queue) and (method == "queue_declare" or queue not in passing_queues)
+
+
 class Topology:
     """What one process declared on one logical broker; thread-safe."""
 
@@ -43,6 +62,7 @@ class Topology:
         # source exchange -> (kind, destination, routing key, arguments) -> binding
         self._bindings: dict[str, dict[tuple[Any, ...], tuple[Declaration, int]]] = {}
         self._fanouts: set[str] = set()
+        self.deferrals = 0  # how many declarations were deferred, ever
 
     def is_fanout(self, exchange: str) -> bool:
         """Whether an exchange was declared as one that sends to everybody who listens."""
@@ -73,6 +93,11 @@ class Topology:
                     self._exchanges.pop(arguments["exchange"], None)
                     self._bindings.pop(arguments["exchange"], None)
                     self._drop_bindings_to("exchange", arguments["exchange"])
+
+    def defer(self, method: str, arguments: dict[str, Any]) -> None:
+        """Note a declaration that is still to be done."""
+        self.record(method, arguments, NO_EPOCH)
+        self.deferrals += 1
 
     def _drop_bindings_to(self, kind: str, name: str) -> None:
         for bindings in self._bindings.values():
@@ -125,14 +150,6 @@ class Topology:
             if target is not None and target is not known:
                 yield target
         return [dead_letters] if dead_letters else []
-
-    def declare(
-        self, exchange: str, routing_key: str, epoch: int, apply: Callable[[Declaration], None]
-    ) -> None:
-        """Declare what is needed by ``apply``, and note it."""
-        for call in self.needed(exchange, routing_key, epoch):
-            apply(call)
-            self.record(call.method, dict(call.arguments), epoch)
 
 
 def _arguments(known: tuple[Declaration, int]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from understudy.kombu.errors import ConnectFailed, SendTimeout, Unroutable, refu
 from understudy.kombu.inner import GOODBYE, Inner
 from understudy.kombu.link import LinkBroken
 from understudy.kombu.message import OutMessage
+from understudy.kombu.topology import Declaration
+from understudy.kombu.ways import Ways
 from understudy.kombu.window import Window, open_window
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ class TrackedPublisher:
         self._thread: threading.Thread | None = None
         self._stepping = threading.Lock()  # held by whoever touches the connection
         self._window: Window | None = None
-        self._prepared: set[tuple[str, str]] = set()
+        self._ways = Ways(broker.topology, broker.supervisor.notifier)
         self._wakeup = Wakeup()
         self._sleeping = False  # the thread waits in poll, or is about to
         self._waiting = 0  # callers that wait for something to leave the outbox
@@ -305,7 +307,7 @@ class TrackedPublisher:
             self._leave(inner, str(exc))
             raise
         inner.note_polled()
-        self._prepared.clear()
+        self._ways.forget()
         return window
 
     def _write(self, window: Window) -> None:
@@ -336,19 +338,12 @@ class TrackedPublisher:
         self._sleeping = False
 
     def _prepare_way(self, window: Window, publication: Publication) -> None:
-        exchange = publication.exchange
-        way = (exchange, "" if exchange else publication.routing_key)
-        if way in self._prepared:
-            return
-        epoch = self._broker.supervisor.epoch_of(window.inner)
-        for call in self._broker.topology.needed(exchange, publication.routing_key, epoch):
+        def declare(call: Declaration) -> None:
             window.send()
-            try:
-                window.declare(call)
-            except amqp.exceptions.ChannelError as exc:
-                logger.warning("%s was refused by %s: %s", call.method, window.inner.endpoint, exc)
-            self._broker.topology.record(call.method, dict(call.arguments), epoch)
-        self._prepared.add(way)
+            window.declare(call)
+
+        epoch = self._broker.supervisor.epoch_of(window.inner)
+        self._ways.prepare(publication.exchange, publication.routing_key, epoch, declare)
 
     # --- called by the window -------------------------------------------------------------------
 

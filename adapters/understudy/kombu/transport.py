@@ -12,15 +12,13 @@ Rules
   his dead connection passes for a living one, else kombu would connect anew without a word and
   without his consumers.
 * An establishment that somebody's send waits for is bounded by ``timeout``, together with that
-  send; that of a consuming loop (worker, beat, ConsumerMixin) is not. kombu says nothing of the
-  send that follows: one in the same thread within `SAME_CALL` is the one that waited (`_budget`).
+  send (see `calls`); that of a consuming loop (worker, beat, ConsumerMixin) is not.
+* A producer of tracked messages does not wait for a broker (see `standby`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 import weakref
 from collections.abc import Callable
 from operator import methodcaller
@@ -36,19 +34,20 @@ from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.kombu import celery
+from understudy.kombu.calls import CallDeadline, is_for_a_consuming_loop, is_for_a_producer
 from understudy.kombu.errors import CLOSED, ConnectFailed, ConnectionLost, SendTimeout, Unroutable
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.logical import LogicalBroker, broker_for
 from understudy.kombu.masking import MaskedURI, raw_uri
 from understudy.kombu.message import OutMessage
 from understudy.kombu.publisher import Publisher
+from understudy.kombu.standby import DEFERRABLE, Standby, deferred_answer
 from understudy.kombu.topology import Declaration
+from understudy.kombu.waiting import replies_until
 
 __all__ = ["Transport"]
 
-SAME_CALL = (
-    0.1  # s; a send that begins so soon after its connection came up is the call that waited for it
-)
+AT_ONCE = 0.1  # s that a tracked send waits for the connection that kombu wants for it
 
 
 def _without_nack(host_errors: tuple[type[BaseException], ...]) -> tuple[type[BaseException], ...]:
@@ -97,7 +96,8 @@ class Transport(base.Transport):
         self._driver: Any = None  # the first candidate, asked while there is no connection
         self._publisher: Publisher | None = None
         self._inner: weakref.ref[Inner] | None = None
-        self._budget: tuple[int, float, Deadline] | None = None
+        self._call = CallDeadline()
+        self._is_real_wanted = False  # by a standby channel, also while a producer publishes
         self._answer_for_candidates()
 
     def _answer_for_candidates(self) -> None:
@@ -160,6 +160,10 @@ class Transport(base.Transport):
         broker = self.broker
         broker.supervisor.attach(self)
         inner = self._adopt()
+        if inner is None and self._may_stand_by:
+            inner = self._acquire_at_once(broker)
+            if inner is None:
+                return Standby(self)
         if inner is None:
             inner = self._acquire(broker)
         inner.belong_to(self)
@@ -167,20 +171,43 @@ class Transport(base.Transport):
         return inner.raw
 
     def _acquire(self, broker: LogicalBroker) -> Inner:
-        limit = broker.options.timeout
-        bounded = limit > 0 and not celery.called_by_consuming_loop()
-        deadline = Deadline(limit / 1000 if bounded else None)
+        deadline = NEVER if is_for_a_consuming_loop() else self.deadline()
         try:
-            inner = broker.acquire(deadline, self.check_open)
+            return broker.acquire(deadline, self.check_open)
         except DeadlinePassed:
+            limit = broker.options.timeout
             raise SendTimeout(
                 f"no broker could be reached within timeout={limit} ms", attempts=broker.attempts
             ) from None
         except errors.ConnectFailed as exc:
             raise self._given_up(exc) from exc
-        if bounded:
-            self._budget = (threading.get_ident(), time.monotonic(), deadline)
-        return inner
+
+    @property
+    def _may_stand_by(self) -> bool:
+        """Whether who wants a connection now can do without."""
+        options = self._broker.options
+        if not (options.track_messages and options.reconnect) or self._is_real_wanted:
+            return False
+        return is_for_a_producer()
+
+    def _acquire_at_once(self, broker: LogicalBroker) -> Inner | None:
+        supervisor = broker.supervisor
+        if supervisor.epoch and supervisor.current is None:
+            return None
+        try:
+            return broker.acquire(Deadline(AT_ONCE), self.check_open)
+        except DeadlinePassed:
+            return None
+        except errors.ConnectFailed as exc:
+            raise self._given_up(exc) from exc
+
+    def open_real_channel(self) -> Any:
+        """For a standby channel, when it is asked for what needs a broker."""
+        self._is_real_wanted = True
+        try:
+            return self.client.channel()
+        finally:
+            self._is_real_wanted = False
 
     def _given_up(self, exc: errors.ConnectFailed) -> Exception:
         if not self.broker.options.reconnect and self.broker.supervisor.epoch:
@@ -221,6 +248,9 @@ class Transport(base.Transport):
         return limit / 1000 if limit > 0 else None
 
     def verify_connection(self, connection: Any) -> bool:
+        if isinstance(connection, Standby):
+            is_over = self.broker.supervisor.current is not None and connection.is_worth_a_retry
+            return self._may_stand_by and not is_over
         inner = inner_of(connection)
         if inner is None:
             return False
@@ -266,14 +296,29 @@ class Transport(base.Transport):
 
     def create_channel(self, connection: Any) -> Any:
         """On another connection if this one turns out to be broken and nothing consumes on it."""
+        if isinstance(connection, Standby):
+            return connection.channel()
+        deadline = self.deadline()
+        try:
+            with self._call.shared(deadline):
+                return self._create_channel(connection, deadline)
+        finally:
+            self._call.forget()
+
+    def _create_channel(self, connection: Any, deadline: Deadline) -> Any:
         while True:
             try:
-                return self._passed(connection, methodcaller("create_channel", connection))
-            except self.client_ref().recoverable_connection_errors:  # type: ignore[union-attr]
+                with replies_until(connection, deadline):
+                    return self._passed(connection, methodcaller("create_channel", connection))
+            except self.client_ref().recoverable_connection_errors as exc:  # type: ignore[union-attr]
                 inner = inner_of(connection)
                 if inner is None or inner.consumes or self.verify_connection(connection):
                     raise
                 self.check_open()
+                if deadline.remaining() <= 0:
+                    limit = self.broker.options.timeout
+                    text = f"no channel could be opened within timeout={limit} ms: {exc}"
+                    raise SendTimeout(text, attempts=self.broker.attempts) from exc
                 connection = self.client.connection  # kombu connects anew
 
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:
@@ -361,7 +406,7 @@ class Transport(base.Transport):
         """One send of the application's, from any of its channels."""
         broker = self.broker
         is_told = mandatory or (message.is_task and not broker.topology.is_fanout(exchange))
-        deadline = self.deadline(limits)
+        deadline = self.deadline(limits, is_last=True)
         if exchange and not message.is_task and celery.is_worker():
             deadline = celery.UntilStop(deadline, GOODBYE)  # an event, or a reply to an inspect
         try:
@@ -393,19 +438,29 @@ class Transport(base.Transport):
         """A declaration of the application's on a channel whose connection is gone."""
         return self.publisher.declare(call, deadline)
 
-    def deadline(self, limits: tuple[float | None, ...]) -> Deadline:
-        """When this send has to be over; the wait for its connection counts."""
-        budget, self._budget = self._budget, None
-        if budget is not None:
-            thread, connected_at, deadline = budget
-            soon = time.monotonic() - connected_at < SAME_CALL
-            if soon and thread == threading.get_ident():
-                return deadline
+    def defers(self, method: str) -> bool:
+        """Whether this declaration of a producer's can wait for a broker without its caller."""
+        is_away = self.broker.supervisor.current is None
+        return is_away and method in DEFERRABLE and self._may_stand_by
+
+    def defer(self, method: str, arguments: dict[str, Any]) -> Any:
+        """Have it declared before the next message that needs it."""
+        self.broker.topology.defer(method, arguments)
+        return deferred_answer(method, arguments)
+
+    def deadline(self, limits: tuple[float | None, ...] = (), *, is_last: bool = False) -> Deadline:
+        """When the application's present call has to be over, by ``timeout`` and ``limits`` (s).
+
+        ``is_last``: the call waits for nothing after this.
+        """
         limit = self._broker.options.timeout
-        bounds = [bound for bound in limits if bound]
+        deadline = NEVER
         if limit > 0:
-            bounds.append(limit / 1000)
-        return Deadline(min(bounds)) if bounds else NEVER
+            deadline = self._call.get(lambda: Deadline(limit / 1000), is_last=is_last)
+        bounds = [bound for bound in limits if bound]
+        if bounds and min(bounds) < deadline.remaining():
+            return Deadline(min(bounds))
+        return deadline
 
 
 def _errors_of(transport: Any, name: str) -> tuple[type[BaseException], ...]:

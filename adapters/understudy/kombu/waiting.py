@@ -38,6 +38,12 @@ def bounded_wait(
         raise RecoverableConnectionError(reason) from None
 
 
+def replies_until(connection: Any, deadline: Deadline) -> contextlib.AbstractContextManager[None]:
+    """The same where ``connection`` may be another host library's, which knows no such bound."""
+    bounded = hasattr(connection, "bound") and deadline.seconds is not None
+    return draining_until(connection, deadline) if bounded else contextlib.nullcontext()
+
+
 class Bound(threading.local):
     """Until when the present thread waits for something on a connection."""
 
