@@ -10,7 +10,7 @@ from understudy.discovery.addresses import MOST, read_list
 from understudy.discovery.datagram import LARGEST, Announcement, Presence
 
 ADDRESSES = st.lists(
-    st.from_regex(r"(amqp|stomp)://[a-z0-9.]{1,12}(:[0-9]{1,4})?", fullmatch=True), max_size=8
+    st.sampled_from(["amqp://a", "amqp://a:1", "amqp://b/vh", "stomp://[::1]:2", "x"]), max_size=8
 )
 SEPARATORS = st.sampled_from([",", "\n", " ,\n", "\r\n", ", ", "\n\n", ",,", "\n# a,b\n"])
 
@@ -96,8 +96,8 @@ def test_any_bytes_are_ignored_or_understood(data: bytes) -> None:
 
 
 @given(
-    st.from_regex(r"[a-zA-Z0-9._-]{1,20}", fullmatch=True),
-    st.from_regex(r"[!-~]{1,60}", fullmatch=True),
+    st.text("aZ0._-", min_size=1, max_size=20),
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=60),
     st.booleans(),
 )
 def test_there_and_back(group: str, address: str, is_alive: bool) -> None:
