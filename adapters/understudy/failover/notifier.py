@@ -159,7 +159,7 @@ class Notifier:
 def settle(seconds: float) -> bool:
     """Wait until all that was told so far, by anyone, has arrived; False if it takes longer."""
     limit = Deadline(seconds)
-    return all([notifier.settle(limit.remaining()) for notifier in list(_notifiers)])
+    return all(notifier.settle(limit.remaining()) for notifier in list(_notifiers))
 
 
 atexit.register(settle, EXIT_PATIENCE)

@@ -93,9 +93,9 @@ class Wakeup:
         self._is_set = False
 
     def set(self) -> None:
-        self._is_set = True
         with contextlib.suppress(BlockingIOError, OSError):
             self._writer.send(b"!")
+        self._is_set = True  # after the byte: else one could lie there with nobody to take it away
 
     def wait(
         self,
