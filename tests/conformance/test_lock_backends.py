@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from understudy.testing.brokers import Redis
+from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
 from understudyd.lock.port import LockBackend, Observation, Unavailable
 from understudyd.lock.record import LockRecord
@@ -43,8 +45,24 @@ class Lab:
             backend.close()
 
 
-@pytest.fixture(params=["memory", "redis"])
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+@pytest.fixture(params=["memory", "redis", "file"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    if request.param == "file":
+        path = tmp_path / "lock"
+
+        def replace_file() -> None:
+            copy = tmp_path / "copy"
+            copy.write_bytes(path.read_bytes())
+            copy.replace(path)
+
+        def make_unreadable() -> None:
+            path.unlink()
+            path.mkdir()
+
+        lab = Lab(lambda: FileBackend(path, local=False), replace_file, make_unreadable)
+        yield lab
+        lab.close()
+        return
     if request.param == "memory":
         store = Store()
         lab = Lab(

@@ -279,10 +279,7 @@ class Keeper:
         if not self.is_promoted:  # a claim that was found late and is gone again
             return self._watch_anew(now)
         assert is_lost
-        assert seen.record is not None
-        what = "was released by our guard" if seen.record.released else "is held"
-        who = f"the lock {what}: {seen.record.holder}, token {seen.record.token}"
-        return self._fence(who, is_lost=True)
+        return self._fence(_how_lost(seen), is_lost=True)
 
     def _tombstoned(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
         is_written = seen.record == attempt.record
@@ -302,9 +299,11 @@ class Keeper:
         )
 
     def _is_somebody_elses(self, seen: Observation) -> bool:
-        """Whether a newer record shows that the lock is not ours any more."""
+        """Whether the store shows that the lock is not ours any more."""
         ours, theirs = self.record, seen.record
         assert ours is not None
+        if seen.lost:
+            return True
         if theirs is None or theirs.is_void or theirs.token < ours.token:
             return False  # gone, or gone back to older data: ours is to be written again
         if theirs.token > ours.token or theirs.instance != self._instance:
@@ -441,6 +440,14 @@ class Keeper:
         self.is_promoted = self._is_lost = False
         self._next = now
         return [Released()]
+
+
+def _how_lost(seen: Observation) -> str:
+    if seen.lost:
+        return seen.lost
+    assert seen.record is not None
+    what = "was released by our guard" if seen.record.released else "is held"
+    return f"the lock {what}: {seen.record.holder}, token {seen.record.token}"
 
 
 Handler: TypeAlias = Callable[..., list[Action]]

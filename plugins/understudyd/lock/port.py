@@ -34,6 +34,8 @@ class Observation:
     #: no living process holds the lock, by a proof that needs no waiting (flock on a local
     #: filesystem, whose descriptor the broker itself has inherited)
     is_free: bool = False
+    #: why the lock can't be held any more, by a proof of the store's own (the file was replaced)
+    lost: str = ""
 
     @property
     def version(self) -> Version | None:
