@@ -72,6 +72,7 @@ class Session:
         self.on_lost: list[Callable[[LinkLost], None]] = []
         self._is_over = False
         self._polling = False
+        self._poller = 0  # the thread that does
         self._waiting = 0  # threads that wait for what another one reads
         self._recovering = False
         self._steps: Iterator[Step] | None = None  # what is still to be restored
@@ -108,7 +109,7 @@ class Session:
             left = math.inf if moment == math.inf else moment - time.monotonic()
             if left <= 0 and served:
                 return False
-            if self._polling:
+            if self._polling and self._poller != threading.get_ident():
                 if wire.wants_room:
                     self.wakeup.set()
                 self._wait_for_change(left)
@@ -123,12 +124,14 @@ class Session:
         return True
 
     def _poll(self, wire: Wire, seconds: float) -> None:
+        before = self._polling  # within a signal handler that has interrupted this very poll
         self._polling = wire.is_polled = True
+        self._poller = threading.get_ident()
         try:
             with self.released():
                 wire.poll(seconds, self.wakeup)
         finally:
-            self._polling = wire.is_polled = False
+            self._polling = wire.is_polled = before
             if self._waiting:
                 self.changed.notify_all()  # one of them goes on polling
             if wire is not self.wire:
@@ -208,7 +211,10 @@ class Session:
             self._adopt(wire)
         try:
             self._restore(deadline)
-        except (LinkLost, DeadlinePassed):
+        except LinkLost as lost:
+            if lost.is_verdict and lost.cause is not None:
+                self._endpoint_failed(RestoreFailed(lost.cause))
+        except DeadlinePassed:
             deadline.check()
         except RestoreFailed as exc:
             self._endpoint_failed(exc)

@@ -19,8 +19,8 @@ from understudy.core.transaction import TransactionLog
 from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika import restoring
-from understudy.pika.consuming import Consuming
 from understudy.pika.errors import TransactionRolledBack
+from understudy.pika.generating import Generating
 from understudy.pika.link import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.requests import VERDICTS, check_size, timed_out, too_late
@@ -30,7 +30,7 @@ from understudy.pika.wire import Wire
 __all__ = ["Transactions"]
 
 
-class Transactions(Consuming):
+class Transactions(Generating):
     def _publish_in_transaction(self, message: OutMessage, log: TransactionLog[OutMessage]) -> None:
         session = self._session
         deadline = session.deadline()

@@ -7,6 +7,8 @@ Rules
   `sever`, `is_alive` and `abandon` need no lock and never wait.
 * A wire that cannot be written to any more is still read to its end: the broker's last words tell
   why (and which message was one too many).
+* A signal handler may interrupt any of this and use the wire itself: what it writes follows what is
+  being written, and a read within a read, which can't be sorted out, severs the wire.
 * The descriptor is closed by whoever uses the wire, once nobody polls it any more.
 """
 
@@ -70,6 +72,7 @@ class Wire(Link):
         self._is_tls = isinstance(sock, ssl.SSLSocket)
         self._out = bytearray()
         self._failed: str | None = None  # why it can't be written to
+        self._is_writing = self._is_serving = False
         self._last_read = self._last_write = time.monotonic()
         self._poll: Callable[[float], object] | None = None
         self._polled: tuple[Wakeup | None, bool] = None, False  # and whether for room to write
@@ -101,9 +104,10 @@ class Wire(Link):
     def _emit(self, data: bytes) -> None:
         if self._failed is not None:
             return
-        if self._out:
+        if self._out or self._is_writing:
             self._out += data
             return
+        self._is_writing = True
         try:
             sent = self._sock.send(data)
         except NOT_NOW:
@@ -114,9 +118,11 @@ class Wire(Link):
         except BaseException:
             self._interrupted()
             raise
+        finally:
+            self._is_writing = False
         self._last_write = time.monotonic()
         if sent < len(data):
-            self._out += memoryview(data)[sent:]
+            self._out[:0] = memoryview(data)[sent:]
 
     def _interrupted(self) -> None:
         """A signal handler raised, perhaps in the middle of a frame."""
@@ -124,8 +130,11 @@ class Wire(Link):
 
     def serve(self) -> None:
         """Write what waits and read what has come, without waiting; `lost` tells how it went."""
+        if self._is_serving:
+            self._interrupted()
         if self.lost is not None:
             return
+        self._is_serving = True
         try:
             if self._out and self._failed is None:
                 self._write_more()
@@ -137,6 +146,8 @@ class Wire(Link):
         except BaseException:
             self._interrupted()
             raise
+        finally:
+            self._is_serving = False
         if self._failed is not None and self.lost is None:
             self._lose(self._failed)
 
