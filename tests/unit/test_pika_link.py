@@ -12,6 +12,7 @@ from pika import frame, spec
 
 from understudy.pika.link import Link
 from understudy.pika.message import OutMessage, id_of
+from understudy.pika.properties import decoded_properties
 from understudy.pika.topology import Topology
 
 
@@ -199,6 +200,21 @@ def test_message_keeps_what_the_application_gave() -> None:
     own = OutMessage("", "key", b"", pika.BasicProperties(message_id="mine"), True)
     assert own.message_id == "mine"
     assert own.properties.headers is None
+
+
+def test_timestamp_that_pika_cannot_decode_costs_no_connection() -> None:
+    """A header in milliseconds, as other clients send it, alone or in a table, is a number."""
+    late = 1_795_000_000_000_000
+    stamp = b"T" + struct.pack(">Q", late)
+    inner = b"\x02at" + stamp
+    table = b"\x04when" + stamp + b"\x03nnn" + b"I" + struct.pack(">i", -5)
+    table += b"\x05inner" + b"F" + struct.pack(">I", len(inner)) + inner
+    encoded = struct.pack(">H", 0xB080) + b"\x04text" + struct.pack(">I", len(table)) + table
+    encoded += b"\x02" + b"\x02id"  # delivery mode, message id
+    properties = decoded_properties(encoded)
+    assert properties.content_type == "text"
+    assert properties.headers == {"when": late, "nnn": -5, "inner": {"at": late}}
+    assert (properties.delivery_mode, properties.message_id) == (2, "id")
 
 
 @given(st.binary(max_size=300), st.integers(16, 64))

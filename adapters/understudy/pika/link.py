@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from pika import exceptions, frame, spec
 
+from understudy.pika.properties import decoded_properties
+
 __all__ = ["Ask", "Content", "Link", "LinkChannel", "LinkLost", "Receiver", "Sent"]
 
 LARGEST_MESSAGE = 2**29  # bytes; what RabbitMQ can be set to at most
@@ -216,8 +218,7 @@ class LinkChannel:
         _, _, self._missing = HEADER.unpack_from(payload)
         if self._missing > LARGEST_MESSAGE:
             raise exceptions.BodyTooLongError(self._missing, LARGEST_MESSAGE)
-        self._properties = spec.BasicProperties()
-        self._properties.decode(payload[12:])
+        self._properties = decoded_properties(payload[12:])
         if not self._missing:
             self._complete(b"")
 
