@@ -118,6 +118,23 @@ def test_consuming_as_an_iterator(rabbit_a: RabbitMQ, unique: str) -> None:
     with_channel(rabbit_a, work)
 
 
+def test_a_cancelled_consumer_with_auto_ack_still_gives_out_what_has_come(
+    rabbit_a: RabbitMQ, unique: str
+) -> None:
+    async def work(channel: AsyncChannel) -> None:
+        await channel.queue_declare(unique, exclusive=True)
+        for number in range(10):
+            await channel.basic_publish("", unique, str(number))
+        async with channel.consume(unique, auto_ack=True) as messages:
+            first = await anext(messages)
+        rest = [message.body async for message in messages]
+        left = (await channel.queue_declare(unique, passive=True)).method.message_count
+        assert first.body == b"0"
+        assert 1 + len(rest) + left == 10
+
+    with_channel(rabbit_a, work)
+
+
 def test_a_consumer_whose_queue_is_deleted_ends_with_pikas_error(
     rabbit_a: RabbitMQ, unique: str
 ) -> None:
@@ -481,6 +498,27 @@ def test_a_member_with_tls_is_verified_and_carries_large_messages(
                 assert [(await anext(messages)).body == large for _ in range(3)] == [True] * 3
 
     run_clean(main())
+
+
+def test_a_loop_that_ends_takes_its_connections_with_it(rabbit_a: RabbitMQ, unique: str) -> None:
+    """Nobody closes them, as after Ctrl-C."""
+
+    async def main() -> None:
+        for _ in range(3):
+            connection = await AsyncConnection(uri(rabbit_a, backup="true")).connect()
+            channel = await connection.channel()
+            await channel.queue_declare(unique, auto_delete=True)
+            asyncio.get_running_loop().create_task(channel.consume(unique).__anext__())
+        await asyncio.sleep(0)
+
+    def count() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    asyncio.run(main())
+    before = count()
+    for _ in range(5):
+        asyncio.run(main())
+    assert wait_until(lambda: count()[0] <= before[0] and count()[1] <= before[1])
 
 
 def test_no_descriptor_and_no_thread_is_left(rabbit_a: RabbitMQ, unique: str) -> None:

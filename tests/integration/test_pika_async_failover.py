@@ -163,6 +163,31 @@ def test_publishing_goes_on_at_the_next_broker(
     assert told.names[0] == "Connected"
 
 
+def test_it_returns_to_its_preferred_broker(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> None:
+    """F42, F44."""
+    told = Told()
+
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as home:
+            places = uri(home, rabbit_b, priorityBackup="true")
+            async with AsyncConnection(places, on_event=told.all.append) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, exclusive=True)
+                home.refuse()
+                await noticed(connection, home.reset)
+                await channel.basic_publish("", unique, b"on b")
+                home.heal()
+                while told.names.count("Resumed") < 2:
+                    await asyncio.sleep(0.01)
+                await channel.basic_publish("", unique, b"on a")
+                assert await take_all(channel, unique) == [b"on a"]
+
+    run_clean(main())
+    assert told.names == ["Connected", "Interrupted", "Resumed", "Interrupted", "Resumed"]
+
+
 def test_a_broker_that_falls_silent_is_left_by_everybody_who_waits(
     rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
 ) -> None:

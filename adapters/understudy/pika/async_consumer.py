@@ -121,7 +121,10 @@ class Consumer:
                 raise
 
     async def cancel(self) -> None:
-        """End it; what nobody has taken goes back into the queue. Without a broker at once."""
+        """End it; what nobody has taken goes back into the queue. Without a broker at once.
+
+        With ``auto_ack`` that is gone from the queue, and iterating goes on until it is taken.
+        """
         if self._has_begun and not self.is_over:
             await self._channel.cancel_consumer(self)
 
@@ -136,11 +139,15 @@ class Consumer:
             self._messages.clear()
 
     def end(self, error: Exception | None) -> list[Message]:
-        """No more messages; those that have come are given out first, if ``error`` is given."""
+        """No more messages. Returns those that go back into the queue.
+
+        The others that have come are still given out: before an ``error``, and what was
+        acknowledged automatically.
+        """
         self.is_over = True
         self.is_active = False
         self._error = error
-        if error is not None:
+        if error is not None or self.auto_ack:
             return []
         left = list(self._messages)
         self._messages.clear()

@@ -14,6 +14,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import copy
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -163,7 +164,7 @@ class AsyncPublisher:
         """There is no broker: whoever waits gets this error."""
         for publication in list(self._waited_for):
             self._take_out(publication)
-            self._settle(publication, failure)
+            self._settle(publication, copy.copy(failure))
 
     # --- to the link ----------------------------------------------------------------------------
 

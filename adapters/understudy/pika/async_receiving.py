@@ -123,7 +123,7 @@ class AsyncReceiving(AsyncRequests):
         self._session.changed()
 
     def _put_back(self, messages: list[Message]) -> None:
-        for message in messages:
+        for message in [] if self.is_closed or self._session.is_closed else messages:
             self._settle(spec.Basic.Reject, message.delivery_tag, False, requeue=True)
 
     def consumes(self, queue: str) -> bool:
@@ -228,9 +228,9 @@ class AsyncReceiving(AsyncRequests):
             return
         tag = method.delivery_tag
         self._note_delivery(method, consumer.auto_ack)
-        if not consumer.is_over:
+        if not consumer.is_over or consumer.auto_ack:
             consumer.receive(Message(self, method, properties, body))
-        elif not consumer.auto_ack:
+        else:
             self._unacked.discard(tag)
             link = self._fresh or self._link
             assert link is not None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ class AsyncSession:
         if not arrived:
             raise DeadlinePassed
         assert self._failure is not None
-        raise self._failure
+        raise copy.copy(self._failure)
 
     def when(self, is_over: Callable[[], bool], do: Callable[[], None]) -> None:
         """Do something soon after ``is_over``, with nobody waiting for it; it must not raise."""
@@ -164,6 +165,7 @@ class AsyncSession:
             do()
 
         wait[1].add_done_callback(done)
+        self.changed()
 
     def open(self, channel: AsyncChannel) -> None:
         """Have the keeper open, or open again, a channel on the present wire, if there is one."""
