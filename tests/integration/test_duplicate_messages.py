@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import amqp
 import kombu
+import pika
 import pytest
+import stomp
 
+import understudy.pika
+import understudy.stomp
 from understudy.duplicates import DuplicateWindow
+from understudy.failover.deadline import Deadline
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ, Redis
 from understudy.testing.celery_worker import Worker, client
@@ -85,6 +90,55 @@ def test_messages_without_an_id_are_all_new(
         channel.basic_publish(amqp.Message("same"), routing_key=unique)
     channel.connection.close()
     assert consume_all(lab, rabbit_a, unique) == (["same"] * 3, [])
+
+
+def test_a_callback_of_pika_never_sees_a_duplicate(rabbit_a: RabbitMQ, unique: str) -> None:
+    new, old = [], []
+
+    def work(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        new.append(body)
+        channel.basic_ack(method.delivery_tag)
+
+    def drop(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        old.append(body)
+        channel.basic_ack(method.delivery_tag)
+
+    address = f"failover:(amqp://guest:guest@{rabbit_a.host}:{rabbit_a.port})?timeout=20000"
+    with understudy.pika.BlockingConnection(address) as connection:
+        channel = connection.channel()
+        channel.queue_declare(unique, exclusive=True)
+        for body in (b"1", b"2", b"3"):
+            named = pika.BasicProperties(message_id=unique) if body != b"2" else None
+            channel.basic_publish("", unique, body, named)
+        channel.basic_consume(unique, DuplicateWindow().once(work, duplicate=drop))
+        deadline = Deadline(PATIENCE)
+        while len(new) + len(old) < 3:
+            deadline.check()
+            connection.process_data_events(time_limit=0.1)
+    assert (new, old) == ([b"1", b"2"], [b"3"])
+
+
+def test_a_listener_of_stomp_never_sees_a_duplicate(rabbit_a: RabbitMQ, unique: str) -> None:
+    new: list[str] = []
+    old: list[str] = []
+
+    class Listener(stomp.ConnectionListener):
+        def __init__(self) -> None:
+            self.on_message = DuplicateWindow().once(
+                lambda frame: new.append(frame.body), duplicate=lambda frame: old.append(frame.body)
+            )
+
+    host, port = rabbit_a.stomp_uri.rpartition("/")[2].rpartition("@")[2].split(":")
+    address = f"failover:(stomp://guest:guest@{host}:{port})?timeout=20000"
+    with understudy.stomp.Connection(address) as connection:
+        connection.set_listener("", Listener())
+        connection.connect(wait=True)
+        connection.subscribe(f"/queue/{unique}", id="1", ack="auto")
+        for body in ("1", "2", "3"):
+            headers = {"x-understudy-id": unique} if body != "2" else {}
+            connection.send(f"/queue/{unique}", body, headers=headers)
+        assert wait_until(lambda: len(new) + len(old) == 3, PATIENCE)
+    assert (new, old) == (["1", "2"], ["3"])
 
 
 def test_celery_does_a_redelivered_task_once_and_retries_it_all_the_same(
