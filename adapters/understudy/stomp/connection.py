@@ -21,6 +21,7 @@ from understudy.errors import ConfigurationError
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import EventCallback
+from understudy.failover.without_effect import warn_without_effect
 from understudy.stomp.commands import Commands
 from understudy.stomp.dialing import SCHEMES
 from understudy.stomp.dispatcher import receipt_job
@@ -311,6 +312,9 @@ IGNORED = frozenset(
 )
 
 
+WITHOUT_EFFECT = {"blockedTimeout": "STOMP has no word for a broker that blocks its senders"}
+
+
 def _parse(
     given: str | Iterable[tuple[str, int]] | None, options: Mapping[str, object] | None
 ) -> FailoverURI:
@@ -331,4 +335,5 @@ def _parse(
     )
     if uri.scheme == "fanout":
         fanout.check(uri)
+    warn_without_effect(uri, WITHOUT_EFFECT, "stomp.py")
     return uri
