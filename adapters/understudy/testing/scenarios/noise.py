@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import threading
 from typing import Literal
@@ -60,8 +61,12 @@ class Noise:
     def _serve(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
             client.sendall(self._words)
-            while self._then == "flood":
-                client.sendall(self._words)
-            while self._then == "silence" and client.recv(65536):
-                pass
+            while self._then != "fin":
+                # a client that left with a full buffer is told apart by its end only
+                talking = [client] if self._then == "flood" else []
+                readable, writable, _ = select.select([client], talking, [])
+                if readable and not client.recv(65536):
+                    break
+                if writable:
+                    client.send(self._words)
         self._open.discard(client)

@@ -43,6 +43,9 @@ class Place(Protocol):
     def declare(self, queue: str) -> None:
         """Make an empty durable queue."""
 
+    def subscribe(self, name: str) -> tuple[str, str]:
+        """Make a topic and a durable queue that gets what is sent to it; returns both."""
+
     def fill(self, queue: str, *bodies: str) -> None:
         """Put messages in, confirmed."""
 
@@ -72,6 +75,12 @@ class RabbitPlace:
     def declare(self, queue: str) -> None:
         with self._channel() as channel:
             channel.queue_declare(queue, durable=True, auto_delete=False)
+
+    def subscribe(self, name: str) -> tuple[str, str]:
+        self.declare(name)
+        with self._channel() as channel:
+            channel.queue_bind(name, "amq.topic", name)
+        return name, name
 
     def fill(self, queue: str, *bodies: str) -> None:
         with self._channel(confirm=True) as channel:
@@ -119,6 +128,13 @@ class ActivePlace:
 
     def declare(self, queue: str) -> None:
         pass
+
+    def subscribe(self, name: str) -> tuple[str, str]:
+        """A virtual topic: the queue exists once somebody has asked for it."""
+        topic = f"VirtualTopic.{name}"
+        queue = f"Consumer.all.{topic}"
+        self.take_all(queue)
+        return topic, queue
 
     def fill(self, queue: str, *bodies: str) -> None:
         with _PlainStomp(self.host, self.port) as plain:

@@ -21,6 +21,7 @@ __all__ = [
     "Driver",
     "Handler",
     "Pulling",
+    "TopicSending",
     "Transacting",
     "Transaction",
 ]
@@ -95,6 +96,14 @@ class Transacting(Protocol):
     """A client that has transactions."""
 
     def transaction(self) -> Transaction: ...
+
+
+@runtime_checkable
+class TopicSending(Protocol):
+    """A client that can send to topics, for fanout:."""
+
+    def send_topic(self, topic: str, body: str) -> None:
+        """Send to whoever subscribed; AMQP: to the topic exchange ``amq.topic``."""
 
 
 class Driver(Protocol):

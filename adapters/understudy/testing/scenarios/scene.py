@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from understudy.core.events import Event
@@ -157,10 +157,17 @@ class Scene:
 
     def uri(self, *members: Any, **options: Any) -> str:
         """``members`` are proxies, other places with host and port, or texts."""
-        written = ",".join(m if isinstance(m, str) else self.address(m) for m in members)
+        return f"failover:({self._list(members)})?{self._query(options)}"
+
+    def fanout_uri(self, *members: Any, **options: Any) -> str:
+        return f"fanout:(static:({self._list(members)}))?{self._query(options)}"
+
+    def _list(self, members: Iterable[Any]) -> str:
+        return ",".join(m if isinstance(m, str) else self.address(m) for m in members)
+
+    def _query(self, options: Mapping[str, Any]) -> str:
         options = {name.replace("__", "."): value for name, value in options.items()}
-        text = "&".join(f"{name}={value}" for name, value in {**CALM, **options}.items())
-        return f"failover:({written})?{text}"
+        return "&".join(f"{name}={value}" for name, value in {**CALM, **options}.items())
 
     def address(self, member: Any) -> str:
         return self.place.address(member.host, member.port)

@@ -76,7 +76,46 @@ CATALOGUE = {
     "D10": "fanout waits for minAckCount",
 }
 
-NOT_APPLICABLE: dict[tuple[str, str], str] = {}
+ADAPTERS = tuple(driver.name for driver in DRIVERS)
+STOMP = tuple(driver.name for driver in DRIVERS if driver.protocol == "stomp")
+IN_CORE = "one parser serves every adapter: runs once, in the core"
+ON_FAKE_CLOCK = "needs a fake clock, and one machine serves every adapter: runs once, in the core"
+NOT_PUSHED = "no broker pushes lists to clients yet; that comes with cluster announcements"
+NO_TRANSACTIONS = "kombu's Producer and Consumer have no transactions"
+NO_FANOUT = "fanout: is not built into this adapter yet"
+NO_DISCOVERY = "discovery: is not built into this adapter yet"
+
+#: (scenarios, columns, why they do not run there)
+REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("F01 F02 F03 F04 D03", ADAPTERS, IN_CORE),
+    ("F06 F10 F11", ADAPTERS, ON_FAKE_CLOCK),
+    ("F24", STOMP, "STOMP has no way to ask for one message"),
+    ("F26 F27 F30 F31 F32 F33 F34", ("kombu",), NO_TRANSACTIONS),
+    (
+        "F35",
+        ADAPTERS,
+        "no adapter drops a suspected duplicate: a copy is flagged (F28); the application's own "
+        "duplicate window is tested apart from adapters",
+    ),
+    ("F47 F48", ADAPTERS, NOT_PUSHED),
+    ("F51", ("stomp-rabbitmq",), "RabbitMQ's STOMP plugin takes headers of any size"),
+    (
+        "D01",
+        ADAPTERS,
+        "static: is a plain list without a back-off of its own: its members wait as F10 says",
+    ),
+    ("F45 F46 D02 D04 D05 D06 D07", ("pika", *STOMP), NO_DISCOVERY),
+    ("D08", ADAPTERS, "about bridges, not about clients"),
+    ("D09 D10", ("kombu",), "fanout: is refused for kombu, which has one broker for each URI"),
+    ("D09 D10", ("pika-async", *STOMP), NO_FANOUT),
+)
+
+NOT_APPLICABLE: dict[tuple[str, str], str] = {
+    (scenario, column): text
+    for scenarios, columns, text in REASONS
+    for scenario in scenarios.split()
+    for column in columns
+}
 
 
 class Table:
@@ -110,6 +149,8 @@ class Table:
             if "failed" in outcomes:
                 return "FAILED"
             return "ok" if "passed" in outcomes else "skipped"
+        if column == "core":
+            return ""
         text = NOT_APPLICABLE.get((scenario, column))
         if text is None:
             return "not run"
