@@ -130,8 +130,9 @@ def test_reconnect_false_and_giving_up(
     channel.basic_publish("", "nowhere", "x")
     proxy.reset()
     for _ in range(2):
-        with pytest.raises(pika.exceptions.AMQPConnectionError):
+        with pytest.raises(pika.exceptions.AMQPConnectionError) as caught:
             channel.basic_publish("", "nowhere", "y")
+        assert isinstance(caught.value, errors.ConnectionLost)
     assert wait_until(lambda: events.count("GaveUp") == 1)
     connection.close()
 
@@ -155,6 +156,37 @@ def test_timers_and_threadsafe_callbacks_survive(
     connection.sleep(0.7)
     thread.join()
     assert ran == ["early", "other thread", "late"]
+
+
+def test_callbacks_run_in_an_outage(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """F18: a consumer can be stopped from another thread while there is no broker."""
+    proxy = lab.proxy(rabbit_a)
+    connection = connect(proxy)
+    channel = connection.channel()
+    channel.queue_declare(unique)
+    channel.basic_consume(unique, lambda *_: None)
+    consuming = lab.background(channel.start_consuming)
+    proxy.refuse()
+    proxy.reset()
+    assert wait_until(lambda: connection._session._recovering)
+    connection.add_callback_threadsafe(channel.stop_consuming)
+    consuming.join(10)
+    ran: list[int] = []
+    connection.call_later(0.1, lambda: ran.append(1))
+    lab.background(partial(connection.sleep, 0.5)).join(10)
+    assert ran == [1]
+
+
+def test_idle_death_is_noticed_without_heartbeats(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, events: Events
+) -> None:
+    """heartbeat=0: a closed connection is noticed and replaced while nobody calls."""
+    proxy = lab.proxy(rabbit_a)
+    connect(proxy, heartbeat=0, on_event=events.add)
+    proxy.fin()
+    assert wait_until(lambda: events.count("Resumed") == 1)
 
 
 def test_another_thread_wakes_start_consuming(

@@ -240,9 +240,14 @@ class BlockingConnection(pika.BlockingConnection):
                     and bool(self._ready_events or self._channels_pending_dispatch)
                 )
 
+            def look() -> None:
+                with session.lock:
+                    if is_over():  # timers and callbacks run in an outage too
+                        raise DeadlinePassed
+
             while True:
                 try:
-                    wire = session.usable(deadline)
+                    wire = session.usable(deadline, look)
                     moment = min(deadline.moment, self._next_timer())
                     if session.wait(wire, is_over, moment) or deadline.remaining() <= 0:
                         break

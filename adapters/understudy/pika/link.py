@@ -262,7 +262,7 @@ class Link:
         self.capabilities: dict[str, bool] = {}
         self.frame_max = HANDSHAKE_FRAME
         self.channel_max = 65535
-        self.heartbeat = heartbeat
+        self.agreed_heartbeat = heartbeat
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None  # and unblocked
         self._write = write
         self._parameters = parameters
@@ -401,7 +401,7 @@ class Link:
         elif isinstance(method, spec.Connection.Tune):
             self.channel_max = _smaller(parameters.channel_max, method.channel_max) or 65535
             self.frame_max = _smaller(parameters.frame_max, method.frame_max) or HANDSHAKE_FRAME
-            tuned = method.channel_max and self.channel_max, self.frame_max, self.heartbeat
+            tuned = method.channel_max and self.channel_max, self.frame_max, self.agreed_heartbeat
             self._expected = spec.Connection.OpenOk
             self.send(0, spec.Connection.TuneOk(*tuned))
             self.send(0, spec.Connection.Open(parameters.virtual_host, insist=True))

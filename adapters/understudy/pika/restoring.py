@@ -24,7 +24,6 @@ from understudy.pika.link import Ask, Link, LinkChannel
 __all__ = ["REPLIES", "RestoreFailed", "Restored", "Step", "channels", "topology"]
 
 AGAIN = 0.1  # s between two tries to get what is still locked
-ALWAYS = 10.0  # s in which a broker finds out that a closed connection is closed, without heartbeat
 LOCKED = {403: "exclusive", 405: ""}  # reply codes, and what the text then says
 
 Step = tuple[Callable[[], bool], float]
@@ -66,7 +65,7 @@ class Restored(Protocol):
 
 def patience(heartbeat: float) -> float:
     """Seconds in which a broker notices that an earlier connection of ours is dead."""
-    return 2 * heartbeat if heartbeat else ALWAYS
+    return 2 * heartbeat
 
 
 class Nobody:

@@ -51,6 +51,11 @@ __all__ = ["Session"]
 
 GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 BUFFERED = 16 * 2**20  # bytes of deliveries nobody has taken, above which no more are read unasked
+SLICE = 0.1  # s between two looks around while another thread brings the connection back
+
+
+def _nothing() -> None:
+    """The default of `Session.usable`."""
 
 
 class Session:
@@ -173,11 +178,13 @@ class Session:
         if self.is_closed:
             raise ConnectionLost(CLOSED)
 
-    def usable(self, deadline: Deadline) -> Wire:
+    def usable(self, deadline: Deadline, on_wait: Callable[[], None] = _nothing) -> Wire:
         """With the lock held: the wire, everything restored.
 
+        ``on_wait`` is called about every 100 ms of an outage; what it raises ends the wait.
         Raises DeadlinePassed, ConnectFailed when reconnecting was given up, ConnectionLost when
-        closed, and the broker's channel error when no endpoint restores what there was.
+        closed or with reconnect=false, and the broker's channel error when no endpoint restores
+        what there was.
         """
         wire = self.wire
         if wire is not None and wire.lost is None and self._steps is None:
@@ -186,27 +193,35 @@ class Session:
             self.check_open()
             if self._recovering:
                 deadline.check()
-                self._wait_for_change(deadline.remaining())
+                self._wait_for_change(min(deadline.remaining(), SLICE))
+                on_wait()
                 continue
             self._recovering = True
             try:
-                self._recover(deadline)
+                self._recover(deadline, on_wait)
             finally:
                 self._recovering = False
                 self.changed.notify_all()
         assert self.wire is not None
         return self.wire
 
-    def _recover(self, deadline: Deadline) -> None:
+    def _recover(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
         """One attempt; it may end without success when the new wire breaks as well."""
+
+        def look_around() -> None:
+            self.check_open()
+            on_wait()
+
         if self.wire is not None and self.wire.lost is not None:
             self._leave(self.wire)
         if self.wire is None:
             try:
                 with self.released():
-                    wire = self.supervisor.acquire(deadline, self.check_open)
+                    wire = self.supervisor.acquire(deadline, look_around)
             except errors.ConnectFailed as exc:
                 self.check_open()
+                if not self.options.reconnect and self._lost_at:
+                    raise ConnectionLost(str(exc)) from None
                 raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
             self._adopt(wire)
         try:

@@ -108,9 +108,10 @@ class Transactions(Generating):
             while True:
                 session.leave_if_lost()
                 if log.doom is not None:
-                    reason = log.doom.reason
+                    doom = log.doom
                     self.tx_rollback()
-                    raise TransactionRolledBack(f"the transaction was rolled back: {reason}")
+                    state = "is in doubt" if doom.is_in_doubt else "was rolled back"
+                    raise TransactionRolledBack(f"the transaction {state}: {doom.reason}")
                 try:
                     return self._commit(log, deadline)
                 except LinkLost as lost:

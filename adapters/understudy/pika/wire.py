@@ -32,6 +32,7 @@ __all__ = ["Wakeup", "Wire"]
 
 READ_SIZE = 131072  # bytes; a frame as large as brokers send them
 READS = 16  # in one go, so that a fast broker does not keep the lock for ever
+UNASKED = 8.0  # s; without a heartbeat a closed connection is still noticed within an eighth of it
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -81,6 +82,11 @@ class Wire(Link):
     def __repr__(self) -> str:
         state = f" lost: {self.lost}" if self.lost else ""
         return f"<Wire {self.endpoint}{state}>"
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds; the monitor looks eight times in that, without AMQP's heartbeat too."""
+        return self.agreed_heartbeat or UNASKED
 
     @property
     def unwritten(self) -> int:
@@ -270,14 +276,17 @@ class Wire(Link):
                 self._last_read = now  # there is a sign of life that nobody has read yet
             if self.lost is not None:
                 return str(self.lost)
-            silence = time.monotonic() - self._last_read
-            if silence > 2 * self.heartbeat:
-                return f"no sign of life for {silence:.1f} s (two heartbeats)"
-            if now - self._last_write >= self.heartbeat / 2 and not self._out:
-                self.send_heartbeat()
-            return None
+            return self._keep_alive(now) if self.agreed_heartbeat else None
         finally:
             guard.release()
+
+    def _keep_alive(self, now: float) -> str | None:
+        silence = time.monotonic() - self._last_read
+        if silence > 2 * self.agreed_heartbeat:
+            return f"no sign of life for {silence:.1f} s (two heartbeats)"
+        if now - self._last_write >= self.agreed_heartbeat / 2 and not self._out:
+            self.send_heartbeat()
+        return None
 
 
 def _poller(
