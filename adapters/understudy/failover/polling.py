@@ -118,3 +118,6 @@ class Wakeup:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+
+    def __del__(self) -> None:
+        self.close()
