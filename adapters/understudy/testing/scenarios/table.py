@@ -83,7 +83,6 @@ ON_FAKE_CLOCK = "needs a fake clock, and one machine serves every adapter: runs 
 NOT_PUSHED = "no broker pushes lists to clients yet; that comes with cluster announcements"
 NO_TRANSACTIONS = "kombu's Producer and Consumer have no transactions"
 NO_FANOUT = "fanout: is not built into this adapter yet"
-NO_DISCOVERY = "discovery: is not built into this adapter yet"
 
 #: (scenarios, columns, why they do not run there)
 REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -104,10 +103,9 @@ REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ADAPTERS,
         "static: is a plain list without a back-off of its own: its members wait as F10 says",
     ),
-    ("F45 F46 D02 D04 D05 D06 D07", ("pika", *STOMP), NO_DISCOVERY),
     ("D08", ADAPTERS, "about bridges, not about clients"),
     ("D09 D10", ("kombu",), "fanout: is refused for kombu, which has one broker for each URI"),
-    ("D09 D10", ("pika-async", *STOMP), NO_FANOUT),
+    ("D09 D10", ("pika-async",), NO_FANOUT),
 )
 
 NOT_APPLICABLE: dict[tuple[str, str], str] = {
