@@ -639,27 +639,31 @@ def test_a_commit_that_is_cancelled_goes_on(rabbit_a: RabbitMQ, unique: str) -> 
 
 
 def test_what_no_endpoint_restores_is_the_brokers_own_error(
-    rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
 ) -> None:
     """A queue is declared otherwise on the other broker."""
-    a, b = rabbits
 
     async def main() -> None:
-        async with AsyncConnection(uri(b)) as other:
+        async with AsyncConnection(uri(rabbit_b)) as other:
             on_b = await other.channel()
-            await on_b.queue_declare(unique, durable=False, auto_delete=False)
-            async with AsyncConnection(uri(a, b, maxReconnectDelay=100)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await asyncio.to_thread(a.kill)
-                with pytest.raises((exceptions.ChannelClosedByBroker, ConnectFailed)):
-                    await channel.basic_publish("", unique, b"")
-                await on_b.queue_delete(unique)
-                await channel.basic_publish("", unique, b"now")
-                assert await take_all(channel, unique) == [b"now"]
-                await channel.queue_delete(unique)
+            await on_b.queue_declare(unique)
+            with FaultProxy(rabbit_a.host, rabbit_a.port) as a:
+                await move(on_b, a)
 
-    run_clean(main(), PATIENCE * 2)
+    async def move(on_b: AsyncChannel, a: FaultProxy) -> None:
+        async with AsyncConnection(uri(a, rabbit_b, maxReconnectDelay=100)) as connection:
+            channel = await connection.channel()
+            await channel.queue_declare(unique, auto_delete=True)
+            a.refuse()
+            await noticed(connection, a.reset)
+            with pytest.raises(exceptions.ChannelClosedByBroker, match="inequivalent"):
+                await channel.basic_publish("", unique, b"")
+            await on_b.queue_delete(unique)
+            await channel.basic_publish("", unique, b"now")
+            assert await take_all(channel, unique) == [b"now"]
+            await channel.queue_delete(unique)
+
+    run_clean(main())
 
 
 def test_an_exclusive_queue_that_its_dead_connection_still_holds_is_waited_for(
