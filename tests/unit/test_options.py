@@ -95,7 +95,7 @@ def test_repr_tells_what_is_not_default_and_no_secret() -> None:
         ("maxReconnectAttempts=-1", "max_reconnect_attempts", -1),
         ("blockedTimeout=500", "blocked_timeout", 500),
         ("heartbeat=0", "heartbeat", 0),
-        ("priorityURIs=amqp://a,amqp://b", "priority_uris", ("amqp://a", "amqp://b")),
+        ("priorityURIs=amqp://a,amqp://a:5672", "priority_uris", ("amqp://a", "amqp://a:5672")),
         ("updateURIsURL=file:/etc/uris", "update_uris_url", "file:/etc/uris"),
         ("updateURIsURL=http%3A%2F%2Fh%2Fu%3Fx%3D1", "update_uris_url", "http://h/u?x=1"),
         ("updateURIsURL=C%3A%5Curis", "update_uris_url", "C:\\uris"),

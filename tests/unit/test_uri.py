@@ -526,3 +526,11 @@ def test_hostile_texts_take_linear_time(piece: str) -> None:
         with contextlib.suppress(ConfigurationError):
             parse(text)
     assert time.process_time() - begin < 2  # quadratic would be minutes
+
+
+def test_priority_uris_name_members_unless_the_list_grows() -> None:
+    with pytest.raises(ConfigurationError, match=r"names amqp://mq3, .*did you mean amqp://mq1"):
+        parse("failover:(amqp://mq1)?priorityURIs=amqp://mq3")
+    assert parse("failover:(amqp://mq1)?priorityURIs=amqp://mq1:5672").options.priority_uris
+    grows = "failover:(amqp://mq1)?priorityURIs=amqp://mq3&updateURIsURL=file:/uris"
+    assert parse(grows).options.priority_uris

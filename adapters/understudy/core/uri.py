@@ -37,8 +37,9 @@ from understudy.core.member import (
     MemberReader,
     member_text,
 )
-from understudy.core.option_reader import build, is_option
+from understudy.core.option_reader import build, is_option, nearest
 from understudy.core.options import Options
+from understudy.core.order import place
 from understudy.core.redact import Source, redact
 from understudy.errors import ConfigurationError
 
@@ -125,9 +126,11 @@ def parse(
     flattening = _Flattening(reader, source, agents)
     endpoints = tuple(dict.fromkeys(flattening.read(group, settings.nested)))
     uri = FailoverURI(composite, endpoints, settings, tuple(flattening.agents), origins)
-    for one in settings.priority_uris:
+    preferred = [
         reader.read(one, "a member of priorityURIs", {}, bare=True)
-    _check_whole(uri, source)
+        for one in settings.priority_uris
+    ]
+    _check_whole(uri, preferred, source)
     return uri
 
 
@@ -316,7 +319,7 @@ class _Flattening:
         self.agents[text] = None
 
 
-def _check_whole(uri: FailoverURI, source: Source) -> None:
+def _check_whole(uri: FailoverURI, preferred: list[Endpoint], source: Source) -> None:
     """Rules between the list and its options."""
     options = uri.options
     grows = bool(uri.agents or (options.update_uris_url and options.update_uris_supported))
@@ -326,6 +329,13 @@ def _check_whole(uri: FailoverURI, source: Source) -> None:
         raise source.error(
             f"minAckCount is {options.min_ack_count} but fanout: lists {len(uri.endpoints)}"
         )
+    listed = {place(one): str(one) for one in uri.endpoints}
+    for one in preferred:
+        if not grows and place(one) not in listed:
+            raise source.error(
+                f"priorityURIs names {one}, which is not in the list"
+                f"{nearest(str(one), listed.values())}"
+            )
     for name in sorted(TLS_OPTIONS & options.nested.keys()):
         if not grows and all(one.scheme in PLAIN_SCHEMES for one in uri.endpoints):
             raise source.error(f"option nested.{name} is about TLS, which no member uses")
