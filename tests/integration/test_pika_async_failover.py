@@ -329,6 +329,30 @@ def test_giving_up_tells_everybody_and_the_next_call_begins_anew(
     run_clean(main())
 
 
+def test_giving_up_tells_all_who_wait_for_room_and_keeps_what_is_tracked(
+    rabbit_a: RabbitMQ, unique: str
+) -> None:
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            tracked = {"trackMessages": "true", "maxCacheSize": 1, "maxReconnectAttempts": 2}
+            async with AsyncConnection(uri(proxy, timeout=-1, **tracked)) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, durable=True)
+                proxy.refuse()
+                await noticed(connection, proxy.reset)
+                sends = [channel.basic_publish("", unique, str(n)) for n in range(20)]
+                outcomes = await asyncio.gather(*sends, return_exceptions=True)
+                assert outcomes[0] is None
+                assert {type(outcome) for outcome in outcomes[1:]} == {ConnectFailed}
+                proxy.heal()
+                await channel.basic_publish("", unique, b"20")
+                assert await connection.flush(PATIENCE)
+                assert in_order(await take_all(channel, unique)) == [0, 20]
+                await channel.queue_delete(unique)
+
+    run_clean(main())
+
+
 def test_closing_is_bounded_whatever_state_the_broker_is_in(
     rabbit_a: RabbitMQ, unique: str
 ) -> None:

@@ -64,7 +64,7 @@ class AsyncPublisher:
         self._waited_for: set[Publication] = set()
         self._returned: dict[str, Any] = {}  # what came back as unroutable, until its confirm
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
-        self._turns: deque[Publication] = deque()  # who waits for room, in order
+        self._turns: deque[asyncio.Future[Exception | None]] = deque()  # for room; the first looks
         self._tag = 0  # of this link
 
     def __repr__(self) -> str:
@@ -109,17 +109,30 @@ class AsyncPublisher:
     async def _put(self, publication: Publication, deadline: Deadline) -> None:
         message, outbox = publication.message, self._outbox
         key, size = message.message_id, message.size
-        self._turns.append(publication)
-        is_its_turn = lambda: self._turns[0] is publication  # noqa: E731
+        turn: asyncio.Future[Exception | None] = self._session.loop.create_future()
+        self._turns.append(turn)
         try:
-            while not is_its_turn() or not outbox.offer(publication, size, key):
-                await self._session.ready(lambda: is_its_turn() and self._has_room(size), deadline)
+            if self._turns[0] is not turn:
+                await self._wait_for_turn(turn, deadline)
+            while not outbox.offer(publication, size, key):
+                await self._session.ready(lambda: self._has_room(size), deadline)
         except DeadlinePassed:
             raise too_late(message, False, self._session, deadline) from None
         finally:
-            self._turns.remove(publication)
-            self._session.changed()
+            self._turns.remove(turn)
+            if self._turns and not self._turns[0].done():
+                self._turns[0].set_result(None)
         self.pump()
+
+    async def _wait_for_turn(
+        self, turn: asyncio.Future[Exception | None], deadline: Deadline
+    ) -> None:
+        await asyncio.wait((turn,), timeout=deadline.timeout())
+        if not turn.done():
+            raise DeadlinePassed
+        failure = turn.result()
+        if failure is not None:
+            raise failure
 
     def _has_room(self, size: int) -> bool:
         return self.is_empty or self._outbox.bytes + size <= self._session.options.max_cache_size
@@ -165,6 +178,9 @@ class AsyncPublisher:
         for publication in list(self._waited_for):
             self._take_out(publication)
             self._settle(publication, copy.copy(failure))
+        for turn in self._turns:
+            if not turn.done():
+                turn.set_result(copy.copy(failure))
 
     # --- to the link ----------------------------------------------------------------------------
 
