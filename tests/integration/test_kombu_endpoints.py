@@ -270,6 +270,9 @@ def test_error_tuples_cover_all_members(lab: Lab) -> None:
         ("failover:(amqp://a?heartbeet=1)", ["heartbeet", "heartbeat"]),
         ("failover:(amqp://a", ["("]),
         ("fanout:(static:(amqp://a,amqp://b))", ["fanout"]),
+        ("failover:(amqps://a?cafile=/no/ca.pem)", ["amqps://a", "cafile=/no/ca.pem"]),
+        ("failover:(rediss://a?keyfile=/no/key.pem)", ["rediss://a", "keyfile=/no/key.pem"]),
+        ("failover:(amqp://aa)?priorityURIs=amqp://ab", ["priorityURIs", "amqp://aa"]),
     ],
 )
 def test_f02_f03_bad_uris_are_refused_before_any_socket(uri: str, words: list[str]) -> None:
@@ -282,11 +285,14 @@ def test_f02_f03_bad_uris_are_refused_before_any_socket(uri: str, words: list[st
 
 
 def test_bad_options_from_transport_options() -> None:
-    """The library's options are checked in the same way."""
-    options = {"understudy": {"timout": 3000}}
-    connection = kombu.Connection("failover:(amqp://a)", transport_options=options)
-    with pytest.raises(ConfigurationError, match="timeout"):
-        connection.connect()
+    """The library's options are checked in the same way, and the word that they stand under."""
+    for options, word in (
+        ({"understudy": {"timout": 3000}}, "timeout"),
+        ({"understdy": {"timeout": 3000}}, "'understudy'"),
+    ):
+        connection = kombu.Connection("failover:(amqp://a)", transport_options=options)
+        with pytest.raises(ConfigurationError, match=word):
+            connection.connect()
 
 
 def test_missing_transport_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import os
 import re
 import socket
 import ssl
@@ -318,6 +319,7 @@ def ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
         return redis_ssl_options(endpoint, use_ssl)
     if not (endpoint.scheme in ("amqps", "ssl") or use_ssl):
         return False
+    _check_files(endpoint)
     result = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
     given = {"ca_certs": options.cafile, "certfile": options.certfile, "keyfile": options.keyfile}
     result.update({name: value for name, value in given.items() if value is not None})
@@ -331,10 +333,18 @@ def ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
     return result
 
 
+def _check_files(endpoint: Endpoint) -> None:
+    for name in ("cafile", "certfile", "keyfile"):
+        path = getattr(endpoint.options, name)
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigurationError(f"{endpoint}: {name}={path} is no file that can be read")
+
+
 def redis_ssl_options(endpoint: Endpoint, use_ssl: Any) -> Any:
     """The same in redis-py's words; kombu alone would not verify a rediss:// server."""
     if endpoint.scheme == "redis" and not use_ssl:
         return False
+    _check_files(endpoint)
     options = endpoint.options
     result = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
     given = {

@@ -6,12 +6,14 @@ tracked messages, and the knowledge of how to dial each candidate.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import amqp
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -40,6 +42,14 @@ CELERY_DEFAULT_HEARTBEAT = 120.0  # s; what a worker asks for when nobody set br
 #: schemes that an announced broker may have, beside those of the configured members: any other
 #: kombu transport would be news to the Connections that exist already, and to their error classes
 LEARNED_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "tcp", "ssl"})
+
+#: how a living broker refuses one connection: permissions and limits of a user or vhost (403, 530),
+#: a lack of resources (506)
+REFUSALS = (
+    amqp.exceptions.AccessRefused,
+    amqp.exceptions.NotAllowed,
+    amqp.exceptions.ResourceError,
+)
 
 #: the pip command for a candidate whose library is missing, by scheme
 EXTRAS = {"redis": "redis", "rediss": "redis", "sentinel": "redis"}
@@ -132,6 +142,9 @@ class LogicalBroker:
         self.discovery.connected(endpoint, inner.raw)
         return inner
 
+    def is_refusal(self, exc: Exception) -> bool:
+        return isinstance(exc, REFUSALS)
+
     def _died(self, connection: Inner, reason: str) -> None:
         connection.sever(reason)  # with the reason: who is blocked in it wakes first, and tells it
         self.supervisor.lost(connection, reason)
@@ -212,6 +225,11 @@ class Settings:
 
     def __init__(self, client: Connection) -> None:
         options = dict(client.transport_options or {})
+        for name in difflib.get_close_matches("understudy", map(str, options), cutoff=0.8):
+            if name != "understudy":
+                raise ConfigurationError(
+                    f"unknown transport option {name!r}; did you mean 'understudy'?"
+                )
         given = options.get("understudy") or {}
         if not isinstance(given, Mapping):
             raise ConfigurationError(

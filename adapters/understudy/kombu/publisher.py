@@ -8,13 +8,16 @@ Rules
 * A message whose confirm did not come before the link broke is sent again with the same id, marked
   as a resend. It is given up only at the deadline, or when sending it made brokers close the
   connection twice.
+* A signal handler that publishes on the connection whose publish it interrupted gets a connection
+  of its own for that: on the other's it could write within a frame, or read the other's confirm.
 * A call that is interrupted (a signal, a soft time limit) drops the link: half a frame may be out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import amqp
@@ -24,7 +27,7 @@ from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.kombu.amqp import INTERRUPTED
 from understudy.kombu.errors import CLOSED, ConnectionLost, SendTimeout, refused
-from understudy.kombu.inner import Inner
+from understudy.kombu.inner import GOODBYE, Inner
 from understudy.kombu.link import Link, LinkBroken, open_link
 from understudy.kombu.message import OutMessage
 from understudy.kombu.topology import Declaration
@@ -41,8 +44,10 @@ POISON_CLOSES = 2  # connections that one message may cost before it counts as t
 
 
 class Publisher:
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, may_borrow: bool = True) -> None:
         self._transport = transport
+        self._may_borrow = may_borrow
+        self._user: int | None = None  # the thread that is in here
         self._lock = threading.RLock()
         self._link: Link | None = None
         broker = transport.broker
@@ -65,6 +70,17 @@ class Publisher:
         deadline: Deadline,
     ) -> None:
         """Return when a broker has confirmed. Raises SendTimeout, Refused, Unroutable."""
+        if self._user == threading.get_ident():
+            with self._another() as other:
+                other.publish(
+                    message,
+                    exchange,
+                    routing_key,
+                    mandatory=mandatory,
+                    immediate=immediate,
+                    deadline=deadline,
+                )
+            return
         closes = 0
         written = False
 
@@ -103,6 +119,9 @@ class Publisher:
 
     def declare(self, call: Declaration, deadline: Deadline) -> Any:
         """Do a declaration on whatever broker is current; raises the host's own refusal."""
+        if self._user == threading.get_ident():
+            with self._another() as other:
+                return other.declare(call, deadline)
         try:
             return self._on_a_link(
                 lambda link: link.declare(call, deadline), lambda exc: None, deadline
@@ -127,6 +146,18 @@ class Publisher:
             self._lock.release()
         return None if link is None else link.inner
 
+    @contextlib.contextmanager
+    def _another(self) -> Iterator[Publisher]:
+        """For a call that has interrupted another one in here."""
+        other = Publisher(self._transport, may_borrow=False)
+        try:
+            yield other
+        finally:
+            inner = other.close()
+            if inner is not None:
+                self._transport.broker.supervisor.released(inner)
+                inner.close(GOODBYE)
+
     # --- links ----------------------------------------------------------------------------------
 
     def _on_a_link(
@@ -136,22 +167,26 @@ class Publisher:
         deadline: Deadline,
     ) -> T:
         with self._lock:
-            while True:
-                try:
-                    return use(self._usable_link(deadline))
-                except LinkBroken as exc:
-                    if self._transport.is_closed:
-                        self._drop()
-                        raise ConnectionLost(CLOSED) from exc
-                    self._give_up(str(exc))
-                    broken(exc)
-                except (DeadlinePassed, errors.UnderstudyError, amqp.exceptions.ChannelError):
-                    if self._opening is not None:
-                        self._drop()  # its channel was being opened
-                    raise
-                except BaseException:
-                    self._drop()
-                    raise
+            self._user = threading.get_ident()
+            try:
+                while True:
+                    try:
+                        return use(self._usable_link(deadline))
+                    except LinkBroken as exc:
+                        if self._transport.is_closed:
+                            self._drop()
+                            raise ConnectionLost(CLOSED) from exc
+                        self._give_up(str(exc))
+                        broken(exc)
+            except (DeadlinePassed, errors.UnderstudyError, amqp.exceptions.ChannelError):
+                if self._opening is not None:
+                    self._drop()  # its channel was being opened
+                raise
+            except BaseException:
+                self._drop()
+                raise
+            finally:
+                self._user = None
 
     def _usable_link(self, deadline: Deadline) -> Link:
         link = self._link
@@ -159,7 +194,8 @@ class Publisher:
             return link
         transport = self._transport
         self._link = None
-        inner = transport.lend() or transport.broker.acquire(deadline, transport.check_open)
+        inner = transport.lend() if self._may_borrow else None
+        inner = inner or transport.broker.acquire(deadline, transport.check_open)
         self._opening = inner
         self._link = open_link(inner, confirms=transport.broker.options.confirms, deadline=deadline)
         self._opening = None

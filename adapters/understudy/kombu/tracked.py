@@ -7,6 +7,7 @@ Rules
 * Order is that of the puts, over failovers too. Nothing leaves the outbox but by a confirm, a
   refusal (told as `MessageFailed`, raised by flush or close) or the poison rule; see
   `core.outbox`.
+* The thread ends when it has had no connection and no message for `IDLE_TIME`; a put starts it.
 * The connection is touched only by whoever runs `_step`: the thread, or a flushing caller when no
   thread can be started any more (interpreter exit). The lock is never held over socket I/O.
 """
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Publication", "TrackedPublisher"]
 
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
+IDLE_TIME = 10.0  # s
 BATCH = 256  # messages encoded before confirms are looked at again; about 4 ms of work
 
 
@@ -104,6 +106,7 @@ class TrackedPublisher:
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)  # for flush
         self._left_behind: tuple[int, int] | None = None  # the state at the last flush in vain
         self._given_up: errors.ConnectFailed | None = None
+        self._needed_at = 0.0  # when the thread had something to do last
         self._resting = False  # the application has closed its connections
         forking.register(self)
         _publishers.add(self)
@@ -238,13 +241,16 @@ class TrackedPublisher:
     _pid = -1
 
     def _ensure_thread(self) -> bool:
-        if self._thread is None:  # it never ends; is_alive() errs when a signal interrupts it
+        if self._thread is None:  # it sets it back; is_alive() errs when a signal interrupts it
             self._pid = os.getpid()
+            self._needed_at = time.monotonic()
+            self._wakeup.close()
+            self._wakeup = Wakeup()
             self._thread = forking.start_thread("understudy-publisher", self._run)
         return self._thread is not None
 
     def _run(self) -> None:
-        while True:
+        while not self._has_ended():
             try:
                 self._step(Deadline(None))
             except Exception:
@@ -252,6 +258,18 @@ class TrackedPublisher:
                 with contextlib.suppress(Exception):
                     self._lose("internal error")
                 time.sleep(1)  # so that a bug that repeats does not burn a CPU
+
+    def _has_ended(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            if self._window is not None or not self._outbox.is_empty:
+                self._needed_at = now
+            if now - self._needed_at < IDLE_TIME:
+                return False
+            self._thread = None
+            self._wakeup.close()
+            self._broker.supervisor.detach(self)
+            return True
 
     def _step(self, deadline: Deadline) -> None:
         """Write what can be written, take in what has come, wait for more."""
@@ -276,10 +294,12 @@ class TrackedPublisher:
     def _sleep_until_needed(self, deadline: Deadline) -> bool:
         """Without a connection and without messages there is nothing to do."""
         with self._lock:
-            self._sleeping = self._outbox.is_empty or self._given_up is not None
+            is_empty = self._outbox.is_empty
+            self._sleeping = is_empty or self._given_up is not None
             if not self._sleeping:
                 return True
-        self._wakeup.wait(None, deadline)
+        idle = Deadline(min(deadline.remaining(), IDLE_TIME)) if is_empty else deadline
+        self._wakeup.wait(None, idle)
         with self._lock:
             self._sleeping = False
             self._given_up = None
@@ -437,4 +457,3 @@ class TrackedPublisher:
         self._thread = None
         self._window = None
         self._wakeup.close()
-        self._wakeup = Wakeup()
