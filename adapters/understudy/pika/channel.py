@@ -11,7 +11,7 @@ import pika
 from pika import exceptions, spec
 
 from understudy.pika.declarations import Declarations
-from understudy.pika.link import Link, LinkChannel, LinkLost
+from understudy.pika.link import Ask, Link, LinkChannel, LinkLost
 from understudy.pika.publishing import Publishing
 from understudy.pika.session import GOODBYE
 
@@ -58,10 +58,12 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
 
     # --- life -----------------------------------------------------------------------------------
 
-    def _open_on(self, link: Link) -> Any:
-        """Open it for the first time; what it returns is over when the broker has answered."""
+    def opening(self, link: Link) -> Ask:
+        """Open it for the first time, unless it was restored with the others meanwhile."""
+        if self._link is not None:
+            return Ask.over()
         self._link = link.open_channel(self.number, self)
-        return self._link._asked[-1]
+        return self._link.opening
 
     def restore_on(self, link: Link) -> LinkChannel:
         self._fresh = link.open_channel(self.number, self)

@@ -26,7 +26,7 @@ from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed
 from understudy.pika.fanout import FanoutPublisher
 from understudy.pika.link import LinkLost
-from understudy.pika.requests import timed_out
+from understudy.pika.requests import answered, timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher
 from understudy.pika.wire import Wakeup, Wire
@@ -175,26 +175,16 @@ class BlockingConnection(pika.BlockingConnection):
             self._check_open("channel")
             try:
                 wire = session.usable(deadline)
-                number = self._number(channel_number, wire)
-                channel = BlockingChannel(self, session, number)
-                session.channels[number] = channel
-                while True:
-                    try:
-                        wire = session.usable(deadline)
-                        if channel._link is not None:  # restored with the others
-                            return channel
-                        opened = channel._open_on(wire)
-                        if not session.wait(wire, opened.is_over, deadline.moment):
-                            wire.sever("no answer to Channel.Open within timeout")
-                            raise DeadlinePassed
-                        return channel
-                    except LinkLost:
-                        continue
-                    except BaseException:
-                        session.channels.pop(number, None)
-                        raise
             except DeadlinePassed:
                 raise timed_out("Channel.Open", session, deadline) from None
+            number = self._number(channel_number, wire)
+            channel = session.channels[number] = BlockingChannel(self, session, number)
+            try:
+                answered(session, channel.opening, "Channel.Open", deadline)
+            except BaseException:
+                session.channels.pop(number, None)
+                raise
+            return channel
 
     def _number(self, wanted: int | None, wire: Wire) -> int:
         taken = {*self._session.channels, *wire.channels}
@@ -353,21 +343,16 @@ class BlockingConnection(pika.BlockingConnection):
     def update_secret(self, new_secret: str, reason: str) -> None:
         """As pika's; later connections log in with the new secret too."""
         session = self._session
-        deadline = session.deadline()
         with session.lock:
             self._check_open("update_secret")
-            while True:
-                try:
-                    wire = session.usable(deadline)
-                    ask = wire.update_secret(new_secret, reason)
-                    if not session.wait(wire, ask.is_over, deadline.moment):
-                        raise DeadlinePassed
-                    break
-                except LinkLost:
-                    continue
-                except DeadlinePassed:
-                    raise timed_out("Connection.UpdateSecret", session, deadline) from None
-            if wire.endpoint.username is not None:
+            answered(
+                session,
+                lambda wire: wire.update_secret(new_secret, reason),
+                "Connection.UpdateSecret",
+                session.deadline(),
+            )
+            wire = session.wire
+            if wire is not None and wire.endpoint.username is not None:
                 self._dialer.secrets[wire.endpoint.username] = new_secret
 
     def _check_open(self, what: str) -> None:

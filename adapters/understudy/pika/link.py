@@ -78,6 +78,13 @@ class Ask:
         self.content: Content | None = None  # of a basic.get
         self.failed: Exception | None = None  # the channel was closed instead
 
+    @classmethod
+    def over(cls) -> Ask:
+        """One that needs no answer."""
+        ask = cls(())
+        ask.answer = ask
+        return ask
+
     def is_over(self) -> bool:
         return self.answer is not None or self.failed is not None
 
@@ -102,6 +109,7 @@ class LinkChannel:
     def __init__(self, link: Link, number: int, receiver: Receiver) -> None:
         self.link = link
         self.number = number
+        self.opening = Ask.over()
         self.is_open = True  # until closed by either side
         self.reason: Exception | None = None  # of the broker, for closing it
         self.closed_over = 0  # the INDEX of the method that the broker names as its reason
@@ -287,7 +295,7 @@ class Link:
     def open_channel(self, number: int, receiver: Receiver) -> LinkChannel:
         """Write channel.open; what follows may be written at once."""
         channel = self.channels[number] = LinkChannel(self, number, receiver)
-        channel.ask(spec.Channel.Open(), spec.Channel.OpenOk)
+        channel.opening = channel.ask(spec.Channel.Open(), spec.Channel.OpenOk)
         return channel
 
     def free_number(self, taken: Any = ()) -> int:

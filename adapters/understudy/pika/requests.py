@@ -19,7 +19,7 @@ from understudy.pika.wire import Wire
 if TYPE_CHECKING:
     from understudy.pika.connection import BlockingConnection
 
-__all__ = ["VERDICTS", "Requests", "check_size", "timed_out", "too_late"]
+__all__ = ["VERDICTS", "Requests", "answered", "check_size", "timed_out", "too_late"]
 
 VERDICTS = 2  # connections that one call may cost before it counts as the culprit
 
@@ -65,26 +65,29 @@ class Requests:
     def _exchange(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
         """With the lock held: have a request answered."""
         session = self._session
-        deadline = session.deadline()
-        verdicts = 0
-        wire: Wire | None = None
-        while True:
-            try:
-                wire = session.usable(deadline)
-                ask = begin(self._open_link())
-                if not session.wait(wire, ask.is_over, deadline.moment):
-                    wire.sever(f"no answer to {name} within timeout")  # it would be another's
-                    raise DeadlinePassed
-            except LinkLost as lost:
-                verdicts += lost.is_verdict
-                if verdicts >= VERDICTS and lost.cause is not None:
-                    raise lost.cause from None
-            except DeadlinePassed:
-                raise timed_out(name, session, deadline) from None
-            else:
-                if ask.failed is not None:
-                    raise ask.failed
-                return ask
+        return answered(session, lambda wire: begin(self._open_link()), name, session.deadline())
+
+
+def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline: Deadline) -> Ask:
+    """With the lock held: have a request answered, begun anew on each wire that it takes."""
+    verdicts = 0
+    while True:
+        try:
+            wire = session.usable(deadline)
+            ask = begin(wire)
+            if not session.wait(wire, ask.is_over, deadline.moment):
+                wire.sever(f"no answer to {name} within timeout")  # it would be another's
+                raise DeadlinePassed
+        except LinkLost as lost:
+            verdicts += lost.is_verdict
+            if verdicts >= VERDICTS and lost.cause is not None:
+                raise lost.cause from None
+        except DeadlinePassed:
+            raise timed_out(name, session, deadline) from None
+        else:
+            if ask.failed is not None:
+                raise ask.failed
+            return ask
 
 
 class Supervised(Protocol):
