@@ -98,7 +98,7 @@ class AsyncRequests:
 
     async def usable(self, deadline: Deadline) -> LinkChannel:
         """The open link; raises as `AsyncSession.ready`."""
-        await self._session.ready(lambda: self._link is not None or self.is_closed, deadline)
+        await self._session.ready(lambda: self._is_on_a_link() or self.is_closed, deadline)
         self._check_open()
         assert self._link is not None
         return self._link
@@ -108,6 +108,9 @@ class AsyncRequests:
         text = f"{name} did not finish within timeout={limit:.0f} ms"
         attempts = self._session.supervisor.attempts
         return SendTimeout(text, written=written, attempts=attempts)
+
+    def _is_on_a_link(self) -> bool:
+        return self._link is not None and self._link.link.lost is None
 
     def _check_open(self) -> None:
         self._session.check_open()
