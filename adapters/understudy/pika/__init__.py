@@ -1,8 +1,8 @@
 """The pika adapter: ``failover:(…)`` for programs written for pika.
 
-`BlockingConnection` is a drop-in for pika's, `AsyncConnection` offers the same with coroutines. What
-is kept over a failover: channels with their numbers, qos, confirm and tx mode, everything declared
-and not deleted, consumers with their tags, callbacks, timers, `consume()` generators.
+`BlockingConnection` is a drop-in for pika's, `AsyncConnection` offers the same with coroutines.
+What is kept over a failover: channels with their numbers, qos, confirm and tx mode, everything
+declared and not deleted, consumers with their tags, callbacks, timers, `consume()` generators.
 
 What is different from pika, on purpose
 * A send returns when the broker has confirmed it, also without ``confirm_delivery()``; messages are
@@ -11,8 +11,8 @@ What is different from pika, on purpose
   events, one at a time. Heartbeats go on while they do.
 * A queue that is declared without a name gets one of ours, so that it is the same on every broker.
 * "All so far" (``basic_ack(0, multiple=True)``) means all that the application was given.
-* ``connection_attempts`` and ``retry_delay`` of pika's parameters have no effect: the options of the
-  failover URI say how to reconnect.
+* ``connection_attempts`` and ``retry_delay`` of pika's parameters have no effect: the options of
+  the failover URI say how to reconnect.
 
 What cannot be kept
 * Messages in exclusive and auto-delete queues, and replies that are on their way to one or to
