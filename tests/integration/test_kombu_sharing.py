@@ -119,3 +119,37 @@ def test_f41_a_uri_that_nobody_uses_keeps_no_thread(
         descriptors.append(len(os.listdir("/proc/self/fd")))
     assert descriptors[-1] <= descriptors[0]
     assert [message.body for message in take_all(rabbit_a, unique)] == list("012345")
+
+
+@pytest.fixture
+def alarmed(rabbit_a: RabbitMQ) -> Iterator[Callable[[], None]]:
+    """Makes a broker block publishers, as it does when its memory is used up."""
+    yield lambda: print(rabbit_a.ctl("set_vm_memory_high_watermark", "0.000001"))
+    rabbit_a.ctl("set_vm_memory_high_watermark", "0.4")
+
+
+@pytest.mark.parametrize("track", ["false", "true"])
+def test_f20_a_broker_that_blocks_publishers_is_left_after_blocked_timeout(
+    lab: Lab,
+    rabbit_a: RabbitMQ,
+    rabbit_b: RabbitMQ,
+    alarmed: Callable[[], None],
+    take_all: Take,
+    unique: str,
+    events: Events,
+    track: str,
+) -> None:
+    """F20: a real memory alarm; what was held back is sent elsewhere."""
+    options = {"blockedTimeout": 500, "heartbeat": 1000, "trackMessages": track}
+    connection = lab.connect(rabbit_a, rabbit_b, on_event=events.add, timeout=30000, **options)
+    producer = kombu.Producer(connection)
+    queue = kombu.Queue(unique)
+    producer.publish("0", routing_key=unique, serializer="raw", declare=[queue])
+    assert understudy.kombu.flush(20)
+    alarmed()
+    for number in (1, 2, 3):
+        producer.publish(str(number), routing_key=unique, serializer="raw")
+    assert understudy.kombu.flush(30)
+    assert events.names == ["Connected", "Blocked", "Interrupted", "Resumed"]
+    assert "blockedTimeout=500 ms" in events.all[2].reason
+    assert {"1", "2", "3"} <= {message.body for message in take_all(rabbit_b, unique)}
