@@ -125,7 +125,7 @@ def test_f41_a_uri_that_nobody_uses_keeps_no_thread(
 def alarmed(rabbit_a: RabbitMQ) -> Iterator[Callable[[], None]]:
     """Makes a broker block publishers, as it does when its memory is used up."""
     yield lambda: print(rabbit_a.ctl("set_vm_memory_high_watermark", "0.000001"))
-    rabbit_a.ctl("set_vm_memory_high_watermark", "0.4")
+    rabbit_a.ctl("set_vm_memory_high_watermark", "0.9")
 
 
 @pytest.mark.parametrize("track", ["false", "true"])
