@@ -196,6 +196,25 @@ def test_a_tombstone_is_free_at_once_and_tokens_rise() -> None:
     assert promote.cause == "a let go: switchover"
 
 
+def test_a_renewal_under_way_does_not_pass_for_the_tombstone() -> None:
+    """Catalogue 19: the hand-over would cost a lease, and a file would stay locked."""
+    store = Store()
+    master = a_master(store)
+    master.feed(Permit(False))
+    master.feed(Step("switchover"))
+    master.reaches = False
+    while (renewal := master.keeper._attempt) is None:
+        master.go_on(0.05)
+    master.feed(Fenced())
+    master.reaches = True
+    assert renewal.record is not None
+    seen = store.swap(store.observe(), renewal.record)
+    master.feed(Seen(renewal.number, seen))
+    assert master.kinds() == ["Promote", "Fence", "Released"]
+    assert store.record is not None
+    assert store.record.released
+
+
 def test_nothing_is_released_before_the_broker_is_dead() -> None:
     """Catalogue 17: the lock stays held, for as long as it takes."""
     store = Store()
@@ -324,6 +343,19 @@ def test_an_own_record_of_an_earlier_life_is_nobodys_right() -> None:
     again.go_on(T.patience - 0.3)
     assert again.kinds() == []
     again.go_on(1)
+    assert again.kinds() == ["Promote"]
+
+
+def test_a_tombstone_by_the_guard_of_an_earlier_life_is_free_at_once() -> None:
+    """Catalogue 10: the sidecar died, its guard let go, and a new one has seen both records."""
+    store = Store()
+    a_master(store)
+    again = Contender(store, "a", life=2)
+    again.go_on(1)
+    record = store.record
+    assert record is not None
+    store.record = replace(record, sequence=record.sequence + 1, released=True)
+    again.go_on(T.renew / 4 + 0.01)
     assert again.kinds() == ["Promote"]
 
 

@@ -281,11 +281,11 @@ class Keeper:
         assert is_lost
         return self._fence(_how_lost(seen), is_lost=True)
 
-    def _tombstoned(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
-        is_written = seen.record == attempt.record
-        if is_written or not self._is_ours(seen) or self._is_somebody_elses(seen):
+    def _tombstoned(self, _: _Attempt, seen: Observation, now: float) -> list[Action]:
+        is_still_ours = self._is_ours(seen) and not self._is_somebody_elses(seen)
+        if not is_still_ours:  # the tombstone is there, or more than that has happened
             return self._watch_anew(now)
-        self._next = now  # an earlier write of ours, whose answer was lost
+        self._next = now  # a renewal was under way, or the answer to a write was lost
         return []
 
     def _is_ours(self, seen: Observation) -> bool:
@@ -315,15 +315,14 @@ class Keeper:
         cause = self._refused
         if record is not None and record.group != self._group:
             cause = f"the lock is used by group {record.group!r}, this node is of {self._group!r}"
-        elif record is None or record.is_void or not is_alive:
-            watch = self._watch
-            is_over = (
-                record is None or record.is_void or (watch and now - watch.since > self._patience)
-            )
+        elif record is None or record.is_void or record.released:
+            cause = ""
+        elif not is_alive:
+            is_over = self._watch and now - self._watch.since > self._patience
             cause = "" if is_over else cause
         elif record.instance != self._instance and record.holder == self._node:
             cause = f"another sidecar of the name {self._node!r} has the lock"
-        elif record.lease != self._timings.lease and not record.released:
+        elif record.lease != self._timings.lease:
             cause = (
                 f"{record.holder} has the lock with lease={record.lease:g}, this node has "
                 f"lease={self._timings.lease:g}; all nodes of a group need the same timings"
