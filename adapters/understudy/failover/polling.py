@@ -64,22 +64,11 @@ def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bo
 
     Raises ValueError or OSError for a socket that another thread has closed.
     """
-    return _wait_ready(list(sockets), [], timeout)
-
-
-def _wait_ready(
-    readers: list[socket.socket], writers: list[socket.socket], timeout: float | None
-) -> bool:
     if not hasattr(select, "poll"):
-        return any(select.select(readers, writers, [], timeout))
-    wanted: dict[int, int] = {}
-    for sock in readers:
-        wanted[sock.fileno()] = select.POLLIN
-    for sock in writers:
-        wanted[sock.fileno()] = wanted.get(sock.fileno(), 0) | select.POLLOUT
+        return bool(select.select(list(sockets), [], [], timeout)[0])
     poll = select.poll()
-    for descriptor, mask in wanted.items():
-        poll.register(descriptor, mask)
+    for sock in sockets:
+        poll.register(sock.fileno(), select.POLLIN)
     return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
 
 
@@ -91,6 +80,7 @@ class Wakeup:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._is_set = False
+        self._poll: tuple[tuple[int, int], select.poll] | None = None  # for what it was made
 
     def set(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
@@ -106,14 +96,31 @@ class Wakeup:
         writing: bool = False,
     ) -> None:
         """Until set, ``other`` can be read (or written, as asked), or the deadline."""
-        readers = [self._reader] if other is None or not reading else [self._reader, other]
-        writers = [other] if other is not None and writing else []
         with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
-            _wait_ready(readers, writers, deadline.timeout())
+            if hasattr(select, "poll"):
+                descriptor = -1 if other is None else other.fileno()
+                mask = select.POLLIN * reading | select.POLLOUT * writing
+                timeout = deadline.timeout()
+                ms = None if timeout is None else int(timeout * 1000 + 0.999)
+                self._poll_for(descriptor, mask).poll(ms)
+            else:
+                readers = [self._reader] if other is None or not reading else [self._reader, other]
+                writers = [other] if other is not None and writing else []
+                select.select(readers, writers, [], deadline.timeout())
         if self._is_set:  # set between here and there: the next wait ends at once
             self._is_set = False
             with contextlib.suppress(BlockingIOError, OSError):
                 self._reader.recv(4096)
+
+    def _poll_for(self, descriptor: int, mask: int) -> select.poll:
+        """Kept from one wait to the next: making one costs more than a wait that ends at once."""
+        if self._poll is None or self._poll[0] != (descriptor, mask):
+            poll = select.poll()
+            poll.register(self._reader, select.POLLIN)
+            if descriptor >= 0:
+                poll.register(descriptor, mask)
+            self._poll = (descriptor, mask), poll
+        return self._poll[1]
 
     def close(self) -> None:
         self._reader.close()

@@ -221,6 +221,10 @@ class Failover:
         frame = Frame(cmd, dict(headers or {}), body)
         self._tell_send(frame)
         said = frame.headers
+        session = self.transport.session
+        if frame.cmd in VOID_AFTER_END and session is not None and session.is_closed:
+            session.stale_acks += frame.cmd in ("ACK", "NACK")
+            return
         commands, deadline = self._open_commands(), self._deadline()
         match frame.cmd:
             case "SEND":
@@ -294,6 +298,9 @@ class Connection11(Failover, StompConnection11):
 
 
 VERSIONS = {"1.1": Connection11, "1.2": Connection12}
+
+#: commands about what the broker forgets with the connection: void after disconnect()
+VOID_AFTER_END = frozenset({"ACK", "NACK", "UNSUBSCRIBE", "ABORT"})
 
 #: arguments of stomp.py's about its own reconnecting, sockets and heart-beats
 IGNORED = frozenset(

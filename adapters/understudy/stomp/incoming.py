@@ -64,7 +64,9 @@ class Incoming:
         name = headers.get("subscription", "")
         subscription = self._session.subscriptions.get(name)
         counts: Callable[[], bool] | None = None
-        if subscription is not None and not subscription.is_auto:
+        # one of a subscription that ended meanwhile, or that RabbitMQ made (/temp-queue/)
+        is_auto = "ack" not in headers if subscription is None else subscription.is_auto
+        if not is_auto:
             inner.unacked[headers.get(self._ack_header, "")] = name
             counts = inner.is_current
         shown = self.shown(frame)

@@ -194,7 +194,7 @@ class Wire:
                 if self.severed is None and sock.pending():
                     return
         writing = bool(self._waiting) or self._wants_room
-        if self.severed is None:
+        if self.severed is None and sock is not None:
             self._wakeup.wait(sock, deadline, reading=reading, writing=writing)
         if writing:
             with self._lock:
