@@ -166,6 +166,45 @@ def test_closing_the_channel_ends_its_iterators(rabbit_a: RabbitMQ, unique: str)
     assert with_channel(rabbit_a, work) == []
 
 
+def test_closing_the_channel_ends_whatever_waits_on_it(rabbit_a: RabbitMQ, unique: str) -> None:
+    """With a broker that does not answer, and no timeout."""
+
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            async with AsyncConnection(uri(proxy, timeout=-1)) as connection:
+                channel, other = await connection.channel(), await connection.channel()
+                await channel.queue_declare(unique, auto_delete=True)
+                await other.tx_select()
+                await other.basic_publish("", unique, b"in doubt")
+                begun = channel.consume(unique)
+                receiving = asyncio.create_task(anext(begun))
+                await asyncio.sleep(0.05)
+                proxy.black_hole()
+                calls = [
+                    asyncio.create_task(call)
+                    for call in (
+                        channel.basic_publish("", unique, b""),
+                        channel.queue_declare(unique, auto_delete=True),
+                        channel.basic_get(unique),
+                        anext(channel.consume(unique)),
+                        begun.cancel(),
+                        other.tx_commit(),
+                        other.basic_publish("", unique, b"after"),
+                        other.tx_rollback(),
+                    )
+                ]
+                await asyncio.sleep(0.05)
+                await asyncio.gather(channel.close(), other.close())
+                outcomes = await asyncio.gather(*calls, receiving, return_exceptions=True)
+                assert [isinstance(o, exceptions.AMQPError) for o in outcomes] == [
+                    True, True, True, True, False, True, True, True, False,
+                ]  # fmt: skip
+                assert outcomes[4] is None
+                assert isinstance(outcomes[8], StopAsyncIteration)
+
+    run_clean(main())
+
+
 def test_refusals_are_raised_by_their_calls_and_the_channel_goes_on(
     rabbit_a: RabbitMQ, unique: str
 ) -> None:

@@ -472,6 +472,35 @@ def test_an_iterator_goes_on_across_a_kill(rabbits: tuple[RabbitMQ, RabbitMQ], u
     run_clean(main(), PATIENCE * 2)
 
 
+def test_an_iterator_that_was_cancelled_while_it_began_can_be_used_again(
+    rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """F53: whether its request was written or not."""
+
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            async with AsyncConnection(uri(proxy)) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, exclusive=True)
+                for fault, heal in ((proxy.black_hole, proxy.reset), (proxy.refuse, proxy.reset)):
+                    messages = channel.consume(unique)
+                    fault()
+                    if fault == proxy.refuse:
+                        await noticed(connection, proxy.reset)
+                    for _ in range(3):
+                        with pytest.raises(asyncio.TimeoutError):
+                            await asyncio.wait_for(anext(messages), 0.05)
+                    proxy.heal(drop=True)
+                    heal()
+                    await channel.basic_publish("", unique, b"through")
+                    message = await anext(messages)
+                    assert message.body == b"through"
+                    await message.ack()
+                    await messages.cancel()
+
+    run_clean(main())
+
+
 def test_everything_is_processed_through_many_drops(rabbit_a: RabbitMQ, unique: str) -> None:
     """F20, F21: publisher and consumer on one proxy, dropped again and again."""
     drops, count = 12, 600

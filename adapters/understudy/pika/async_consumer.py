@@ -130,6 +130,15 @@ class Consumer:
 
     # --- for the channel ------------------------------------------------------------------------
 
+    def prepare(self, qos: Any) -> None:
+        """It is about to begin, perhaps again."""
+        self.qos = qos
+        self.is_over = False
+
+    def activate(self) -> None:
+        """The broker knows it."""
+        self.is_active = True
+
     def receive(self, message: Message) -> None:
         self._messages.append(message)
 

@@ -46,11 +46,9 @@ class AsyncReceiving(AsyncRequests):
         self, prefetch_size: int = 0, prefetch_count: int = 0, global_qos: bool = False
     ) -> None:
         method = spec.Basic.Qos(prefetch_size, prefetch_count, global_qos)
-        await self.request(method, spec.Basic.QosOk)
-        if global_qos:
-            self._global_qos = method
-        else:
-            self._qos = method
+        name = "_global_qos" if global_qos else "_qos"
+        keep = lambda: setattr(self, name, method)  # noqa: E731
+        await self.request_for_good(method, spec.Basic.QosOk, keep, [])
 
     def consume(
         self,
@@ -75,13 +73,18 @@ class AsyncReceiving(AsyncRequests):
     async def begin_consumer(self, consumer: Consumer) -> None:
         self._check_open()
         tag = consumer.consumer_tag
+        if self._consumers.get(tag) is consumer:  # an attempt that was cancelled comes to its end
+            await self.wait_for(lambda: tag not in self._consumers or self.is_closed)
+            self._check_open()
         if tag in self._consumers:
             raise exceptions.DuplicateConsumerTag(tag)
+        consumer.prepare(self._qos)
         self._consumers[tag] = consumer
-        consumer.qos = self._qos
         asked: list[tuple[LinkChannel, Ask]] = []
         try:
-            await self.request(consumer.consume, spec.Basic.ConsumeOk, asked=asked)
+            await self.request_for_good(
+                consumer.consume, spec.Basic.ConsumeOk, consumer.activate, asked
+            )
         except BaseException:
             self._put_back(consumer.end(None))
             if asked:
@@ -89,7 +92,6 @@ class AsyncReceiving(AsyncRequests):
             else:
                 self._forget(consumer)
             raise
-        consumer.is_active = True
 
     def _cancel_when_begun(self, consumer: Consumer, link: LinkChannel, ask: Ask) -> None:
         """RabbitMQ 3.10 crashes the channel (541) when a cancel overtakes its consume-ok."""
@@ -102,13 +104,18 @@ class AsyncReceiving(AsyncRequests):
         self._put_back(consumer.end(None))
         self._session.changed()
         self._cancel_at_broker(consumer)
-        gone = lambda: self._consumers.get(consumer.consumer_tag) is not consumer  # noqa: E731
-        await self._session.until(gone, self._session.deadline().moment)
+        await self._session.until(
+            lambda: self._consumers.get(consumer.consumer_tag) is not consumer or self.is_closed,
+            self._session.deadline().moment,
+        )
 
     def _cancel_at_broker(self, consumer: Consumer) -> None:
         """It stays known until the broker has answered, for deliveries that are on their way."""
         session, link, wire = self._session, self._link, self._session.wire
-        if link is None or wire is None or not session.is_live:
+        if self._fresh is not None:  # it is just being restored, the consumer too
+            session.when(lambda: self._fresh is None, lambda: self._cancel_at_broker(consumer))
+            return
+        if link is None or wire is None or wire.lost is not None:
             self._forget(consumer)
             return
         method = spec.Basic.Cancel(consumer_tag=consumer.consumer_tag)

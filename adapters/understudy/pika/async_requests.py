@@ -9,6 +9,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pika import exceptions
@@ -18,6 +19,7 @@ from understudy.pika.async_session import AsyncSession
 from understudy.pika.errors import SendTimeout
 from understudy.pika.link import Ask, LinkChannel, LinkLost
 from understudy.pika.requests import VERDICTS
+from understudy.pika.wire import Wire
 
 __all__ = ["AsyncRequests"]
 
@@ -66,7 +68,7 @@ class AsyncRequests:
                     asked.append((link, ask))
                 self._asks.append((ask, method.INDEX))
                 try:
-                    if not await session.answered(wire, ask.is_over, deadline.moment):
+                    if not await self.answered(wire, ask, deadline):
                         raise DeadlinePassed
                 finally:
                     self._asks.remove((ask, method.INDEX))
@@ -82,6 +84,29 @@ class AsyncRequests:
             verdicts += 1
             if ask is self._culprit or verdicts >= VERDICTS:
                 raise ask.failed
+
+    async def answered(self, wire: Wire, ask: Ask, deadline: Deadline) -> bool:
+        """Wait for an answer; False at the deadline. Raises LinkLost, and when it is closed."""
+        is_over = lambda: ask.is_over() or self.is_closed  # noqa: E731
+        arrived = await self._session.answered(wire, is_over, deadline.moment)
+        if arrived and not ask.is_over():
+            self._check_open()
+        return arrived
+
+    async def request_for_good(
+        self,
+        method: Any,
+        reply: type,
+        keep: Callable[[], None],
+        asked: list[tuple[LinkChannel, Ask]],
+    ) -> None:
+        """A request that is repeated whenever the channel is restored, from ``keep`` on."""
+        while True:
+            await self.request(method, reply, asked=asked)
+            keep()
+            is_to_be_restored = self._link is None and self._fresh is None
+            if asked[-1][0] is self._link or is_to_be_restored:
+                return  # else it was restored without it meanwhile
 
     async def opened(self, deadline: Deadline) -> None:
         """Wait until a broker has opened it for the first time; raises as `usable`."""

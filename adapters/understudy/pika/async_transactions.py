@@ -111,14 +111,17 @@ class AsyncTransactions(AsyncReceiving):
     async def _commit(self, log: TransactionLog[OutMessage], link: LinkChannel, ask: Ask) -> None:
         """See the end of a commit that was written, whoever still waits for it."""
         session = self._session
-        await session.until(lambda: ask.is_over() or self._link is not link)
+        await session.until(
+            lambda: ask.is_over() or self._link is not link or not link.is_open or self.is_closed
+        )
         if self._broken is not None:
             raise self._ended(log)
-        doom = None if ask.answer is not None else log.doom
+        is_in_doubt = ask.answer is None and not log.is_empty
+        reason = log.doom.reason if log.doom is not None else "its channel was closed"
         log.ended()
         self._acked_in_transaction.clear()
-        if doom is not None:
-            raise TransactionRolledBack(f"the transaction is in doubt: {doom.reason}")
+        if is_in_doubt:
+            raise TransactionRolledBack(f"the transaction is in doubt: {reason}")
 
     async def tx_rollback(self) -> None:
         """Forget what was published and acknowledged since the last commit.
@@ -134,12 +137,12 @@ class AsyncTransactions(AsyncReceiving):
         self._unacked |= self._acked_in_transaction
         self._ended(log)
         link, wire = self._link, session.wire
-        if link is None or wire is None or not session.is_live:
+        if link is None or wire is None or wire.lost is not None:
             return
         with session.writing(wire):
             ask = link.ask(spec.Tx.Rollback(), spec.Tx.RollbackOk)
         with contextlib.suppress(LinkLost):  # the broker rolls back what it has
-            if not await session.answered(wire, ask.is_over, deadline.moment):
+            if not await self.answered(wire, ask, deadline):
                 raise timed_out("Tx.Rollback", session, deadline)
 
     def _transactions(self) -> TransactionLog[OutMessage]:
