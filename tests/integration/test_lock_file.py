@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -133,9 +136,76 @@ def test_a_file_that_was_deleted_or_replaced_is_a_loss(tmp_path: Path, damage: s
     renewed = holder.swap(seen, replace(RECORD, sequence=2, incarnation=seen.incarnation))
     assert "was deleted or replaced" in renewed.lost
     standby = FileBackend(path, local=True)
-    assert not standby.read().is_proven_free  # nobody believes a copy, nor an empty file
+    found = standby.read()
+    assert not found.is_proven_free  # nobody believes a copy, nor an empty file
+    void = replace(RECORD, holder="", instance="b-1", incarnation=found.incarnation)
+    assert standby.swap(found, void).record == void
+    assert not standby.read().is_proven_free  # nor that nobody holds what was just made
     standby.close()
     holder.close()
+
+
+@pytest.mark.parametrize("step", ["pwrite", "fdatasync"])
+def test_a_claim_whose_write_failed_shows_only_with_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Catalogue 53, 54: a keeper that recognises it would promote without the lock."""
+    path = tmp_path / "lock"
+    backend = FileBackend(path, local=True)
+    seen = backend.read()
+    claim = replace(RECORD, incarnation=seen.incarnation)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(Unavailable):
+            backend.swap(seen, claim)
+    assert backend.descriptor is None
+    other = os.open(path, os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    if step == "fdatasync":
+        with pytest.raises(Unavailable, match="not the lock"):
+            backend.read()
+    os.close(other)
+    found = backend.read()
+    assert found.record == (claim if step == "fdatasync" else None)
+    assert (backend.descriptor is not None) == (found.record == claim)
+    backend.close()
+
+
+def test_a_record_that_is_just_being_written_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder, seen = hold(path)
+    standby = FileBackend(path, local=True)
+    written = path.read_bytes()
+    path.write_bytes(written.replace(b'"v":1', b'"v"?1'))
+    for call in (standby.read, lambda: standby.swap(seen, RECORD)):
+        with pytest.raises(Unavailable, match="being written"):
+            call()
+    path.write_bytes(written)
+    assert standby.read() == seen
+    standby.close()
+    holder.close()
+
+
+def test_where_the_file_really_is_decides_whether_flock_is_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in a local folder may lead to a share."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        if os.stat(memory).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("needs a second filesystem beside /dev/shm")
+        monkeypatch.setattr("understudyd.lock.file.LOCAL", {"tmpfs"})
+        link = Path(memory) / "link"
+        link.symlink_to(tmp_path / "lock")
+        for path, is_proof in ((link, False), (Path(memory) / "lock", True)):
+            holder, _ = hold(path)
+            holder.close()
+            standby = FileBackend(path)
+            assert standby.read().is_proven_free is is_proof
+            standby.close()
 
 
 def test_a_released_lock_is_free_at_once(tmp_path: Path) -> None:
@@ -201,4 +271,4 @@ def test_a_place_that_cannot_be_is_refused(tmp_path: Path) -> None:
     """L20: loudly, and not as a standby for ever."""
     with pytest.raises(ConfigurationError, match="does not exist"):
         FileBackend(tmp_path / "nowhere" / "lock")
-    assert not is_local(Path("/proc"))
+    assert not is_local(os.stat("/proc").st_dev)

@@ -10,8 +10,11 @@ Rules
   holder is dead. Elsewhere a server may have given the lock away, or never had it: there flock is
   necessary and not sufficient, and the record decides as in any other store.
 * The inode is the incarnation: a file that was deleted or replaced is another one. Its holder steps
-  down; nobody believes what a copy says.
+  down; nobody believes what a copy says, and a void record there proves nothing: whoever has the
+  deleted file locked may live.
 * The record is one block, written in place and synced. A torn one is no record yet: unavailable.
+  Reading while the holder writes may tear it too.
+* A claim whose write failed may be in the file nevertheless. It shows only together with the lock.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ LOCAL = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs",
 @dataclass
 class _Open:
     descriptor: int
+    device: int
     incarnation: str
 
 
@@ -52,8 +56,9 @@ class FileBackend:
         target = self.path if self.path.exists() else folder
         if not os.access(target, os.R_OK | os.W_OK):
             raise ConfigurationError(f"the lock {self.path}: no permission to write {target}")
-        self.is_local = is_local(folder) if local is None else local
+        self._local = local
         self._held: _Open | None = None
+        self._doubtful: LockRecord | None = None  # a claim that was perhaps written
 
     @property
     def descriptor(self) -> int | None:
@@ -61,38 +66,37 @@ class FileBackend:
         return None if self._held is None else self._held.descriptor
 
     def read(self) -> Observation:
-        with self._errors():
-            if self._held is not None:
+        if self._held is not None:
+            with self._errors():
                 return self._look_as_holder(self._held)
-            file = self._open()
-            try:
-                is_ours = _flock(file.descriptor)
-                record = _read(file.descriptor)
-            finally:
-                os.close(file.descriptor)
+        with self._errors(), self._opened() as file:
+            is_ours = _flock(file.descriptor)
+            record = _look(file.descriptor, is_ours)
             is_known = record is not None and record.incarnation == file.incarnation
-            return Observation(record, file.incarnation, is_ours and is_known and self.is_local)
+            if is_known and record == self._doubtful:
+                if not is_ours:
+                    raise Unavailable(f"{self.path}: our claim is there, but not the lock")
+                self._held, self._doubtful = file, None
+                return Observation(record, file.incarnation)
+            is_proof = is_ours and is_known and record is not None and not record.is_void
+            return Observation(record, file.incarnation, is_proof and self._is_local(file))
 
     def swap(self, expected: Observation, record: LockRecord) -> Observation:
-        with self._errors():
-            if self._held is not None:
+        if self._held is not None:
+            with self._errors():
                 return self._write_as_holder(self._held, expected, record)
-            file = self._open()
-            kept = False
-            try:
-                if not _flock(file.descriptor):
-                    return Observation(_read(file.descriptor), file.incarnation)
-                there = Observation(_read(file.descriptor), file.incarnation)
-                if _is_same(there, expected):
-                    _write(file.descriptor, record)
-                    there = Observation(record, file.incarnation)
-                    kept = not record.is_void and not record.released
+        with self._errors(), self._opened() as file:
+            is_ours = _flock(file.descriptor)
+            there = Observation(_look(file.descriptor, is_ours), file.incarnation)
+            if not is_ours or not _is_same(there, expected):
                 return there
-            finally:
-                if kept:
-                    self._held = file
-                else:
-                    os.close(file.descriptor)
+            is_claim = not record.is_void and not record.released
+            self._doubtful = record if is_claim else None
+            _write(file.descriptor, record)
+            self._doubtful = None
+            if is_claim:
+                self._held = file
+            return Observation(record, file.incarnation)
 
     def close(self) -> None:
         """Close our copy of the descriptor; the lock stays while the guard or a broker has one."""
@@ -127,7 +131,20 @@ class FileBackend:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         descriptor = os.open(self.path, flags, 0o660)
         facts = os.fstat(descriptor)
-        return _Open(descriptor, f"{facts.st_dev:x}:{facts.st_ino:x}")
+        return _Open(descriptor, facts.st_dev, f"{facts.st_dev:x}:{facts.st_ino:x}")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[_Open]:
+        """A descriptor for a moment, unless it becomes the one that is held."""
+        file = self._open()
+        try:
+            yield file
+        finally:
+            if self._held is not file:
+                os.close(file.descriptor)
+
+    def _is_local(self, file: _Open) -> bool:
+        return is_local(file.device) if self._local is None else self._local
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -137,9 +154,12 @@ class FileBackend:
             raise Unavailable(f"{self.path}: {exc.strerror or exc}") from exc
 
 
-def is_local(folder: Path) -> bool:
-    """Whether ``folder`` is on a filesystem that only this machine can see, as far as is known."""
-    device = folder.stat().st_dev
+def is_local(device: int) -> bool:
+    """Whether this is a filesystem that only this machine can see, as far as is known.
+
+    Asked for each lock that is found free: a share may be mounted later than we start, and the
+    path be a link.
+    """
     wanted = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
@@ -168,6 +188,16 @@ def _flock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _look(descriptor: int, is_ours: bool) -> LockRecord | None:
+    """The record, which its holder may just be writing where the lock is not ours."""
+    try:
+        return _read(descriptor)
+    except RecordError as exc:
+        if is_ours:
+            raise
+        raise Unavailable(f"the lock is being written: {exc}") from exc
 
 
 def _read(descriptor: int) -> LockRecord | None:
