@@ -173,6 +173,37 @@ def test_rabbitmq_refuses_a_message_for_an_exchange_that_is_not_there(
     connection.send(f"/queue/{unique}", "fine")
 
 
+def test_a_refused_message_is_found_while_the_connection_consumes_too(
+    lab: StompLab, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """Its subscription is restored at each try, and takes no blame; others' messages arrive."""
+    connection = lab.connection(rabbit_a)
+    listener = Listener(connection)
+    connection.set_listener("", listener)
+    connection.connect(wait=True)
+    connection.subscribe(f"/queue/{unique}", id="1", ack="client-individual")
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                connection.send(f"/queue/{unique}", "x")
+        except BaseException as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(3):
+            with pytest.raises(understudy.stomp.Refused, match="no exchange"):
+                connection.send(f"/exchange/{unique}/x", "nowhere")
+    finally:
+        stop.set()
+        thread.join(20)
+    assert not failures
+
+
 def test_rabbitmq_refuses_a_header_and_stays_open(
     lab: StompLab, rabbit_a: RabbitMQ, unique: str
 ) -> None:

@@ -119,7 +119,10 @@ class Commands:
                     transaction.log.stale_ack()
                 return
             if name == "NACK":
-                self._tell_nack(link)
+                self._check_nack(link)
+            if transaction is not None and not link.dialect.acks_in_transactions:
+                told = f"{link.dialect.name} acknowledges at once what is acknowledged in"
+                self._tell_once(f"{told} a transaction")
             owner = session.subscriptions.get(link.unacked[ack_id])
             expand = link.dialect.cumulative_over_connection
             for one in [*to_be_acked(link.unacked, ack_id, owner)]:
@@ -131,11 +134,20 @@ class Commands:
                     asked = receipt if one == ack_id else None
                     self._write(link, name, {**said, key: one}, asked)
 
-    def _tell_nack(self, link: Inner) -> None:
+    def _check_nack(self, link: Inner) -> None:
         dialect = link.dialect
-        if dialect.nack and not dialect.receipts_wait_for_commit and "nack" not in self._told:
-            self._told.add("nack")
-            logger.warning("NACK on %s %s", dialect.name, dialect.nack)
+        if dialect.nack_loses:
+            raise CommandRefused(
+                f"NACK on {dialect.name} {dialect.nack_surprise}; unsubscribe instead, and the "
+                "broker delivers it again"
+            )
+        if dialect.nack_surprise:
+            self._tell_once(f"NACK on {dialect.name} {dialect.nack_surprise}")
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            logger.warning(text)
 
     # --- transactions ---------------------------------------------------------------------------
 
@@ -215,7 +227,6 @@ class Commands:
             self._try_send(
                 link, encode("COMMIT", {**said, "receipt": number}, version=self._version)
             )
-            session.sender.note_other_frame()
             return command
 
     def abort(self, headers: Mapping[str, Any]) -> None:
@@ -269,7 +280,6 @@ class Commands:
             number, _ = self._session.command(name, receipt)
             said["receipt"] = number
         self._try_send(link, encode(name, said, version=self._version))
-        self._session.sender.note_other_frame()
 
     def _try_send(self, link: Inner, data: bytes) -> None:
         with contextlib.suppress(WireBroken):  # its reader finds it, and restores what is needed

@@ -31,14 +31,14 @@ class Dialect:
     #: A refused publish (reject-publish) ends the connection, or its receipt, without a word.
     refuses_silently: bool
 
-    #: What NACK does; empty where it does what STOMP says.
-    nack: str = ""
+    #: What a NACK does where that is not what the application may expect.
+    nack_surprise: str = ""
 
-    #: Acknowledgements in a transaction belong to it.
+    #: A NACK loses the message, so it is refused.
+    nack_loses: bool = False
+
+    #: Acknowledgements in a transaction belong to it; else they count at once.
     acks_in_transactions: bool = True
-
-    #: A message that reaches no queue gets its receipt all the same.
-    receipts_unroutable: bool = False
 
     #: Destinations that another broker of the list may know by another name: prefix -> prefix.
     prefixes: Mapping[str, str] = field(default_factory=dict)
@@ -58,8 +58,6 @@ RABBITMQ = Dialect(
     receipts_wait_for_commit=True,
     cumulative_over_connection=True,
     refuses_silently=True,
-    nack="puts the message back, or drops it with requeue:false",
-    receipts_unroutable=True,
 )
 ACTIVEMQ = Dialect(
     name="ActiveMQ",
@@ -68,7 +66,7 @@ ACTIVEMQ = Dialect(
     receipts_wait_for_commit=False,
     cumulative_over_connection=False,
     refuses_silently=False,
-    nack="moves the message to the dead letter queue",
+    nack_surprise="moves the message to the dead letter queue",
     prefixes={"/amq/queue/": "/queue/"},
 )
 ARTEMIS = Dialect(
@@ -78,7 +76,8 @@ ARTEMIS = Dialect(
     receipts_wait_for_commit=False,
     cumulative_over_connection=False,
     refuses_silently=False,
-    nack="acknowledges the message: it is gone",
+    nack_surprise="acknowledges the message: it would be gone",
+    nack_loses=True,
     acks_in_transactions=False,
     prefixes={"/amq/queue/": "/queue/"},
 )

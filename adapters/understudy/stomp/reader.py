@@ -141,7 +141,6 @@ class Reader:
             message.resend = True
             receipt = session.transaction_receipt(transaction, inner)
             inner.send(message.frame(inner.dialect, receipt))
-        session.sender.note_other_frame()
 
     def _tell_restored(self, inner: Inner, is_first: bool) -> None:
         session = self._session
@@ -159,10 +158,11 @@ class Reader:
         with session.lock:
             was_up = session.link is inner
             session.link = self.inner = None
+            alone = session.only_messages_wait(inner)
             if isinstance(cause, OverMessage):
-                session.sender.closed_over_message(reason)
+                session.sender.closed_over_message(reason, alone)
             elif is_silent_close(inner, cause):
-                session.sender.closed_silently()
+                session.sender.closed_silently(alone)
             else:
                 session.sender.link_lost()
             for subscription in session.subscriptions.values():

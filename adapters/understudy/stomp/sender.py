@@ -55,7 +55,6 @@ class Sender:
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
         self._given_up: errors.UnderstudyError | None = None
         self._silent: tuple[str, int] = ("", 0)  # message, how often the link ended over it
-        self._others_since = -1  # the newest tag when a frame of another kind was sent; -1 = none
 
     def __repr__(self) -> str:
         return f"<Sender {self.outbox!r}>"
@@ -165,15 +164,6 @@ class Sender:
         """Whether nobody waits for an answer to a message."""
         return self.outbox.is_empty
 
-    def note_other_frame(self) -> None:
-        """A frame of another kind is written now: an ERROR may be about that."""
-        self._others_since = self._tag
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether an ERROR can only be about a message."""
-        return self._others_since < 0
-
     def pump(self, link: Inner) -> None:
         """Write what may be written now; a broken link is found by its reader."""
         dialect = link.dialect
@@ -204,8 +194,6 @@ class Sender:
 
     def receipt(self, tag: int, link: Inner) -> list[OutMessage]:
         """The broker has it, and where receipts are cumulative, all before it."""
-        if tag > self._others_since:
-            self._others_since = -1
         cumulative = link.dialect.receipts_are_cumulative
         return self._settle(self.outbox.confirmed(tag, multiple=cumulative))
 
@@ -230,9 +218,8 @@ class Sender:
         """No message's fault."""
         self.outbox.link_lost()
         self._tag = 0
-        self._others_since = -1
 
-    def closed_silently(self) -> None:
+    def closed_silently(self, alone: bool) -> None:
         """The broker closed in good order and without a word, where that may be a refusal.
 
         It may as well be the broker's end. So it takes many in a row, with the same message as the
@@ -248,14 +235,16 @@ class Sender:
             self.link_lost()
         else:
             self.closed_over_message(
-                "the broker closed the connection without a word each time it was sent"
+                "the broker closed the connection without a word each time it was sent", alone
             )
 
-    def closed_over_message(self, text: str) -> None:
-        """The broker answered with an ERROR that may be about a message, and says not which."""
-        poison = self.outbox.channel_closed(alone=self.is_alone)
+    def closed_over_message(self, text: str, alone: bool) -> None:
+        """The broker answered with an ERROR that may be about a message, and says not which.
+
+        ``alone``: nothing but messages waited for an answer.
+        """
+        poison = self.outbox.channel_closed(alone=alone)
         self._tag = 0
-        self._others_since = -1
         if poison is not None:
             self._fail(poison, f"message {poison.key} was refused: {text}")
 

@@ -271,6 +271,14 @@ class Session:
         """Whether somebody waits for what only reading can bring."""
         return not self.sender.outbox.is_empty or bool(self.commands)
 
+    def only_messages_wait(self, link: Inner) -> bool:
+        """Whether an ERROR without a name can only be about a message outside transactions.
+
+        Acknowledgements are not counted: only those of known deliveries are written.
+        """
+        in_transactions = any(t.link is link and t.log.keys for t in self.transactions.values())
+        return not self.commands and not in_transactions
+
     def something_to_send(self) -> None:
         """The outbox has something. Raises ConnectionLost."""
         self.check_open()
@@ -317,7 +325,6 @@ class Session:
         name, command = self.command("SUBSCRIBE", subscription.receipt)
         subscription.link = inner
         inner.send(subscription.frame(inner.dialect, name, self.handshake.version))
-        self.sender.note_other_frame()
         return command
 
     def subscribed(self, subscription: Subscription, command: Command, inner: Inner) -> None:
