@@ -27,6 +27,7 @@ from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback
 from understudy.failover.supervisor import Supervisor
+from understudy.failover.without_effect import warn_without_effect
 from understudy.kombu import celery
 from understudy.kombu.channel import application_channel
 from understudy.kombu.inner import NOT_FOR_CANDIDATES, ChannelClass, Inner, InnerClient, make_client
@@ -50,6 +51,8 @@ REFUSALS = (
     amqp.exceptions.NotAllowed,
     amqp.exceptions.ResourceError,
 )
+
+WITHOUT_EFFECT = {"trackTransactionProducers": "kombu has no transactions"}
 
 #: the pip command for a candidate whose library is missing, by scheme
 EXTRAS = {"redis": "redis", "rediss": "redis", "sentinel": "redis"}
@@ -327,6 +330,7 @@ def _parse(text: str, settings: Settings) -> FailoverURI:
         )
     for endpoint in uri.endpoints:
         _check_importable(endpoint)
+    warn_without_effect(uri, WITHOUT_EFFECT, "kombu")
     return uri
 
 
