@@ -132,6 +132,20 @@ def test_every_part_of_a_version_counts(lab: Lab, change: dict[str, object]) -> 
     assert backend.swap(almost, replace(record, sequence=9)).record == record
 
 
+def test_a_closed_backend_may_be_used_again(lab: Lab) -> None:
+    """A node that has let go stands by with the same one."""
+    a, b = lab.backend(), lab.backend()
+    nothing = a.read()
+    record = stamped(RECORD, nothing)
+    seen = a.swap(nothing, record)
+    a.close()
+    assert a.read().record == record
+    other = replace(record, holder="b", instance="b-1", token=2)
+    assert written(b.swap(seen, other), other)
+    a.close()
+    assert a.read().record == other
+
+
 def test_one_of_many_wins(lab: Lab) -> None:
     """L11."""
     backends = [lab.backend() for _ in range(8)]

@@ -9,6 +9,7 @@ import pytest
 from understudyd.lock.keeper import Keeper, State
 from understudyd.lock.memory import Store
 from understudyd.lock.port import Observation
+from understudyd.lock.record import LockRecord
 from understudyd.lock.timings import PRESETS, Timings
 from understudyd.lock.words import (
     Action,
@@ -434,6 +435,39 @@ def test_a_store_that_fails_at_once_is_no_hot_loop(watched: float) -> None:
         contender.now += 0.01
         assert contender.keeper.due > contender.now - 0.02
     assert asked <= 10 / (T.renew / 4) + 1
+
+
+def test_a_store_that_refuses_a_claim_is_no_hot_loop() -> None:
+    """Catalogue 12: a file that a broker holds locked, whose sidecar and guard are gone."""
+
+    class Locked(Store):
+        refused = 0
+
+        def swap(self, expected: Observation, record: LockRecord) -> Observation:
+            self.refused += 1
+            return self.observe()
+
+    store = Store()
+    a_master(store)
+    locked = Locked()
+    locked.record = store.record
+    standby = Contender(locked, "b")
+    standby.go_on(T.patience + 10)
+    assert standby.kinds() == []
+    assert 10 < locked.refused <= 10 / (T.renew / 4) + 1
+
+
+def test_a_claim_that_a_store_has_lost_for_good_is_let_go() -> None:
+    """Catalogue 51: the file was replaced before the claim's answer came."""
+    contender = Contender(Store())
+    _, swap = a_claim_under_way(contender)
+    gone = Observation(None, "life 2", lost="the file was replaced")
+    contender.feed(Seen(swap.attempt, gone))
+    assert contender.kinds() == ["Released"]
+    contender.go_on(T.patience - 0.3)
+    assert contender.kinds() == ["Released"]
+    contender.go_on(1)
+    assert contender.kinds() == ["Released", "Promote"]
 
 
 def test_leaving_while_a_claim_is_under_way_lets_go_again() -> None:

@@ -17,9 +17,9 @@ Rules
 * The lock is let go only after ``Fenced``: the broker is provably dead. Until then renewals go on,
   unless the lock is somebody else's by now.
 
-The shell feeds `Tick` at `due` at the latest, does the actions in order, and answers each Read and
-Swap by `Seen` or `Failed` with its attempt's number. ``now`` is in seconds, of a clock that is
-never set and does not stand still while the machine sleeps.
+The shell feeds `Tick` at `due` at the latest, does the actions in order, answers each Read and Swap
+by `Seen` or `Failed` with its attempt's number, and closes the backend on `Released`. ``now`` is in
+seconds, of a clock that is never set and does not stand still while the machine sleeps.
 
 ===========  ==========================================================================
 state        means
@@ -227,6 +227,9 @@ class Keeper:
                 return self._won(claim, seen, now)
         self._must_look = False
         self._next = now + self._timings.renew / LOOKS
+        if seen.lost:  # a claim that was not recognised any more
+            self._watch = None
+            return [Released()]
         known = self._watch
         if known is None or known.observation != seen:
             self._watch = _Watch(seen, now, now)
@@ -239,7 +242,9 @@ class Keeper:
         if seen.record == attempt.record and seen.record and not seen.record.is_void:
             return self._won(attempt, seen, now)
         self.state = State.WATCHING
-        return self._watched(attempt, seen, now)
+        actions = self._watched(attempt, seen, now)
+        self._must_look = True  # a broker whose sidecar is gone may have the file locked for long
+        return actions
 
     def _won(self, claim: _Attempt, seen: Observation, now: float) -> list[Action]:
         self.state = State.HOLDING

@@ -63,4 +63,7 @@ class LockBackend(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of connections; never of a lock that a broker may rely on."""
+        """Let go of connections and of our own hold; a broker that inherited the lock keeps it.
+
+        The backend may be used again.
+        """

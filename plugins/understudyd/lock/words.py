@@ -118,7 +118,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Released:
-    """The lock is no longer ours, and the store says so."""
+    """The lock is no longer ours, and no broker needs it: close the backend, which may hold it."""
 
 
 @dataclass(frozen=True)
