@@ -135,6 +135,13 @@ def test_the_key_may_be_given(server: Redis, client: redis.Redis) -> None:
     backend.close()
 
 
+@pytest.mark.parametrize(
+    "uri", ["redis://h/0", "unix:///run/redis?db=1", "rediss://h?ssl_check_hostname=false"]
+)
+def test_every_kind_of_address_is_taken(uri: str) -> None:
+    RedisBackend(uri, "g", TIMEOUT).close()
+
+
 def test_no_password_in_any_error() -> None:
     with Redis(password="right") as server:
         uri = f"redis://:wr%40ng@{server.host}:{server.port}/0"
@@ -152,7 +159,9 @@ def test_no_password_in_any_error() -> None:
     [
         ("redis://h:x/0", "is no Redis address"),
         ("redis://h/0?key=", "key= is empty"),
-        ("redis://h/0?socket_timeout=soon", "is no Redis address"),
+        ("redis://h/0?socket_timeout=60", 'unknown option "socket_timeout"'),
+        ("redis://h/0?decode_responses=true", "valid: key, db, password, username, ssl_…"),
+        ("http://h/0", "is no Redis address"),
     ],
 )
 def test_a_wrong_address_is_refused_at_once(uri: str, problem: str) -> None:

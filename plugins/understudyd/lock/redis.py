@@ -13,18 +13,20 @@ Rules
 from __future__ import annotations
 
 import contextlib
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from understudy.core.redact import redact
+from understudy.core.redact import Source, redact
 from understudy.errors import ConfigurationError
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import LockRecord
 
 __all__ = ["RedisBackend"]
+
+OPTIONS = ("db", "password", "username")
 
 _LIFE = """
 local server = redis.call('INFO', 'server')
@@ -65,20 +67,28 @@ return {life, stored}
 
 class RedisBackend:
     def __init__(self, uri: str, group: str, timeout: float) -> None:
-        """``uri`` as redis-py takes it, with ``?key=`` for another key than understudy:<group>.
+        """``uri`` as redis-py takes it (``redis:``, ``rediss:``, ``unix:``).
 
-        ``timeout`` in seconds, for a connect and for an answer. Opens no connection yet. Raises
+        Its query may name another ``key`` than understudy:<group>, and of redis-py's options those
+        in `OPTIONS` and of TLS (``ssl_…``); others would change what is promised here. ``timeout``
+        in seconds, for a connect and for an answer. Opens no connection yet. Raises
         ConfigurationError for what is no such address.
         """
-        parts = urlsplit(uri)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self._where = redact(uri)
+        address, _, text = uri.partition("?")
+        query = dict(parse_qsl(text, keep_blank_values=True))
         self._key = query.pop("key", f"understudy:{group}")
         if not self._key:
-            raise ConfigurationError(f"the lock's key= is empty: {redact(uri)}")
-        self._where = redact(uri)
+            raise ConfigurationError(f"the lock's key= is empty: {self._where}")
+        for name in query:
+            if name not in OPTIONS and not name.startswith("ssl_"):
+                valid = ", ".join(("key", *OPTIONS, "ssl_…"))
+                raise ConfigurationError(
+                    f'unknown option "{Source(uri).quote(name)}" (valid: {valid}): {self._where}'
+                )
         try:
             self._client = redis.Redis.from_url(
-                parts._replace(query=urlencode(query)).geturl(),
+                f"{address}?{urlencode(query)}",
                 single_connection_client=False,
                 max_connections=1,
                 retry=Retry(NoBackoff(), 0),
