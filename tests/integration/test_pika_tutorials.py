@@ -103,8 +103,10 @@ def test_work_queue(estate: Estate, start: Any, unique: str) -> None:
             exchange="", routing_key=unique, body=f"task {number}", properties=persistent
         )
     until(lambda: len(set(done)) == 60)
-    for one, program in zip(channels, programs, strict=True):
-        stop(one, program)
+    for one in channels:
+        one.connection.add_callback_threadsafe(one.stop_consuming)
+    for program in programs:
+        program.join()
 
 
 @pytest.mark.parametrize(

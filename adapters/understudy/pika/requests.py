@@ -41,7 +41,9 @@ class Requests:
             raise exceptions.ChannelWrongStateError("Channel is closed.")
 
     def _open_link(self) -> LinkChannel:
-        """The link, on a usable wire."""
+        """The link, on a usable wire; raises why the broker closed it during this call."""
+        if isinstance(self._closing_reason, exceptions.ChannelClosedByBroker):
+            raise self._closing_reason
         self._raise_if_not_open()
         assert self._link is not None
         return self._link
