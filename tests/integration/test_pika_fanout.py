@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,21 @@ def test_d09_queue_messages_too_where_asked(
         (found,) = take_all(broker, unique)
         ids.append(found.id)
     assert ids[0] == ids[1]
+
+
+def test_a_private_queue_is_on_the_consumers_broker_only(
+    fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, take_all: Take
+) -> None:
+    """Publish and subscribe in one program: elsewhere nobody would empty it, and on the consumer's
+    own broker a second connection may not touch it."""
+    channel = declared(fan(*rabbits), unique)
+    mine = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(mine, unique, "#")
+    channel.basic_publish(unique, "news", "x")
+    (found,) = itertools.islice(channel.consume(mine, inactivity_timeout=20), 1)
+    assert found[2] == b"x"
+    assert [bodies(take_all(broker, unique)) for broker in rabbits] == [["x"], ["x"]]
+    assert mine not in rabbits[1].ctl("list_queues", "name")
 
 
 def test_d10_a_send_blocks_until_enough_brokers_are_there(

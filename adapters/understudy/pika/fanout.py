@@ -6,8 +6,9 @@ Rules
   ``fanOutQueues=true``.
 * A message to any other exchange goes to every member that is connected; see `failover.fanout`.
   Each member has a connection of its own for that, to which the exchanges, queues and bindings
-  that the application declared are declared before a message needs them. Deletions are not
-  repeated there.
+  that the application declared are declared before a message needs them, except exclusive queues:
+  those are the primary's, and elsewhere nobody could consume from them. Deletions are not repeated
+  there.
 """
 
 from __future__ import annotations
@@ -76,10 +77,12 @@ class _Member:
         deadline.check()
         if self._channel is None or self._channel.is_closed:
             self._channel = self._connection.channel()
-        for method in self._topology.methods():
-            if method not in self._declared:
-                self._channel.declare_again(method)
-                self._declared.append(method)
+        methods = self._topology.shared()
+        if methods != self._declared:
+            for method in methods:
+                if method not in self._declared:
+                    self._channel.declare_again(method)
+            self._declared = methods
         sent = self._channel.publish_until(message.copy(), deadline)
         if not sent.ok:
             text = f"{self.name} answered basic.nack to message {message.message_id}"

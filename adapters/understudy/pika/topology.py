@@ -33,6 +33,15 @@ class Topology:
         """What to declare, in order."""
         return [*self._exchanges.values(), *self._queues.values(), *self._bindings.values()]
 
+    def shared(self) -> list[Any]:
+        """The same without exclusive queues and their bindings: for other connections too."""
+        return [method for method in self.methods() if not self._is_private(method)]
+
+    def _is_private(self, method: Any) -> bool:
+        is_of_queue = isinstance(method, spec.Queue.Declare | spec.Queue.Bind)
+        queue = self._queues.get(method.queue) if is_of_queue else None
+        return queue is not None and bool(queue.exclusive)
+
     def note(self, method: Any) -> None:
         """This method succeeded."""
         match method:
