@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import stomp
 
 import understudy.stomp
 from understudy.errors import ConfigurationError
@@ -195,6 +197,39 @@ def test_a_peer_that_does_not_read_ends_no_send_late(connect: Connect) -> None:
         with pytest.raises(understudy.stomp.SendTimeout) as caught:
             connection.send("/queue/q", b"x" * 50_000_000)
         assert caught.value.written
+
+
+@pytest.mark.parametrize("command", ["MESSAGE", "ERROR"])
+def test_a_flood_instead_of_an_answer_is_left(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """While a receipt is awaited everything before it is read, but not for ever."""
+    monkeypatch.setattr("understudy.stomp.reader.HELD_LIMIT", 20_000_000)
+    entered = threading.Event()
+    leave = threading.Event()
+
+    class Slow(stomp.ConnectionListener):
+        def on_connected(self, frame: Any) -> None:
+            entered.set()
+            leave.wait(30)
+
+    def flood_after_send(talk: Talk) -> None:
+        talk.log_in()
+        talk.read()
+        while True:
+            talk.write(f"{command}\nsubscription:1\n{'x:y' * 1000}\n\n\0".encode() * 20)
+
+    with StompPeer(flood_after_send) as bad, StompPeer(serve) as good:
+        connection = connect(bad, good, timeout=30000)
+        connection.set_listener("", Slow())
+        connection.connect(wait=True)
+        assert entered.wait(10)
+        thread = threading.Thread(target=connection.send, args=("/queue/q", "x"))
+        thread.start()
+        thread.join(30)
+        leave.set()
+        assert not thread.is_alive()
+        assert connection.transport.current_host_and_port == (good.host, good.port)
 
 
 def test_a_mistake_in_the_uri_is_found_before_any_socket() -> None:

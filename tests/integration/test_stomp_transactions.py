@@ -48,6 +48,7 @@ def test_sends_are_replayed_after_a_failover(
     connection.send(f"/queue/{unique}", "0", transaction=name)
     connection.send(f"/queue/{unique}", "1", transaction=name)
     proxy.reset()
+    lab.wait_for_event("Interrupted")  # a commit that is written before would be in doubt
     connection.send(f"/queue/{unique}", "2", transaction=name)
     connection.commit(name)
     assert [f.body for f in lab.take_all(stomp_broker, f"/queue/{unique}", 3)] == ["0", "1", "2"]

@@ -51,12 +51,20 @@ class ProtocolError(Exception):
 class RawFrame:
     """A frame as it was on the wire; the body is bytes."""
 
-    __slots__ = ("body", "command", "headers")
+    __slots__ = ("body", "command", "head_size", "headers")
 
-    def __init__(self, command: str, headers: dict[str, str], body: bytes) -> None:
+    def __init__(
+        self, command: str, headers: dict[str, str], body: bytes, head_size: int = 0
+    ) -> None:
         self.command = command
         self.headers = headers
         self.body = body
+        self.head_size = head_size  # bytes of the command and the headers as they came
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire, about."""
+        return self.head_size + len(self.body)
 
     def __repr__(self) -> str:
         return f"<{self.command} {len(self.headers)} headers, {len(self.body)} bytes>"
@@ -125,7 +133,7 @@ class FrameParser:
         self._buffer = bytearray()
         self._at = 0  # where in the buffer begins what is still to be read
         self._searched = 0  # before this place is no end of it
-        self._head: tuple[str, dict[str, str]] | None = None  # of the frame whose body is read
+        self._head: RawFrame | None = None  # the frame whose body is read
         self._length: int | None = None  # of that body, where it was said
 
     @property
@@ -196,7 +204,7 @@ class FrameParser:
             if name not in headers:
                 headers[name] = value
         self._length = self._said_length(headers)
-        self._head = command, headers
+        self._head = RawFrame(command, headers, b"", len(head))
 
     def _said_length(self, headers: dict[str, str]) -> int | None:
         text = headers.get("content-length")
@@ -226,6 +234,7 @@ class FrameParser:
                 return None
             if buffer[end]:
                 raise ProtocolError("a body is longer than its content-length")
-        (command, headers), self._head = self._head, None
+        frame, self._head = self._head, None
         self._at = self._searched = end + 1
-        return RawFrame(command, headers, bytes(buffer[at:end]))
+        frame.body = bytes(buffer[at:end])
+        return frame

@@ -131,8 +131,10 @@ class Failover:
             try:
                 session.wait_connected(deadline)
             except BaseException:
-                if not session.is_connected:
-                    session.close()  # nobody is left who wants it to go on
+                if not session.is_connected:  # nobody is left who wants it to go on
+                    if self._fanout is not None:
+                        self._fanout.close()
+                    session.close()
                 raise
 
     def _new_session(self, handshake: Handshake) -> Session:

@@ -73,6 +73,12 @@ class Dispatcher:
                 self._start()
             self._changed.notify()
 
+    def drop_void(self) -> None:
+        """Forget what does not count any more, without waiting for its turn."""
+        with self._changed:
+            self._jobs = deque(job for job in self._jobs if still_counts(job))
+            self.bytes = sum(job[2] for job in self._jobs)
+
     def _start(self) -> None:
         if self._start_thread is not None:
             self._start_thread(self._run)
@@ -114,13 +120,17 @@ class Dispatcher:
         return job
 
     def _do(self, job: Job) -> None:
-        kind, arguments, _, counts = job
-        if counts is not None and not counts():
+        kind, arguments, *_ = job
+        if not still_counts(job):
             return
         try:
             self._notify(kind, *arguments)
         except Exception:
             logger.exception("a bug in understudy: telling the listeners of %s failed", kind)
+
+
+def still_counts(job: Job) -> bool:
+    return job[3] is None or job[3]()
 
 
 def receipt_job(receipt: str) -> Job:

@@ -63,15 +63,17 @@ class Incoming:
         headers = frame.headers
         name = headers.get("subscription", "")
         subscription = self._session.subscriptions.get(name)
-        counts: Callable[[], bool] | None = None
+        counts: Callable[[], bool] = inner.is_sane
         # one of a subscription that ended meanwhile, or that RabbitMQ made (/temp-queue/)
         is_auto = "ack" not in headers if subscription is None else subscription.is_auto
         if not is_auto:
             inner.unacked[headers.get(self._ack_header, "")] = name
             counts = inner.is_current
+        if is_message(headers.get("receipt", "")):
+            del headers["receipt"]  # RabbitMQ passes on what the sender's adapter asked for
         shown = self.shown(frame)
         jobs.append(("before_message", (shown,), 0, counts))
-        jobs.append(("message", (shown,), len(frame.body) + OVERHEAD, counts))
+        jobs.append(("message", (shown,), frame.size + OVERHEAD, counts))
 
     def _receipt(self, inner: Inner, frame: RawFrame, jobs: list[Job]) -> None:
         session = self._session
@@ -108,11 +110,11 @@ class Incoming:
                 receipt = command.receipt
                 command.end(CommandRefused(f"{command.name} was refused: {text}"))
             elif in_flight or session.commands:
-                jobs.append(("error", (self.shown(frame),), 0, None))
+                jobs.append(("error", (self.shown(frame),), frame.size + OVERHEAD, None))
                 raise OverMessage(text)
         if receipt is not None:
             frame.headers["receipt-id"] = receipt
-        jobs.append(("error", (self.shown(frame),), 0, None))
+        jobs.append(("error", (self.shown(frame),), frame.size + OVERHEAD, None))
 
 
 def is_message(receipt: str) -> bool:

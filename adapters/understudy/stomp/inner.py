@@ -88,6 +88,8 @@ class Inner:
         self.connected = RawFrame("CONNECTED", {}, b"")
         self.dialect: Dialect = detect("")
         self.is_paused = False  # its reader waits for the application
+        self.read_ahead = 0  # bytes that came while the listeners had enough to do
+        self.is_flooding = False  # was left because it sent more than anybody should
         self.unacked: dict[str, str] = {}  # ack id -> subscription, of deliveries to be acked
         self._send_every = self._receive_every = 0.0  # s
         self._unread = 0
@@ -162,6 +164,10 @@ class Inner:
     def is_current(self) -> bool:
         """Whether its deliveries can still be acknowledged."""
         return self.dead is None
+
+    def is_sane(self) -> bool:
+        """Whether what it has delivered is to be believed."""
+        return not self.is_flooding
 
     def is_alive(self) -> bool:
         return self.dead is None and not self.wire.is_at_end()

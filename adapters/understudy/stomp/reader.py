@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Reader"]
 
-HELD_LIMIT = 256 << 20  # bytes of undelivered bodies that may come before an answer
+HELD_LIMIT = 256 << 20  # bytes that may come before an answer while the listeners are busy
 
 
 class Reader:
@@ -93,12 +93,15 @@ class Reader:
             reading = not is_full or session.awaits_answers
             inner.is_paused = not reading
             self.is_asleep = True
-        if is_full and reading and session.dispatcher.bytes > HELD_LIMIT:
-            raise ProtocolError(f"{HELD_LIMIT} bytes of messages came before an answer")
         inner.wire.wait(NEVER, reading=reading)
         self.is_asleep = False
         if reading:
-            self._incoming.take(inner, inner.read())
+            frames = inner.read()
+            self._incoming.take(inner, frames)
+            inner.read_ahead = inner.read_ahead + sum(f.size for f in frames) if is_full else 0
+            if inner.read_ahead > HELD_LIMIT:
+                inner.is_flooding = True
+                raise ProtocolError(f"{HELD_LIMIT} bytes of messages came before an answer")
 
     # --- restoring ------------------------------------------------------------------------------
 
@@ -181,6 +184,7 @@ class Reader:
                 session.dispatcher.put([("interrupted", (reason,), 0, None)])
         inner.sever(reason)
         inner.close()
+        session.dispatcher.drop_void()
 
 
 def is_silent_close(inner: Inner, cause: Exception | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -144,6 +145,23 @@ class StompLab:
         connection = self.connection(*places, version=version, **options)
         connection.connect(wait=True)
         return connection
+
+    def wait_for_event(self, name: str) -> None:
+        """Until such an event was told."""
+        self._wait_for(lambda: self._count(name) > 0)
+
+    def wait_until_resumed(self) -> None:
+        """Until each of the interruptions, at least one, has its end."""
+        self._wait_for(lambda: 0 < self._count("Interrupted") == self._count("Resumed"))
+
+    def _count(self, name: str) -> int:
+        return [type(event).__name__ for event in self.events].count(name)
+
+    def _wait_for(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not is_so():
+            assert time.monotonic() < deadline, self.events
+            time.sleep(0.005)
 
     def take_all(self, broker: RabbitMQ | ActiveMQ, queue: str, count: int) -> list[Any]:
         """So many frames out of a queue, and not one more."""
