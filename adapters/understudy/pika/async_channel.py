@@ -76,10 +76,17 @@ class AsyncChannel(Declarations, AsyncTransactions):
         """
         self._check_open()
         message = OutMessage(exchange, routing_key, body, properties, mandatory)
+        fanout = self._session.fanout
         if self._log is not None:
             await self._publish_in_transaction(message, self._log)
+        elif fanout is not None and fanout.takes(message):
+            await fanout.publish(message, self._session.deadline())
         else:
-            await self._publisher.publish(message, self._session.deadline())
+            await self.publish_until(message, self._session.deadline())
+
+    async def publish_until(self, message: OutMessage, deadline: Deadline) -> None:
+        """Send a message that was made before, to the broker of this channel."""
+        await self._publisher.publish(message, deadline)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every message of this channel is confirmed; as `AsyncConnection.flush`."""

@@ -10,9 +10,11 @@ from pika import exceptions
 
 from understudy import discovery
 from understudy.errors import ConfigurationError
+from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback
 from understudy.pika.async_channel import AsyncChannel
+from understudy.pika.async_fanout import AsyncFanout
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.dialing import SCHEMES, PikaDialer, read_parameters
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
@@ -47,7 +49,12 @@ class AsyncConnection:
     ) -> None:
         self._uri, self._known = read_parameters(parameters, options)
         if self._uri.scheme == "fanout":
-            raise ConfigurationError("fanout: is not supported here; use failover:(…)")
+            fanout.check(self._uri)
+            need, members = self._uri.options.min_ack_count, len(self._uri.endpoints)
+            if need > members:
+                raise ConfigurationError(
+                    f"minAckCount={need} can't be reached with {members} brokers: {self._uri}"
+                )
         discovery.check(self._uri, schemes=SCHEMES)
         self._on_event = on_event
         self._session: AsyncSession | None = None
@@ -99,6 +106,8 @@ class AsyncConnection:
         dialer = PikaDialer(self._uri, self._known)
         session = self._session = AsyncSession(self._uri, dialer, self._on_event)
         deadline = session.deadline()
+        if self._uri.scheme == "fanout":
+            session.fanout = AsyncFanout(self._uri, self._known, session.topology)
         try:
             await session.ready(lambda: session.is_live, deadline)
         except BaseException as exc:
@@ -131,7 +140,11 @@ class AsyncConnection:
         self._is_closed = True
         for channel in list(self._session.channels.values()):
             channel.end()
-        await self._session.close()
+        try:
+            await self._session.close()
+        finally:
+            if self._session.fanout is not None:
+                await self._session.fanout.close()
 
     # --- use ------------------------------------------------------------------------------------
 

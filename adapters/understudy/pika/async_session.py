@@ -41,6 +41,7 @@ from understudy.pika.wire import Wire
 
 if TYPE_CHECKING:
     from understudy.pika.async_channel import AsyncChannel
+    from understudy.pika.async_fanout import AsyncFanout
 
 __all__ = ["AsyncSession"]
 
@@ -59,6 +60,7 @@ class AsyncSession:
         self.wire: Wire | None = None
         self.is_closed = False
         self.stale_acks = 0
+        self.fanout: AsyncFanout | None = None
         self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
         self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
         self.supervisor.attach(self)

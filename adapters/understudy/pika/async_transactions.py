@@ -18,6 +18,7 @@ from typing import Any
 from pika import exceptions, spec
 
 from understudy.core.transaction import TransactionLog
+from understudy.errors import ConfigurationError
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.pika.async_receiving import AsyncReceiving
 from understudy.pika.async_session import AsyncSession
@@ -61,6 +62,8 @@ class AsyncTransactions(AsyncReceiving):
     async def tx_select(self) -> None:
         """Begin with transactions, on a channel that has not published with confirms."""
         self._check_open()
+        if self._session.fanout is not None:
+            raise ConfigurationError("fanout: has no transactions over several brokers")
         if self._log is not None:
             return
         if self._has_published():
