@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
+import pika
 import pytest
 
 from understudy.failover.deadline import NEVER
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 Connect = Callable[..., Any]
+TRANSIENT = pika.BasicProperties(delivery_mode=1)
 
 
 @pytest.fixture
@@ -277,6 +279,38 @@ def test_signal_in_a_blocked_send_leaves_the_connection_whole(
     proxy.heal(drop=True)
     channel.basic_publish("", unique, "last")
     assert bodies(take_all(rabbit_a, unique))[-1] == "last"
+
+
+def test_signal_handler_may_publish_on_a_connection_in_use(
+    connect: Connect, rabbit_a: RabbitMQ, take_all: Take, unique: str
+) -> None:
+    """Wherever the handler interrupts a send, both messages arrive and nothing hangs."""
+    channel = connect(rabbit_a, initialReconnectDelay=0, timeout=-1).channel()
+    channel.queue_declare(unique, durable=True)
+    handled: list[int] = []
+
+    def handler(*_: Any) -> None:
+        if threading.current_thread() is threading.main_thread() and not inside:
+            inside.append(1)
+            channel.basic_publish("", unique, f"handler {len(handled)}")
+            handled.append(1)
+            inside.clear()
+
+    inside: list[int] = []
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        sent = 0
+        until = time.monotonic() + 20
+        while len(handled) < 60 and time.monotonic() < until:
+            signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.00005 * (sent % 60))  # once
+            channel.basic_publish("", unique, f"main {sent}", TRANSIENT)
+            sent += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(handled) >= 60
+    expected = {f"main {n}" for n in range(sent)} | {f"handler {n}" for n in range(len(handled))}
+    assert set(bodies(take_all(rabbit_a, unique))) == expected
 
 
 def test_cut_in_the_middle_of_a_large_message(

@@ -137,6 +137,8 @@ class Session:
                 wire.poll(seconds, self.wakeup)
         finally:
             self._polling = wire.is_polled = before
+            if before:
+                self.wakeup.set()  # what it waits for may have been read in here
             if self._waiting:
                 self.changed.notify_all()  # one of them goes on polling
             if wire is not self.wire:

@@ -203,10 +203,12 @@ class Wire(Link):
             return
         try:
             what = wakeup, bool(self._out)
-            if self._poll is None or self._polled != what:
-                self._polled = what
-                self._poll = _poller(self._sock, *what)
-            self._poll(seconds)
+            poll = self._poll if self._polled == what else None
+            self._poll = None  # one within a signal handler makes its own
+            self._polled = what
+            poll = poll or _poller(self._sock, *what)
+            poll(seconds)
+            self._poll = poll
         except (OSError, ValueError) as exc:  # closed meanwhile
             self._lose(f"{type(exc).__name__}: {exc}")
         if wakeup is not None:
