@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import pytest
 
 from understudy.core.events import Connected, Event, Interrupted, Resumed
 from understudy.errors import ConnectFailed, Refused, SendTimeout
+from understudy.failover import fanout as fanout_module
 from understudy.failover.deadline import NEVER, Deadline
 from understudy.failover.fanout import Fanout
 
@@ -80,6 +82,24 @@ def send_in_thread(fan: Fanout[str], message: str) -> tuple[threading.Thread, li
     return thread, errors
 
 
+class Told(logging.Filter):
+    """Lets everything pass, and knows whether there was anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_all = threading.Event()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.at_all.set()
+        return True
+
+
+def join_lanes() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "understudy-fanout":
+            thread.join(PATIENCE)
+
+
 def test_every_connected_broker_gets_each_message_in_order() -> None:
     """D09."""
     a, b, c = Broker("a"), Broker("b"), Broker("c")
@@ -147,6 +167,50 @@ def test_a_broker_that_is_away_misses_messages_and_that_is_told(
     assert "o" in a.took + b.took
     assert set(b.took) <= {"o"}
     assert "b missed 2 messages" in caplog.text
+
+
+def test_a_broker_that_lags_too_far_behind_misses_messages_and_that_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout_module, "LANE_SIZE", 2)
+    a, b = Broker("a"), Broker("b")
+    b.works.clear()
+    with fanout(a, b, need=1) as fan:
+        for number in range(10):
+            fan.send(str(number), str(number), Deadline(PATIENCE))
+        assert caplog.text == ""
+        with caplog.filtering(told := Told()):
+            b.works.set()
+            assert told.at_all.wait(PATIENCE)
+    join_lanes()
+    assert b.took == [str(number) for number in range(len(b.took))]
+    assert 2 <= len(b.took) <= 3
+    assert f"b missed {10 - len(b.took)} messages" in caplog.text
+
+
+def test_copies_that_were_still_to_be_sent_at_the_end_are_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    a, b, c = Broker("a"), Broker("b"), Broker("c", reachable=False)
+    b.works.clear()
+    with fanout(a, b, c, need=1) as fan:
+        for number in range(3):
+            fan.send(str(number), str(number), Deadline(PATIENCE))
+    join_lanes()
+    assert "b missed 3 messages" in caplog.text
+    assert "c missed 3 messages" in caplog.text
+
+
+def test_a_broker_that_cannot_be_closed_keeps_no_other_open() -> None:
+    class Stuck(Broker):
+        def close(self) -> None:
+            super().close()
+            raise OSError("broken")
+
+    a, b = Stuck("a"), Broker("b")
+    with fanout(a, b, need=2):
+        pass
+    assert b.is_closed
 
 
 def test_close_ends_a_waiting_send() -> None:

@@ -114,8 +114,9 @@ class _Lane(Generic[M]):
         except Exception as exc:
             if not self._owner.is_closed:
                 logger.error("fanout: %s is given up: %s", self.member.name, exc)
-            return
-        self._work()
+        else:
+            self._work()
+        self.tell_missed()
 
     def _work(self) -> None:
         while True:
@@ -132,12 +133,13 @@ class _Lane(Generic[M]):
 
     def _note(self, event: Event) -> None:
         if isinstance(event, (Connected, Resumed)):
-            self._set_up(True)
+            self._owner.note(self, True)
+            self.tell_missed()
         elif isinstance(event, Interrupted):
-            self._set_up(False)
+            self._owner.note(self, False)
 
-    def _set_up(self, is_up: bool) -> None:
-        missed = self._owner.note(self, is_up)
+    def tell_missed(self) -> None:
+        missed = self._owner.take_missed(self)
         if missed:
             logger.warning("fanout: %s missed %d messages", self.member.name, missed)
 
@@ -214,16 +216,23 @@ class Fanout(Generic[M]):
             self._changed.notify_all()
         for lane in self._lanes:
             lane.jobs.put(None)
-            lane.member.close()
+            try:
+                lane.member.close()
+            except Exception as exc:  # the others have to be closed all the same
+                logger.error("fanout: %s could not be closed: %s", lane.member.name, exc)
 
     # --- called by the lanes --------------------------------------------------------------------
 
-    def note(self, lane: _Lane[M], is_up: bool) -> int:
-        """A member came or went; how many messages it has missed since it went."""
+    def note(self, lane: _Lane[M], is_up: bool) -> None:
+        """A member came or went."""
         with self._lock:
             lane.is_up = is_up and not self.is_closed
-            missed, lane.missed = (lane.missed, 0) if is_up else (0, lane.missed)
             self._changed.notify_all()
+
+    def take_missed(self, lane: _Lane[M]) -> int:
+        """How many messages it has missed since this was asked last."""
+        with self._lock:
+            missed, lane.missed = lane.missed, 0
         return missed
 
     def settle(self, lane: _Lane[M], tally: _Tally, error: Exception | None) -> None:
@@ -233,7 +242,12 @@ class Fanout(Generic[M]):
                 tally.acks += 1
             elif not isinstance(error, SendTimeout | DeadlinePassed):
                 tally.error = tally.error or error
+            if error is not None and self.is_closed:
+                lane.missed += 1
+            has_caught_up = lane.is_up and lane.jobs.empty()
             self._changed.notify_all()
+        if has_caught_up:
+            lane.tell_missed()
         if error is not None and not self.is_closed:
             why = str(error) or "its time was up"
             logger.warning("fanout: %s did not take a message: %s", lane.member.name, why)
