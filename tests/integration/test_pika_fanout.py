@@ -16,7 +16,7 @@ from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Found, Lab
+    from tests.integration.conftest import Events, Found, Lab
 
 pytestmark = pytest.mark.integration
 
@@ -29,10 +29,10 @@ def fan(lab: Lab) -> Iterator[Fan]:
     """A fanout connection to these places, closed with the test."""
     made: list[BlockingConnection] = []
 
-    def connection(*places: Any, options: str = "") -> BlockingConnection:
+    def connection(*places: Any, options: str = "", **more: Any) -> BlockingConnection:
         members = ",".join(lab.address(place) for place in places)
         uri = f"fanout:(static:({members}))?randomize=false&maxReconnectDelay=200{options}"
-        made.append(BlockingConnection(uri))
+        made.append(BlockingConnection(uri, **more))
         return made[-1]
 
     yield connection
@@ -136,10 +136,14 @@ def test_too_few_brokers_end_in_a_send_timeout(
 
 
 def test_an_unroutable_message_is_refused_as_pika_does_it(
-    fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
+    fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, events: Events
 ) -> None:
-    channel = fan(*rabbits).channel()
+    """Raised after the application's own confirm_delivery() only; until then it is told."""
+    connection = fan(*rabbits, on_event=events.add)
+    channel = connection.channel()
     channel.exchange_declare(unique, "topic")
+    channel.basic_publish(unique, "nowhere", "x", mandatory=True)
+    assert events.count("MessageFailed") == 1
     channel.confirm_delivery()
     with pytest.raises(Unroutable, match="reached no queue on"):
         channel.basic_publish(unique, "nowhere", "x", mandatory=True)

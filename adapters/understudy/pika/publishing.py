@@ -61,7 +61,12 @@ class Publishing(Transactions):
         fanout = self._connection._fanout
         if fanout is not None and fanout.takes(message):
             self._raise_if_not_open()
-            fanout.publish(message, session.deadline())
+            try:
+                fanout.publish(message, session.deadline())
+            except (Nacked, Unroutable) as exc:
+                if self._delivery_confirmation:
+                    raise
+                self._tell_failed(str(exc), message.message_id)
             return
         with session.lock:
             self._raise_if_not_open()
@@ -131,12 +136,15 @@ class Publishing(Transactions):
             text = f"message {key} was refused: the broker answered basic.nack"
             if self._delivery_confirmation:
                 raise Nacked(text, message_id=key, messages=messages)
-            endpoint = str(self._session.supervisor.current or "")
-            self._session.supervisor.tell(MessageFailed(endpoint, text, message_id=key))
+            self._tell_failed(text, key)
         elif self._delivery_confirmation:
             assert sent.returned is not None
             text = f"message {key} reached no queue: {sent.returned[0].reply_text}"
             raise Unroutable(text, message_id=key, messages=messages)
+
+    def _tell_failed(self, text: str, key: str) -> None:
+        endpoint = str(self._session.supervisor.current or "")
+        self._session.supervisor.tell(MessageFailed(endpoint, text, message_id=key))
 
     def settled(self, tag: int, multiple: bool, ok: bool) -> None:
         """The messages themselves know (`LinkChannel.unsettled`)."""
