@@ -207,7 +207,7 @@ def test_f15_send_timeout_is_a_deadline_and_the_connection_stays_usable(
 ) -> None:
     """F15: without a broker a send ends in SendTimeout; with one again the next send works."""
     proxy = lab.proxy(rabbit_a)
-    channel = connect(proxy, timeout=600).channel()
+    channel = connect(proxy, timeout=1500).channel()
     channel.queue_declare(unique, durable=True)
     proxy.refuse()
     proxy.reset()
@@ -234,7 +234,7 @@ def test_f15_timeout_while_written_says_in_doubt(
 ) -> None:
     """F15: what was written and not confirmed is in doubt; it is not sent again."""
     proxy = lab.proxy(rabbit_a)
-    channel = connect(proxy, timeout=500).channel()
+    channel = connect(proxy, timeout=1500).channel()
     channel.queue_declare(unique, durable=True)
     channel.basic_publish("", unique, "before")
     proxy.black_hole()

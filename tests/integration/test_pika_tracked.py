@@ -72,7 +72,7 @@ def test_send_returns_without_a_broker_until_the_outbox_is_full(
 ) -> None:
     """F14, F15: bounded by maxCacheSize; then SendTimeout; what is in the outbox arrives."""
     proxy = lab.proxy(rabbit_a)
-    options = {"trackMessages": "true", "maxCacheSize": 3000, "timeout": 400}
+    options = {"trackMessages": "true", "maxCacheSize": 3000, "timeout": 1500}
     connection = connect(proxy, **options)
     channel = connection.channel()
     channel.queue_declare(unique, durable=True)
