@@ -278,6 +278,8 @@ def test_an_acknowledgement_twice_is_refused_here(rabbit_a: RabbitMQ, unique: st
         await channel.basic_ack(0, multiple=True)
         with pytest.raises(ValueError, match="does not wait"):
             await channel.basic_ack(999)
+        with pytest.raises(ValueError, match="begin with 1"):
+            await channel.basic_ack(0)
         assert await channel.basic_get(unique) is None
 
     with_channel(rabbit_a, work)

@@ -74,6 +74,7 @@ class Consumer:
         self.consume = consume  # pika's method
         self.qos: Any = None  # under which it began
         self.is_active = False  # the broker knows it, and it is restored
+        self.has_consumed = False  # it was active at least once
         self.is_over = False
 
     def __repr__(self) -> str:
@@ -137,7 +138,7 @@ class Consumer:
 
     def activate(self) -> None:
         """The broker knows it."""
-        self.is_active = True
+        self.is_active = self.has_consumed = True
 
     def receive(self, message: Message) -> None:
         self._messages.append(message)

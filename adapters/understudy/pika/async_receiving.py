@@ -126,7 +126,8 @@ class AsyncReceiving(AsyncRequests):
     def _forget(self, consumer: Consumer) -> None:
         if self._consumers.get(consumer.consumer_tag) is consumer:
             del self._consumers[consumer.consumer_tag]
-        self._session.forget_unused_queue(consumer.consume.queue)
+        if consumer.has_consumed:
+            self._session.forget_unused_queue(consumer.consume.queue)
         self._session.changed()
 
     def _put_back(self, messages: list[Message]) -> None:
@@ -207,6 +208,8 @@ class AsyncReceiving(AsyncRequests):
         self._check_open()
         if tag == 0 and multiple:
             tag = self._taken  # all that the application was given, not what it never saw
+        elif tag <= 0:
+            raise ValueError(f"delivery tags begin with 1; {tag} is none")
         real = tag - self._offset
         link, wire = self._fresh or self._link, self._session.wire
         if real <= 0 or link is None or not link.is_open or wire is None or wire.lost is not None:
