@@ -159,11 +159,6 @@ class Sender:
 
     # --- the link's side; the lock is held ------------------------------------------------------
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody waits for an answer to a message."""
-        return self.outbox.is_empty
-
     def pump(self, link: Inner) -> None:
         """Write what may be written now; a broken link is found by its reader."""
         dialect = link.dialect
