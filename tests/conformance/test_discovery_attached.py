@@ -361,6 +361,10 @@ def test_without_agents_nothing_runs() -> None:
         ("failover:()?updateURIsURL=http://h/x", ["<HttpAgent http://h/x>"]),
         ("failover:(amqp://a)?updateURIsURL=/x&updateURIsSupported=false", []),
         ("failover:(amqp://a)", []),
+        (
+            "discovery:(http://h/x?key=a,http://h/x?key=b,http://h/x?key=a)",
+            ["<HttpAgent http://h/x?key=**>"] * 2,
+        ),
     ],
 )
 def test_f45_the_agents_of_a_uri(text: str, agents: list[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import entry_points
 from typing import TypeAlias
 
@@ -61,9 +62,18 @@ def make_agent(address: str) -> DiscoveryAgent:
 
 def agents_of(uri: FailoverURI) -> dict[str, DiscoveryAgent]:
     """All agents that this URI asks for, by what they are called in logs."""
-    agents = {redact(address): make_agent(address) for address in uri.agents}
+    agents: dict[str, DiscoveryAgent] = {}
+    for address in dict.fromkeys(uri.agents):
+        agents[_label(address, agents)] = make_agent(address)
     place = uri.options.update_uris_url
     if place is not None and uri.options.update_uris_supported:
         is_address = place.partition(":")[0].lower() in ("file", "http", "https")
-        agents[redact(place)] = make_agent(place) if is_address else FileAgent(place)
+        agents[_label(place, agents)] = make_agent(place) if is_address else FileAgent(place)
     return agents
+
+
+def _label(address: str, taken: Collection[str]) -> str:
+    """Its own also where two addresses differ only in what must not be shown."""
+    shown = redact(address)
+    numbered = (f"{shown} ({number})" for number in itertools.count(2))
+    return next(label for label in itertools.chain([shown], numbered) if label not in taken)
