@@ -160,7 +160,7 @@ class AsyncConsumer:
     async def _end(self, task: asyncio.Task[None]) -> None:
         """The message in hand is finished."""
         await self._messages.cancel()
-        await asyncio.wait([task], timeout=10)
+        await asyncio.wait_for(task, 10)
 
 
 class AsyncTransaction:

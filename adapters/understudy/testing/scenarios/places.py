@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -49,6 +49,9 @@ class Place(Protocol):
     def fill(self, queue: str, *bodies: str) -> None:
         """Put messages in, confirmed."""
 
+    def publish(self, topic: str, *bodies: str) -> None:
+        """Send to a topic, confirmed."""
+
     def take_all(self, queue: str) -> list[Found]:
         """Take everything out, in order."""
 
@@ -83,10 +86,16 @@ class RabbitPlace:
         return name, name
 
     def fill(self, queue: str, *bodies: str) -> None:
+        self.declare(queue)
+        self._publish("", queue, bodies)
+
+    def publish(self, topic: str, *bodies: str) -> None:
+        self._publish("amq.topic", topic, bodies)
+
+    def _publish(self, exchange: str, key: str, bodies: Iterable[str]) -> None:
         with self._channel(confirm=True) as channel:
-            channel.queue_declare(queue, durable=True, auto_delete=False)
             for body in bodies:
-                channel.basic_publish(amqp.Message(body, delivery_mode=2), routing_key=queue)
+                channel.basic_publish(amqp.Message(body, delivery_mode=2), exchange, key)
 
     def take_all(self, queue: str) -> list[Found]:
         found = []
@@ -137,15 +146,21 @@ class ActivePlace:
         return topic, queue
 
     def fill(self, queue: str, *bodies: str) -> None:
+        self._put(f"/queue/{queue}", bodies)
+
+    def publish(self, topic: str, *bodies: str) -> None:
+        self._put(f"/topic/{topic}", bodies)
+
+    def _put(self, destination: str, bodies: Iterable[str]) -> None:
         with _PlainStomp(self.host, self.port) as plain:
             for body in bodies:
-                plain.put(queue, body)
+                plain.put(destination, body)
 
     def take_all(self, queue: str) -> list[Found]:
         """Everything before a mark that is put behind it."""
         with _PlainStomp(self.host, self.port) as plain:
             mark = f"mark-{secrets.token_hex(8)}"
-            plain.put(queue, mark)
+            plain.put(f"/queue/{queue}", mark)
             return plain.take_until(queue, mark)
 
     def settle(self) -> None:
@@ -171,9 +186,9 @@ class _PlainStomp(stomp.ConnectionListener):
         self._connection.disconnect(receipt="bye")
         self._wait(lambda: "bye" in self._receipts)
 
-    def put(self, queue: str, body: str) -> None:
+    def put(self, destination: str, body: str) -> None:
         receipt = secrets.token_hex(8)
-        self._connection.send(f"/queue/{queue}", body, receipt=receipt, persistent="true")
+        self._connection.send(destination, body, receipt=receipt, persistent="true")
         self._wait(lambda: receipt in self._receipts)
 
     def take_until(self, queue: str, mark: str) -> list[Found]:

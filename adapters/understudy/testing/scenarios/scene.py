@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -181,6 +182,19 @@ class Scene:
         self._clients.append(client)
         return client
 
+    def is_quiet(self, *members: FaultProxy, seconds: float = 0.3) -> bool:
+        """Wait until nothing passes any more: handshakes, which nobody tells us of, are over."""
+        passed, since = -1, time.monotonic()
+
+        def stands_still() -> bool:
+            nonlocal passed, since
+            now = sum(member.bytes_up + member.bytes_down for member in members)
+            if now != passed:
+                passed, since = now, time.monotonic()
+            return time.monotonic() - since > seconds
+
+        return wait_until(stands_still)
+
     def cut_off(self, *members: FaultProxy) -> None:
         """Those brokers are gone: nobody gets in, and who is in is thrown out."""
         for member in members:
@@ -216,9 +230,9 @@ class Scene:
 def consuming(
     client: Client, queue: str, handler: Callable[[Delivery], object], prefetch: int = 10
 ) -> Iterator[None]:
-    """A consumer for the length of a ``with``."""
+    """A consumer for the length of a ``with``; its end must not hang."""
     consumer = client.consume(queue, handler, prefetch=prefetch)
     try:
         yield
     finally:
-        consumer.stop()
+        Background(consumer.stop).join(10)
