@@ -7,6 +7,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,36 @@ def test_a_forked_child_goes_on_with_what_is_done(
     assert os.waitstatus_to_exitcode(status) == 0
     assert works(window, "b") == (kind == "memory")  # the child's work is known to files and Redis
     assert not works(window, "a")
+    window.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_does_not_wait_for_a_locked_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.duplicates.sqlite.BUSY_TIMEOUT", 60.0)
+    path = tmp_path / "window.db"
+    window = DuplicateWindow(SQLiteStore(path))
+    assert works(window, "a")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    found: list[bool] = []
+    waiting = [threading.Thread(target=lambda: found.append(window.is_done("a"))) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    begin = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert time.monotonic() - begin < 30
+    assert found == []
+    other.execute("ROLLBACK")
+    other.close()
+    for thread in waiting:
+        thread.join(60)
+    assert found == [True] * 3
     window.close()
 
 

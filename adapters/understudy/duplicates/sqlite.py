@@ -15,10 +15,13 @@ from collections.abc import Callable, Iterator
 
 from understudy.duplicates.store import DEFAULT_AGE, DEFAULT_LIMIT, Verdict, check_bounds
 from understudy.failover import forking
+from understudy.failover.deadline import Deadline
 
 __all__ = ["SQLiteStore"]
 
 BUSY_TIMEOUT = 5.0  # s to wait for another process's transaction; one takes well below 10 ms
+SLICE = 0.05  # s of that with our lock held, which a fork and our other threads wait for
+BREAK = 0.001  # s between two slices, so that those get it
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS done (
@@ -107,22 +110,34 @@ class SQLiteStore:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Alone among all threads and processes; nothing is changed when the block fails."""
-        with self._lock:
-            if self._connection is None:
-                self._connection = self._open()
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # after some errors SQLite has done it
-                    connection.execute("ROLLBACK")
-                raise
+        patience = Deadline(BUSY_TIMEOUT)
+        while True:
+            with self._lock:
+                try:
+                    connection = self._begin()
+                except sqlite3.OperationalError as exc:
+                    if "locked" not in str(exc) or patience.remaining() == 0:
+                        raise
+                else:
+                    try:
+                        yield connection
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        with contextlib.suppress(sqlite3.Error):  # at times SQLite has done it
+                            connection.execute("ROLLBACK")
+                        raise
+                    return
+            time.sleep(BREAK)
+
+    def _begin(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._open()
+        self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            self._path, timeout=SLICE, isolation_level=None, check_same_thread=False
         )
         try:
             with contextlib.suppress(sqlite3.OperationalError):  # another process is just doing it
