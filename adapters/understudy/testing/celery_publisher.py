@@ -2,7 +2,9 @@
 
 ``python -m understudy.testing.celery_publisher RATE FILE`` with the environment of
 `celery_app`. FILE gets one line for each thing: ``sent ID SECONDS`` once `delay()` has returned,
-``failed ERROR``, ``on ENDPOINT`` with each new connection, and at last ``done COUNT SECONDS``.
+``failed ERROR``, ``on ENDPOINT`` with each new connection, ``pace CALLS SECONDS READY`` about every
+second, and at last ``done COUNT SECONDS``. READY are those of the seconds in which this thread was
+ready to run and got no processor, because other programs had it.
 """
 
 from __future__ import annotations
@@ -14,12 +16,37 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from understudy.core.events import Connected, Resumed
 from understudy.testing.celery_app import make_app
 
 __all__ = ["main"]
+
+SCHEDULER = Path("/proc/thread-self/schedstat")  # ns run, ns ready to run, times run; Linux only
+
+
+def time_ready() -> float:
+    """Seconds that this thread has spent ready to run and not running; 0 where nobody counts."""
+    return int(SCHEDULER.read_text().split()[1]) / 1e9 if SCHEDULER.exists() else 0.0
+
+
+class Pace:
+    """How many calls were done in each second."""
+
+    def __init__(self) -> None:
+        self._since, self._ready, self._calls = time.monotonic(), time_ready(), 0
+
+    def after(self, calls: int) -> str:
+        """The line to write after so many calls; empty before a second is over."""
+        took = time.monotonic() - self._since
+        if took < 1.0:
+            return ""
+        since, ready, before = self._since + took, time_ready(), self._calls
+        line = f"pace {calls - before} {took:.3f} {ready - self._ready:.3f}\n"
+        self._since, self._ready, self._calls = since, ready, calls
+        return line
 
 
 def main(rate: float, file: str) -> None:
@@ -36,9 +63,11 @@ def main(rate: float, file: str) -> None:
         with make_app(settings) as app:
             mark = app.tasks["tests.mark"]
             began = due = time.monotonic()
+            pace = Pace()
             for number in itertools.count():
                 if stopping:
                     break
+                out.write(pace.after(number))
                 due = max(due + 1 / rate, time.monotonic())  # what an outage cost is not made up
                 time.sleep(max(due - time.monotonic(), 0))
                 start = time.monotonic()
