@@ -59,6 +59,17 @@ def test_a_message_without_id_is_never_a_duplicate() -> None:
     assert not window.is_done(None)
 
 
+def test_an_id_of_any_length_takes_little_room() -> None:
+    """A header may have 128 KB; a hundred thousand of those would fill the memory."""
+    store = MemoryStore()
+    window = DuplicateWindow(store)
+    long, other = "m" * 100_000, "m" * 99_999 + "\udcff"
+    assert [works(window, key) for key in (long, other, long, other)] == [True, True, False, False]
+    window.done("n" * 100_000)
+    assert window.is_done("n" * 100_000)
+    assert max(map(len, store._done)) < 300
+
+
 def test_work_that_failed_is_done_again() -> None:
     window = DuplicateWindow()
     with pytest.raises(ValueError, match="no"), window.processing("a"):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import inspect
 import threading
 import time
@@ -39,6 +40,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.005  # s between two looks at a claim of somebody else; doubled each time
 LONGEST_PAUSE = 0.2
+LONGEST_KEY = 256  # characters; AMQP's message_id ends at 255, a header may have any length
 
 #: how kombu notes that a message went back, or to its dead-letter exchange, which may bring it back
 NOT_DONE = frozenset({"REQUEUED", "REJECTED"})
@@ -98,12 +100,12 @@ class DuplicateWindow:
 
     def is_done(self, message: Any) -> bool:
         """Whether this message was processed; False without an id, or when the store fails."""
-        key = message_id(message)
+        key = _key_of(message)
         return key is not None and self._ask(False, self._store.is_done, key)
 
     def done(self, message: Any) -> None:
         """This message was processed, in whatever way; without an id nothing can be remembered."""
-        key = message_id(message)
+        key = _key_of(message)
         if key is not None:
             self._ask(None, self._store.done, key, "")
 
@@ -134,7 +136,7 @@ class Processing:
         self._window = window
         self._store = window._store
         self._message = message
-        self._key = message_id(message)
+        self._key = _key_of(message)
         self._owner = uuid.uuid4().hex
         self._lock = threading.Lock()  # of `_try` and `_abandon`, which may be in two threads
         self._is_new = True
@@ -244,6 +246,14 @@ class Processing:
 
     def _went_back(self) -> bool:
         return getattr(self._message, "_state", None) in NOT_DONE
+
+
+def _key_of(message: Any) -> str | None:
+    """Its id as the store keeps it: bounded, whatever a sender gave it."""
+    key = message_id(message)
+    if key is None or len(key) <= LONGEST_KEY:
+        return key
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _is_in_event_loop() -> bool:
