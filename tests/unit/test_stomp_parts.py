@@ -124,8 +124,8 @@ def test_the_dispatcher_keeps_order_drops_what_is_over_and_survives_errors() -> 
         done.append(arguments[0] if arguments else kind)
 
     dispatcher = Dispatcher(notify, lambda: rooms.append(True))
-    dispatcher.put([("message", (number,), 1, None) for number in range(2000)])
-    dispatcher.put([("bad", (), 0, None), ("message", ("over",), 0, lambda: False)])
+    dispatcher.put([("receipt", (number,), 1, None) for number in range(2000)])
+    dispatcher.put([("bad", (), 0, None), ("receipt", ("over",), 0, lambda: False)])
     dispatcher.put([("disconnected", (), 0, None)])
     dispatcher.end()
     assert dispatcher.wait_ended(10)
@@ -145,7 +145,7 @@ def test_the_listeners_thread_may_be_of_the_applications_own_kind() -> None:
     dispatcher = Dispatcher(
         lambda *_: names.append(threading.current_thread().name), lambda: None, start
     )
-    dispatcher.put([("message", (), 0, None)])
+    dispatcher.put([("heartbeat", (), 0, None)])
     dispatcher.end()
     assert dispatcher.wait_ended(10)
     assert names == ["mine"]

@@ -19,8 +19,8 @@ What is other than in stomp.py
 * A lost broker is no news for listeners: `on_disconnected` comes when disconnect() has ended, or
   when reconnecting was given up. Who wants to know has ``on_interrupted(reason)`` and
   ``on_resumed(frame)`` in the listener, or gives ``on_event``. `is_connected` stays true meanwhile.
-* Listeners run in order on a thread of their own, and may call anything. Messages that they have
-  not got to yet wait in a queue of 1000 jobs or 8 MiB; then the broker is slowed down, except as
+* Listeners run in order on a thread of their own, and may call anything. What they have not
+  got to yet waits in a queue of 1000 messages or 8 MiB; then the broker is slowed down, except as
   long as a call waits for an answer that lies behind them.
 * With ``auto_decode`` (the default) a body that is no text stays bytes.
 * TLS is verified. Heart-beats are always asked for (option ``heartbeat``); a broker that answers

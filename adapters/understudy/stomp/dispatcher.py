@@ -24,7 +24,7 @@ from understudy.failover.notifier import logger
 
 __all__ = ["Dispatcher", "Job", "receipt_job"]
 
-MOST_JOBS = 1000
+MOST_JOBS = 1000  # messages, for the most part
 MOST_BYTES = 8 << 20  # of bodies; some thousand usual messages, and a few very large ones
 
 #: (kind of the event, its arguments, bytes, whether it still counts when its turn has come)
@@ -124,6 +124,8 @@ class Dispatcher:
         if not still_counts(job):
             return
         try:
+            if kind == "message":
+                self._notify("before_message", *arguments)
             self._notify(kind, *arguments)
         except Exception:
             logger.exception("a bug in understudy: telling the listeners of %s failed", kind)

@@ -72,7 +72,6 @@ class Incoming:
         if is_message(headers.get("receipt", "")):
             del headers["receipt"]  # RabbitMQ passes on what the sender's adapter asked for
         shown = self.shown(frame)
-        jobs.append(("before_message", (shown,), 0, counts))
         jobs.append(("message", (shown,), frame.size + OVERHEAD, counts))
 
     def _receipt(self, inner: Inner, frame: RawFrame, jobs: list[Job]) -> None:
