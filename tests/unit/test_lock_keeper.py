@@ -18,6 +18,7 @@ from understudyd.lock.words import (
     Failed,
     Fence,
     Fenced,
+    Hint,
     Permit,
     Promote,
     Read,
@@ -358,6 +359,28 @@ def test_a_tombstone_by_the_guard_of_an_earlier_life_is_free_at_once() -> None:
     store.record = replace(record, sequence=record.sequence + 1, released=True)
     again.go_on(T.renew / 4 + 0.01)
     assert again.kinds() == ["Promote"]
+
+
+def test_a_hint_makes_a_standby_look_at_once() -> None:
+    store = Store()
+    a_master(store)
+    standby = Contender(store, "b")
+    standby.go_on(1)
+    record = store.record
+    assert record is not None
+    store.record = replace(record, sequence=record.sequence + 1, released=True)
+    standby.feed(Hint())
+    assert standby.kinds() == ["Promote"]
+
+
+def test_a_claim_takes_a_token_above_every_one_that_was_seen_elsewhere() -> None:
+    """Catalogue 62, 104: on the stamp of a shared store, say, where the lock's own forgot it."""
+    contender = Contender(Store())
+    contender.keeper.learn(5000)
+    contender.go_on(T.patience + 1)
+    (promote,) = contender.did
+    assert isinstance(promote, Promote)
+    assert promote.token > 5000
 
 
 def test_a_thawed_standby_watches_anew() -> None:

@@ -3,7 +3,8 @@
 Options: ``updateInterval`` (ms, default 10000), taken out of the query; the rest is the server's.
 
 Rules
-* One question takes at most `PATIENCE`, whatever the server does, and reads at most 64 KB.
+* One question takes at most `PATIENCE`, whatever the server does, and reads at most 64 KB. Only the
+  system's own look-up of its name can't be broken off.
 * A redirect is followed to http: and https: only, and from https: to https: only. A userinfo in
   the address is sent as basic authentication, to that server alone.
 * Certificates are verified. No proxy is asked: the list is on the brokers' own network.

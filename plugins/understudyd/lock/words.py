@@ -66,7 +66,10 @@ class Permit:
 
 @dataclass(frozen=True)
 class Step:
-    """Step down: hand over, shut down, or the broker is ill."""
+    """Step down: hand over, shut down, or the broker is ill.
+
+    It ends this reign only; ``Permit(False)`` before it keeps this node from the next one.
+    """
 
     cause: str
 
