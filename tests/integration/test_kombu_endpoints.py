@@ -10,11 +10,10 @@ import pytest
 from kombu.transport import TRANSPORT_ALIASES
 
 from understudy.errors import ConfigurationError
-from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ, Redis
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Events, Found, Lab
+    from tests.integration.conftest import Found, Lab
 
 pytestmark = pytest.mark.integration
 
@@ -44,67 +43,7 @@ def current(connection: kombu.Connection) -> str:
     return "" if supervisor.current is None else str(supervisor.current).rpartition(":")[2]
 
 
-# --- F40, F42, F43, F49 --------------------------------------------------------------------------
-
-
-def test_f40_backups_are_ready_and_refilled(
-    lab: Lab, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str, events: Events
-) -> None:
-    """F40: two idle links; 1 -> 2 -> 3 with no handshake at the switch; the pool refills itself."""
-    places = lab.proxy(rabbit_a), lab.proxy(rabbit_b), lab.peer()
-    connection = lab.connect(
-        *places, backup="true", backupPoolSize=2, initialReconnectDelay=5000, on_event=events.add
-    )
-    prepare(connection, unique)
-    send(connection, unique)
-    assert wait_until(lambda: [p.accepted for p in places] == [1, 1, 1])
-    for left, taken in ((0, 1), (1, 2)):
-        proxy = places[left]
-        accepted = places[taken].accepted
-        spares = connection.transport.broker.supervisor._spares
-        assert wait_until(lambda spares=spares: spares.endpoints)  # type: ignore[misc]
-        proxy.refuse()  # type: ignore[union-attr]
-        proxy.reset()
-        send(connection, unique)
-        assert current(connection) == f"{places[taken].port}//"
-        assert places[taken].accepted == accepted  # the ready one was used
-    assert [m.routing_key for m in places[2].messages] == [unique]
-    places[0].heal()
-    assert wait_until(lambda: places[0].accepted >= 2)  # a spare again
-    assert wait_until(lambda: events.count("Resumed") == 2)
-
-
-@pytest.mark.parametrize("priority", ["first", "named"])
-def test_f42_goes_back_to_a_priority_endpoint(
-    lab: Lab, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str, events: Events, priority: str
-) -> None:
-    """F42: away from the preferred broker while it is down; back when it is stable; both told."""
-    a, b = lab.proxy(rabbit_a), lab.proxy(rabbit_b)
-    home, other = (a, b) if priority == "first" else (b, a)
-    options: dict[str, Any] = {"priorityBackup": "true"}
-    if priority == "named":
-        options["priorityURIs"] = f"amqp://127.0.0.1:{b.port}//"
-    connection = lab.connect(a, b, on_event=events.add, **options)
-    prepare(connection, unique)
-    assert current(connection) == f"{home.port}//"
-    home.refuse()
-    home.reset()
-    send(connection, unique)
-    assert current(connection) == f"{other.port}//"
-    home.heal()
-    assert wait_until(lambda: current(connection) == f"{home.port}//", 15)
-    send(connection, unique)
-    assert wait_until(lambda: events.count("Resumed") == 2)
-    assert events.count("Interrupted") == 2
-
-
-def test_f43_stays_on_a_priority_endpoint(lab: Lab, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ) -> None:
-    """F43: already at home there is nothing to look for, and nothing is dialed."""
-    a, b = lab.proxy(rabbit_a), lab.proxy(rabbit_b)
-    connection = lab.connect(a, b, priorityBackup="true")
-    connection.connect()
-    assert not wait_until(lambda: b.accepted > 0, 1.5)
-    assert current(connection) == f"{a.port}//"
+# --- F49: options of members ----------------------------------------------------------------------
 
 
 def test_f49_nested_options_and_member_options(lab: Lab) -> None:
@@ -117,21 +56,6 @@ def test_f49_nested_options_and_member_options(lab: Lab) -> None:
     one.close()
     send(connection, "any")
     assert two.history[0].login.heartbeat == 3
-
-
-def test_f12_listed_order_and_the_lost_one_last(lab: Lab, unique: str) -> None:
-    """F12: 1; it dies: 2; it dies: 3; 1 lives again and 3 dies: 1."""
-    peers = [lab.peer() for _ in range(3)]
-    connection = lab.connect(*peers, initialReconnectDelay=1)
-    prepare(connection, unique)
-    for turn in range(4):
-        send(connection, unique, str(turn))
-        assert [peer.messages[-1:] and peer.messages[-1].body for peer in peers][turn % 3] == (
-            str(turn).encode()
-        )
-        peers[turn % 3].handshake = "close_after_start"
-        peers[(turn + 1) % 3].handshake = None
-        peers[turn % 3].reset()
 
 
 # --- mixed kinds of brokers ----------------------------------------------------------------------

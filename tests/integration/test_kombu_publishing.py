@@ -190,21 +190,6 @@ def test_f38_cut_inside_the_handshake(
     assert bodies(take_all(rabbit_b, unique)) == ["arrives"]
 
 
-@pytest.mark.parametrize("n_bytes", [1, 7, 8, 200, 400, 500, 700])
-def test_f38_reset_after_n_bytes(
-    lab: Lab, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, take_all: Take, unique: str, n_bytes: int
-) -> None:
-    """F38, F28: every connection to the first broker dies after so many bytes."""
-    proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, rabbit_b)
-    proxy.cut_after(n_bytes, "both", times=None)
-    declared(connection, unique)
-    producer = kombu.Producer(connection)
-    send(producer, unique, *range(20))
-    both = take_all(rabbit_a, unique) + take_all(rabbit_b, unique)
-    assert {*bodies(both)} == {*map(str, range(20))}
-
-
 @pytest.mark.parametrize("how", ["proxy", "sigstop"])
 def test_f36_silent_broker_is_left(
     lab: Lab,
@@ -247,17 +232,6 @@ def test_f36_silent_broker_and_a_message_larger_than_the_buffers(
     assert [len(m.body) for m in take_all(rabbit_b, unique)] == [len(large)]
 
 
-def test_f37_half_open_server(lab: Lab, rabbit_b: RabbitMQ, take_all: Take, unique: str) -> None:
-    """F37: a server that accepts and stays silent costs connectTimeout, and no pile of sockets."""
-    deaf = lab.peer(handshake="silent")
-    connection = lab.connect(deaf, rabbit_b, connectTimeout=500)
-    declared(connection, unique)
-    send(kombu.Producer(connection), unique, *range(3))
-    assert bodies(take_all(rabbit_b, unique)) == ["0", "1", "2"]
-    assert deaf.accepted == 1
-    assert wait_until(lambda: not deaf.connections)
-
-
 @pytest.mark.parametrize(
     "fault",
     [
@@ -282,23 +256,6 @@ def test_f38_unusable_server(
     assert bodies(take_all(rabbit_b, unique)) == ["arrives"]
     assert bad.accepted == 1
     assert wait_until(lambda: not bad.connections)
-
-
-def test_f24_f20_twenty_drops(
-    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, events: Events, unique: str
-) -> None:
-    """F20: a link that is reset again and again; one Interrupted and one Resumed for each."""
-    proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, on_event=events.add, initialReconnectDelay=1)
-    declared(connection, unique)
-    producer = kombu.Producer(connection)
-    for number in range(20):
-        send(producer, unique, number)
-        proxy.reset()
-    send(producer, unique, 20)
-    assert {*bodies(take_all(rabbit_a, unique))} == {*map(str, range(21))}
-    assert wait_until(lambda: events.count("Resumed") == 20)
-    assert events.count("Interrupted") == 20
 
 
 def test_producer_bound_to_a_channel_survives(

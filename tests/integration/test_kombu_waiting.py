@@ -171,23 +171,6 @@ def test_f15_a_declaration_has_the_same_deadline(lab: Lab, rabbit_a: RabbitMQ, u
         kombu.Queue(unique)(channel).declare()
 
 
-def test_f14_send_waits_while_the_broker_is_down(
-    lab: Lab, rabbit_a: RabbitMQ, unique: str, take_all: Take
-) -> None:
-    """F14: a send with nobody there returns when the broker is back; exactly one copy."""
-    proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=-1)
-    prepare(connection, unique)
-    cut_off(proxy)
-    sending = lab.background(lambda: send(connection, unique, "patient"))
-    broker = connection.transport.broker
-    assert wait_until(lambda: broker.supervisor._machine.passes_failed >= 3)
-    assert sending.is_running
-    proxy.heal()
-    sending.join(10)
-    assert [m.body for m in take_all(rabbit_a, unique)] == ["patient"]
-
-
 # --- F07, F08, F17: giving up --------------------------------------------------------------------
 
 
