@@ -83,6 +83,9 @@ class AsyncClient:
     def send(self, queue: str, body: str, headers: Mapping[str, str] | None = None) -> None:
         self._loop.call(publish(self._sending, queue, body, headers))
 
+    def send_topic(self, topic: str, body: str) -> None:
+        self._loop.call(self._sending.basic_publish("amq.topic", topic, body))
+
     def flush(self, seconds: float) -> bool:
         return self._loop.call(self._connection.flush(seconds))
 

@@ -82,7 +82,6 @@ IN_CORE = "one parser serves every adapter: runs once, in the core"
 ON_FAKE_CLOCK = "needs a fake clock, and one machine serves every adapter: runs once, in the core"
 NOT_PUSHED = "no broker pushes lists to clients yet; that comes with cluster announcements"
 NO_TRANSACTIONS = "kombu's Producer and Consumer have no transactions"
-NO_FANOUT = "fanout: is not built into this adapter yet"
 
 #: (scenarios, columns, why they do not run there)
 REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -105,7 +104,6 @@ REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     ("D08", ADAPTERS, "about bridges, not about clients"),
     ("D09 D10", ("kombu",), "fanout: is refused for kombu, which has one broker for each URI"),
-    ("D09 D10", ("pika-async",), NO_FANOUT),
 )
 
 NOT_APPLICABLE: dict[tuple[str, str], str] = {
