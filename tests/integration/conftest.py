@@ -135,7 +135,7 @@ class Lab:
             broker.supervisor.close()
             tracked = broker._tracked
             if tracked is not None:
-                window = tracked._window
+                window = tracked.sender.window
                 tracked.abandon()  # forgets what it had still to send
                 if window is not None:
                     window.inner.close(0.0)

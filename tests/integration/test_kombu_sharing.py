@@ -14,7 +14,7 @@ import pytest
 import understudy.kombu
 from understudy.errors import ConnectFailed, SendTimeout
 from understudy.failover import notifier, worker
-from understudy.kombu import tracked
+from understudy.kombu import sender
 from understudy.testing import wait_until
 from understudy.testing.amqp_peer import always_ack
 from understudy.testing.brokers import RabbitMQ
@@ -105,7 +105,7 @@ def test_f53_a_signal_handler_publishes_on_the_connection_that_it_interrupts(lab
 def test_f41_a_uri_that_nobody_uses_keeps_no_thread(
     lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (notifier, worker, tracked):
+    for module in (notifier, worker, sender):
         monkeypatch.setattr(module, "IDLE_TIME", 0.05)
     before = set(threading.enumerate())
 

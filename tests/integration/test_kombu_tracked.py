@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -121,7 +123,8 @@ def test_max_cache_size_bounds_what_waits(
 ) -> None:
     """A full outbox makes the send wait; SendTimeout, never sent; room again when a broker is."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, **{**TRACK, "maxCacheSize": 5000, "timeout": 700})
+    options = {"maxCacheSize": 5000, "timeout": 2000, "maxReconnectDelay": 50}
+    connection = lab.connect(proxy, **{**TRACK, **options})
     prepare(connection, unique)
     producer = kombu.Producer(connection.default_channel)
     proxy.refuse()
@@ -448,3 +451,48 @@ def test_a_signal_handler_may_flush_and_publish(
     proxy.heal()
     assert understudy.kombu.flush(20)
     assert set(numbers(take_all(rabbit_a, unique))) == set(sent)
+
+
+class Interrupted(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("call", ["flush", "publish"])
+def test_f53_what_a_signal_handler_raises_reaches_who_waits(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str, call: str
+) -> None:
+    """F53: at whatever moment of the wait it comes, and everything goes on afterwards."""
+    proxy = lab.proxy(rabbit_a)
+    size = {"maxCacheSize": 100 if call == "publish" else 10000}
+    connection = lab.connect(proxy, initialReconnectDelay=1, **{**TRACK, **size})
+    prepare(connection, unique)
+    send(connection, unique, 0)
+    assert understudy.kombu.flush(20)
+    proxy.black_hole()
+    send(connection, unique, "1" * 100)
+    channel = connection.default_channel
+
+    def wait() -> None:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0002, 0.002))
+        while True:  # short waits, so that the signal finds their beginnings and ends too
+            if call == "flush":
+                understudy.kombu.flush(0.00001)
+            else:
+                with contextlib.suppress(SendTimeout):
+                    message = channel.prepare_message(b"2" * 100)
+                    channel.basic_publish(message, "", routing_key=unique, timeout=0.00001)
+
+    def on_alarm(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        for _ in range(1000):
+            with pytest.raises(Interrupted):
+                wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    proxy.heal()
+    assert understudy.kombu.flush(20)
+    assert {message.body[0] for message in take_all(rabbit_a, unique)} == {"0", "1"}

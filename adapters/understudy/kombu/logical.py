@@ -105,7 +105,9 @@ class LogicalBroker:
     def detach(self, transport: object) -> None:
         """One Connection of the application's is closed; with the last one we leave the broker."""
         self.supervisor.detach(transport)
-        if self._tracked is not None and not self.supervisor.has_users_besides(self._tracked):
+        if self._tracked is not None and not self.supervisor.has_users_besides(
+            self._tracked.sender
+        ):
             self._tracked.rest()
 
     def flush(self, deadline: Deadline) -> bool:

@@ -1,4 +1,4 @@
-"""The tracked publisher's end of a connection: many messages on the way at once.
+"""The sender's end of a connection: many messages on the way at once.
 
 Rules
 * Encoding collects frames in a buffer, `send` hands it to the socket in one call: one system call
@@ -22,12 +22,12 @@ from understudy.kombu.amqp import PEER_ERRORS
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
 from understudy.kombu.message import id_of
+from understudy.kombu.pending import Publication
 from understudy.kombu.publisher_channel import PublisherChannel, Unsendable
 from understudy.kombu.topology import Declaration
 
 if TYPE_CHECKING:
-    from understudy.kombu.logical import LogicalBroker
-    from understudy.kombu.tracked import Publication, TrackedPublisher
+    from understudy.kombu.sender import Sender
 
 __all__ = ["Window", "open_window"]
 
@@ -54,16 +54,16 @@ class Window(Protocol):
 
 
 class AmqpWindow:
-    def __init__(self, inner: Inner, publisher: TrackedPublisher, *, confirms: bool) -> None:
+    def __init__(self, inner: Inner, sender: Sender, *, confirms: bool) -> None:
         self.inner = inner
-        self._publisher = publisher
+        self._sender = sender
         self._confirms = confirms
         self._held = False  # frames were encoded and not sent yet
         self._admin: Any = None
         inner.raw.drop_held()  # of a channel that the broker has closed
         with self._translated():
             self._channel = PublisherChannel(
-                inner.raw, settled=publisher.settled, returned=self._returned
+                inner.raw, settled=sender.settled, returned=self._returned
             )
             self._channel.start(confirms=confirms)
 
@@ -86,7 +86,7 @@ class AmqpWindow:
         try:
             prepared = publication.message.for_amqp()
         except Exception as exc:
-            self._publisher.unsendable(entry, exc)
+            self._sender.unsendable(entry, exc)
             return
         with self._translated():
             if not channel.is_open:
@@ -103,11 +103,11 @@ class AmqpWindow:
                     publication.immediate,
                 )
             except Unsendable as exc:
-                self._publisher.unsendable(entry, exc.cause)
+                self._sender.unsendable(entry, exc.cause)
                 return
-            self._publisher.written(entry, tag)  # not to the socket yet: that is for `send`
+            self._sender.written(entry, tag)  # not to the socket yet: that is for `send`
             if not self._confirms:
-                self._publisher.settled(channel.last_tag, False, True)
+                self._sender.settled(channel.last_tag, False, True)
 
     def send(self) -> None:
         if self._held:
@@ -147,22 +147,22 @@ class AmqpWindow:
         return raw
 
     def _returned(self, message: amqp.Message, reason: str) -> None:
-        self._publisher.returned(id_of(message))
+        self._sender.returned(id_of(message))
 
 
 class VirtualWindow:
     """For kombu's virtual transports: each message is taken when its send returns."""
 
-    def __init__(self, inner: Inner, publisher: TrackedPublisher) -> None:
+    def __init__(self, inner: Inner, sender: Sender) -> None:
         self.inner = inner
-        self._publisher = publisher
+        self._sender = sender
         self._link = VirtualLink(inner)
         self._tag = 0
 
     def write(self, entry: Entry[Publication]) -> None:
         publication = entry.item
         self._tag += 1
-        self._publisher.written(entry, self._tag)
+        self._sender.written(entry, self._tag)
         try:
             self._link.send(
                 publication.message,
@@ -175,8 +175,8 @@ class VirtualWindow:
         except LinkBroken:
             raise
         except Exception as exc:
-            self._publisher.unsendable(entry, exc)
-        self._publisher.settled(self._tag, False, True)
+            self._sender.unsendable(entry, exc)
+        self._sender.settled(self._tag, False, True)
 
     def send(self) -> None:
         """Nothing is ever collected."""
@@ -194,7 +194,7 @@ class VirtualWindow:
         return None
 
 
-def open_window(inner: Inner, publisher: TrackedPublisher, broker: LogicalBroker) -> Window:
+def open_window(inner: Inner, sender: Sender, *, confirms: bool) -> Window:
     if inner.is_amqp:
-        return AmqpWindow(inner, publisher, confirms=broker.options.confirms)
-    return VirtualWindow(inner, publisher)
+        return AmqpWindow(inner, sender, confirms=confirms)
+    return VirtualWindow(inner, sender)
