@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,24 +19,8 @@ import pytest
 from understudy.errors import ConfigurationError
 from understudy.testing import wait_until
 from understudyd.lock.file import FileBackend, is_local
-from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import LockRecord, RecordError
-from understudyd.lock.timings import PRESETS
-from understudyd.lock.words import (
-    Action,
-    Event,
-    Fence,
-    Fenced,
-    Permit,
-    Promote,
-    Read,
-    Released,
-    Seen,
-    Step,
-    Swap,
-    Tick,
-)
 
 pytestmark = pytest.mark.integration
 
@@ -160,76 +143,6 @@ def test_a_file_that_was_deleted_or_replaced_is_a_loss(tmp_path: Path, damage: s
     assert not standby.read().is_proven_free  # nor that nobody holds what was just made
     standby.close()
     holder.close()
-
-
-class Node:
-    """A keeper with a file, in simulated time; it closes the backend on Released."""
-
-    def __init__(self, path: Path, name: str, now: float) -> None:
-        self.backend = FileBackend(path, local=True)
-        self.keeper = Keeper("g", name, f"{name}-1", PRESETS["fast"])
-        self.now = now
-        self.did: list[Action] = []
-        self.calls = 0
-        self.feed(Permit(True))
-
-    def feed(self, event: Event) -> None:
-        todo = deque(self.keeper.receive(event, self.now))
-        while todo:
-            match todo.popleft():
-                case Read(attempt):
-                    self.calls += 1
-                    answer = Seen(attempt, self.backend.read())
-                    todo.extend(self.keeper.receive(answer, self.now))
-                case Swap(attempt, expected, record):
-                    self.calls += 1
-                    answer = Seen(attempt, self.backend.swap(expected, record))
-                    todo.extend(self.keeper.receive(answer, self.now))
-                case action:
-                    self.did.append(action)
-                    if isinstance(action, Released):
-                        self.backend.close()
-            assert self.calls < 1000
-
-    def until(self, moment: float) -> None:
-        while self.keeper.due <= moment:
-            self.now = max(self.now, self.keeper.due)
-            self.feed(Tick())
-        self.now = moment
-
-    def count(self, kind: type[Action]) -> int:
-        return sum(isinstance(action, kind) for action in self.did)
-
-
-def together(a: Node, b: Node, seconds: float) -> None:
-    end = b.now + seconds
-    while b.now < end:
-        b.until(b.now + 0.05)
-        a.until(b.now)
-
-
-def test_a_deleted_file_gives_no_two_masters_and_its_holder_comes_back(tmp_path: Path) -> None:
-    """Catalogue 51."""
-    path = tmp_path / "lock"
-    a = Node(path, "a", 0.0)
-    a.until(5)
-    b = Node(path, "b", 5.0)
-    together(a, b, 1.0)
-    path.unlink()
-    together(a, b, 2.0)
-    assert (a.count(Promote), a.count(Fence), b.count(Promote)) == (1, 1, 0)
-    a.feed(Fenced())
-    a.feed(Permit(False))
-    together(a, b, 5.0)
-    assert (a.count(Promote), b.count(Promote)) == (1, 1)
-    a.feed(Permit(True))
-    b.feed(Permit(False))
-    b.feed(Step("switchover"))
-    b.feed(Fenced())
-    together(a, b, 1.0)
-    assert (a.count(Promote), b.count(Promote)) == (2, 1)
-    for node in (a, b):
-        node.backend.close()
 
 
 @pytest.mark.parametrize("step", ["pwrite", "fdatasync"])
