@@ -9,6 +9,8 @@ Theory
   repeated by us, as that could do everything twice; the application decides (F27).
 * An acknowledgement that is dropped because its delivery belongs to an earlier link is missing from
   the transaction: committing the rest would let the message be processed twice. Doomed as well.
+* What another thread sends or acknowledges while a commit is on its way comes after it, so it
+  belongs to the next transaction.
 * Doomed means: nothing more needs to be written, commit raises `TransactionRolledBack` and rolls
   back what is on the link, rollback works as ever. Either ends it.
 
@@ -29,13 +31,15 @@ Memory: the log holds every send of a transaction until it ends, as the broker d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
 __all__ = ["Doom", "State", "TransactionLog"]
 
 T = TypeVar("T")
+
+STALE = "something of it belonged to an earlier connection"
 
 
 class State(Enum):
@@ -52,6 +56,19 @@ class Doom:
     is_in_doubt: bool  # the broker may have committed it
 
 
+@dataclass
+class _Work(Generic[T]):
+    """What one transaction holds."""
+
+    sends: list[tuple[str, T]] = field(default_factory=list)
+    acks: int = 0
+    stale: bool = False  # an acknowledgement is missing from it
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.sends and not self.acks and not self.stale
+
+
 class TransactionLog(Generic[T]):
     """One transaction after the other on one channel, or one of a STOMP connection.
 
@@ -63,11 +80,12 @@ class TransactionLog(Generic[T]):
         self.state = State.OPEN
         self.doom: Doom | None = None
         self._replays = replays
-        self._sends: list[tuple[str, T]] = []
-        self._acks = 0
+        self._now: _Work[T] = _Work()
+        self._next: _Work[T] = _Work()  # came while a commit was on its way
 
     def __repr__(self) -> str:
-        return f"<TransactionLog {self.state.value} sends={len(self._sends)} acks={self._acks}>"
+        work = self._now
+        return f"<TransactionLog {self.state.value} sends={len(work.sends)} acks={work.acks}>"
 
     @property
     def is_doomed(self) -> bool:
@@ -75,37 +93,44 @@ class TransactionLog(Generic[T]):
 
     @property
     def is_empty(self) -> bool:
-        return not self._sends and not self._acks
+        return not self._now.sends and not self._now.acks
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The ids of the messages sent in this transaction, in order."""
-        return tuple(key for key, _ in self._sends)
+        return tuple(key for key, _ in self._now.sends)
 
     @property
     def replay(self) -> tuple[T, ...]:
         """What to send again, in order, in a new transaction on a new link."""
-        return () if self.is_doomed else tuple(item for _, item in self._sends)
+        return () if self.is_doomed else tuple(item for _, item in self._now.sends)
+
+    @property
+    def _open(self) -> _Work[T]:
+        """Where what happens now belongs to."""
+        return self._next if self.state is State.COMMITTING else self._now
 
     def sent(self, item: T, key: str) -> None:
         """A message is sent in this transaction; call it before its bytes are written."""
-        self._sends.append((key, item))
+        self._open.sends.append((key, item))
 
     def taken_back(self, item: T) -> None:
         """The newest send never happened: the broker refused it, or its caller gave up."""
-        for position in range(len(self._sends) - 1, -1, -1):
-            if self._sends[position][1] is item:
-                del self._sends[position]
-                return
+        for sends in (self._next.sends, self._now.sends):
+            for position in range(len(sends) - 1, -1, -1):
+                if sends[position][1] is item:
+                    del sends[position]
+                    return
 
     def acked(self) -> None:
         """An acknowledgement, positive or negative, is written in this transaction."""
-        self._acks += 1
+        self._open.acks += 1
 
     def stale_ack(self) -> None:
         """An acknowledgement was dropped: its delivery belongs to an earlier link."""
+        self._open.stale = True
         if self.state is State.OPEN:
-            self._doom("a delivery of an earlier connection was acknowledged in it")
+            self._doom(STALE)
 
     def committing(self) -> None:
         """The commit is about to be written."""
@@ -114,21 +139,23 @@ class TransactionLog(Generic[T]):
 
     def link_lost(self) -> None:
         if self.state is State.COMMITTING:
-            if self.is_empty:
-                self.state = State.OPEN
-            else:
+            if not self.is_empty:
+                self._next.stale = self._next.stale or not self._next.is_empty
                 self._doom("the connection was lost before its commit was answered", in_doubt=True)
-        elif self.state is State.OPEN and self._acks:
+                return
+            self.ended()  # of nothing: it may be written again, on whatever link
+        if self.state is State.OPEN and self._now.acks:
             self._doom("the connection was lost with acknowledgements in it")
-        elif self.state is State.OPEN and self._sends and not self._replays:
+        elif self.state is State.OPEN and self._now.sends and not self._replays:
             self._doom("the connection was lost, and trackTransactionProducers=false")
 
     def ended(self) -> None:
         """It was committed or rolled back; on AMQP channels the next one has begun."""
         self.state = State.OPEN
         self.doom = None
-        self._sends = []
-        self._acks = 0
+        self._now, self._next = self._next, _Work()
+        if self._now.stale:
+            self._doom(STALE)
 
     def _doom(self, reason: str, *, in_doubt: bool = False) -> None:
         self.state = State.DOOMED
