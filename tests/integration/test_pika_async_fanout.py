@@ -62,6 +62,26 @@ def test_a_message_goes_to_all_and_a_queue_message_where_asked_for(
     run_clean(main())
 
 
+def test_a_private_queue_is_on_the_consumers_broker_only(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> None:
+    """Publish and subscribe in one program: elsewhere nobody would empty it."""
+
+    async def main() -> None:
+        async with AsyncConnection(uri(rabbit_a, rabbit_b)) as connection:
+            channel = await connection.channel()
+            await declare(channel, unique)
+            mine = (await channel.queue_declare("", exclusive=True)).method.queue
+            await channel.queue_bind(mine, unique)
+            await channel.basic_publish(unique, "", b"x")
+            found = await channel.basic_get(mine, auto_ack=True)
+            assert found is not None
+            assert found.body == b"x"
+        assert await take_all(rabbit_a, unique) == await take_all(rabbit_b, unique) == [b"x"]
+
+    run_clean(main())
+
+
 def test_a_send_waits_for_enough_brokers(
     rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
 ) -> None:

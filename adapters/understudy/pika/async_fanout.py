@@ -170,7 +170,7 @@ class _Member:
         """What the application has declared since the last message."""
         async with self._declaring:
             known = self._session.topology.methods()
-            for method in self._topology.methods():
+            for method in self._topology.shared():
                 if method not in known:
                     await self._channel.request(method, REPLIES[type(method)])
                     self._session.topology.note(method)
