@@ -179,7 +179,8 @@ def test_a_stream_of_forged_brokers_leaves_no_trace(place: Callable[..., Place])
         assert wait_until(lambda name=name: name in it.dialer.dials)  # type: ignore[misc]
     supervisor: Any = it.supervisor
     assert wait_until(lambda: len(supervisor.attempts) == 2)
-    traces = (supervisor._logged, supervisor._spares._failures, supervisor._spares._retry_at)
+    pool = supervisor._spares
+    traces = (supervisor._dialing.logged, pool._failures, pool._retry_at)
     assert max(map(len, traces)) <= 2
     it.dialer.succeed("amqp://a")
     assert wait_until(lambda: supervisor.current is not None)

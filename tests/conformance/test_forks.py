@@ -187,7 +187,7 @@ def test_a_child_of_a_child() -> None:
 
 def test_an_owner_that_is_gone_is_forgotten() -> None:
     supervisor = Supervisor(parse(URI), WatchedDialer())
-    (entry,) = [ref for ref in list(forking._owners.values()) if ref() is supervisor]
+    (entry,) = [ref for ref in list(forking._owners.values()) if ref() is supervisor._control]
     del supervisor
     gc.collect()
     assert entry() is None

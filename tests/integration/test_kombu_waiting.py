@@ -342,7 +342,7 @@ def test_f39_close_while_connecting(
     connection = lab.connect(place, connectTimeout=20000, timeout=-1)
     supervisor = connection.transport.broker.supervisor
     connecting = lab.background(connection.connect)
-    assert wait_until(lambda: len(supervisor._waiters) > 0)
+    assert wait_until(lambda: len(supervisor._control.waiters) > 0)
     lab.background(connection.close).join(3)
     assert connecting.is_over_within(3)
     assert isinstance(connecting.error, OperationalError)
