@@ -135,6 +135,22 @@ def test_too_few_brokers_end_in_a_send_timeout(
     channel.basic_publish("", unique, "a queue message needs one")
 
 
+def test_nothing_is_sent_after_its_send_timeout(
+    fan: Fan, lab: Lab, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, take_all: Take
+) -> None:
+    """The member's channel is opened late, with the deadline long over."""
+    proxy = lab.proxy(rabbits[1])
+    connection = fan(rabbits[0], proxy, options="&timeout=3000")
+    channel = declared(connection, unique)
+    assert wait_until(lambda: "2 of 2 connected" in repr(connection._fanout._fanout), 20)
+    proxy.black_hole()
+    with pytest.raises(SendTimeout, match="1 of 2 brokers confirmed"):
+        channel.basic_publish(unique, "news", "late")
+    proxy.heal()
+    channel.basic_publish(unique, "news", "next")
+    assert bodies(take_all(rabbits[1], unique)) == ["next"]
+
+
 def test_an_unroutable_message_is_refused_as_pika_does_it(
     fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, events: Events
 ) -> None:

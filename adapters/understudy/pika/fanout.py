@@ -74,7 +74,6 @@ class _Member:
         self._connection._connect()
 
     def send(self, message: OutMessage, deadline: Deadline) -> None:
-        deadline.check()
         if self._channel is None or self._channel.is_closed:
             self._channel = self._connection.channel()
         methods = self._topology.shared()
@@ -83,6 +82,7 @@ class _Member:
                 if method not in self._declared:
                     self._channel.declare_again(method)
             self._declared = methods
+        deadline.check()  # what came before may have waited for the broker
         sent = self._channel.publish_until(message.copy(), deadline)
         if not sent.ok:
             text = f"{self.name} answered basic.nack to message {message.message_id}"
