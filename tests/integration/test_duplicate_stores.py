@@ -17,6 +17,7 @@ import pytest
 
 from understudy.duplicates import DuplicateWindow, MemoryStore, SQLiteStore, Store
 from understudy.duplicates.redis import RedisStore
+from understudy.duplicates.window import LONGEST_REST
 from understudy.errors import ConfigurationError
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import Redis, Server
@@ -32,6 +33,19 @@ for number in range(200):
         if is_new:
             print(number)
 """
+
+
+class Hand:
+    """A clock that the test moves: past the rest of a store that has failed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def skip_rest(self) -> None:
+        self.now += LONGEST_REST
 
 
 def works(window: DuplicateWindow, message: str) -> bool:
@@ -108,9 +122,11 @@ def test_a_fork_does_not_wait_for_a_locked_file(
 
 
 def test_a_file_that_cannot_be_opened_makes_every_message_new(tmp_path: Path) -> None:
-    window = DuplicateWindow(SQLiteStore(tmp_path / "missing" / "window.db"))
+    clock = Hand()
+    window = DuplicateWindow(SQLiteStore(tmp_path / "missing" / "window.db"), clock=clock)
     assert [works(window, "a"), works(window, "a")] == [True, True]
     (tmp_path / "missing").mkdir()
+    clock.skip_rest()
     assert [works(window, "a"), works(window, "a")] == [True, False]
     window.close()
 
@@ -120,13 +136,15 @@ def test_a_file_that_is_locked_or_no_database_makes_every_message_new(
 ) -> None:
     monkeypatch.setattr("understudy.duplicates.sqlite.BUSY_TIMEOUT", 0.01)
     path = tmp_path / "window.db"
-    window = DuplicateWindow(SQLiteStore(path))
+    clock = Hand()
+    window = DuplicateWindow(SQLiteStore(path), clock=clock)
     assert [works(window, "a"), works(window, "a")] == [True, False]
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     assert works(window, "a")
     other.execute("ROLLBACK")
     other.close()
+    clock.skip_rest()
     assert not works(window, "a")
     window.close()
     path.write_bytes(b"no database" * 100)
@@ -137,27 +155,46 @@ def test_a_redis_that_is_killed_and_comes_back(
     launch: Callable[[Redis], Redis], installed: Callable[[Server], None]
 ) -> None:
     server = launch(Redis(password="geheim", appendonly=True))
-    window = DuplicateWindow(RedisStore(server.uri, "orders"))
+    clock = Hand()
+    window = DuplicateWindow(RedisStore(server.uri, "orders"), clock=clock)
     assert "geheim" not in repr(window)
     assert [works(window, "a"), works(window, "a")] == [True, False]
     server.kill()
     assert [works(window, "a"), works(window, "b")] == [True, True]
     server.restart()
+    clock.skip_rest()
     assert [works(window, "a"), works(window, "b"), works(window, "b")] == [False, True, False]
     window.close()
 
 
-def test_a_redis_that_is_silent_delays_no_longer_than_its_timeouts(
+def test_a_redis_that_is_silent_is_asked_once_and_then_left_alone(
     redis_server: Redis, unique: str
+) -> None:
+    with FaultProxy(redis_server.host, redis_server.port) as proxy:
+        clock = Hand()
+        store = RedisStore(f"redis://{proxy.host}:{proxy.port}/0", unique)
+        window = DuplicateWindow(store, clock=clock)
+        assert works(window, "a")
+        dialed = proxy.accepted
+        proxy.black_hole()
+        assert [works(window, key) for key in "aabbcc"] == [True] * 6
+        assert proxy.accepted == dialed  # the question was not repeated on another connection
+        proxy.heal(drop=True)
+        clock.skip_rest()
+        assert not works(window, "a")
+        window.close()
+
+
+def test_an_idle_connection_to_redis_that_died_is_no_failure(
+    redis_server: Redis, unique: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with FaultProxy(redis_server.host, redis_server.port) as proxy:
         window = DuplicateWindow(RedisStore(f"redis://{proxy.host}:{proxy.port}/0", unique))
         assert works(window, "a")
-        proxy.black_hole()
-        assert works(window, "a")  # it returns at all
-        proxy.heal(drop=True)
+        proxy.reset()
         assert not works(window, "a")
         window.close()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("url", ["http://host", "redis//host", "failover:(redis://a)"])

@@ -19,9 +19,20 @@ class BrokenStore(MemoryStore):
     """Fails on request, as a store on a network does."""
 
     broken = True
+    patience = 0.0  # s that it takes to fail
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.failures = 0
+
+    def clock(self) -> float:
+        return self.now
 
     def _check(self) -> None:
         if self.broken:
+            self.now += self.patience
+            self.failures += 1
             raise OSError("redis://user:secret@host is gone")
 
     def claim(self, key: str, owner: str, lease: float, *, take_over: bool = False) -> Verdict:
@@ -104,9 +115,13 @@ def test_a_store_that_fails_makes_every_message_new_and_is_logged_once_without_s
 ) -> None:
     caplog.set_level(logging.INFO, logger="understudy")
     store = BrokenStore()
-    window = DuplicateWindow(store)
-    assert [works(window, "a") for _ in range(3)] == [True] * 3
+    window = DuplicateWindow(store, clock=store.clock)
+    for _ in range(3):
+        assert [works(window, "a"), works(window, "a")] == [True, True]
+        store.now += 1
+    assert store.failures == 3
     assert not window.is_done("a")
+    store.now += 1
     assert len(caplog.records) == 1
     assert "secret" not in caplog.text
     assert "count as new" in caplog.text
@@ -118,11 +133,30 @@ def test_a_store_that_fails_makes_every_message_new_and_is_logged_once_without_s
 def test_a_store_that_fails_only_after_the_work_costs_at_most_a_second_processing() -> None:
     store = BrokenStore()
     store.broken = False
-    window = DuplicateWindow(store)
+    window = DuplicateWindow(store, clock=store.clock)
     with window.processing("a"):
         store.broken = True
     store.broken = False
+    store.now += 1
     assert not window.is_done("a")
+
+
+@pytest.mark.parametrize(("patience", "rest"), [(0.0, 1.0), (2.0, 2.0), (60.0, 30.0)])
+def test_a_store_that_fails_is_left_alone_for_as_long_as_that_took(
+    patience: float, rest: float
+) -> None:
+    """A silent one must not cost its time-out for each message."""
+    store = BrokenStore()
+    store.patience = patience
+    window = DuplicateWindow(store, clock=store.clock)
+    assert works(window, "a")
+    begin = store.now
+    store.broken = False
+    store.now = begin + rest - 0.01
+    assert [works(window, "a"), works(window, "a")] == [True, True]
+    store.now = begin + rest
+    assert [works(window, "a"), works(window, "a")] == [True, False]
+    assert store.failures == 1
 
 
 def test_a_callback_gets_new_messages_and_the_other_one_duplicates() -> None:

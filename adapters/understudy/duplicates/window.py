@@ -11,6 +11,9 @@ Rules
   delay, never the message; and work that takes longer than the lease may be done twice.
 * A block that ends in an exception, or says `Processing.failed`, is not done: its message counts
   as new when it comes again.
+* A store that has failed is left alone for as long as its failure took, within `SHORTEST_REST` and
+  `LONGEST_REST`: one that says nothing takes at most half of a consumer's time. Until then messages
+  count as new, and what is done is not remembered.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import asyncio
 import functools
 import hashlib
 import inspect
+import math
 import threading
 import time
 import uuid
@@ -40,6 +44,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.005  # s between two looks at a claim of somebody else; doubled each time
 LONGEST_PAUSE = 0.2
+SHORTEST_REST = 1.0  # s; a store that fails at once would be asked twice for each message
+LONGEST_REST = 30.0  # s; a store that works again is used again within that
 LONGEST_KEY = 256  # characters; AMQP's message_id ends at 255, a header may have any length
 
 #: how kombu notes that a message went back, or to its dead-letter exchange, which may bring it back
@@ -49,17 +55,26 @@ NOT_DONE = frozenset({"REQUEUED", "REJECTED"})
 class DuplicateWindow:
     """A bounded record of what was processed; one for each kind of work."""
 
-    def __init__(self, store: Store | None = None, *, lease: float = 60.0) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        *,
+        lease: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """``store`` is a `MemoryStore` unless said otherwise.
 
         ``lease`` is in seconds: longer than the work on one message, as a copy of a message whose
         consumer has crashed has to wait that long; shorter than any time limit of that work.
+        ``clock`` is what a failing store's rest is measured by.
         """
         if not lease > 0:
             raise ConfigurationError(f"lease must be above 0 seconds; {lease!r} is not")
         self._store: Store = MemoryStore() if store is None else store
         self._lease = lease
+        self._clock = clock
         self._is_failing = False
+        self._rests_until = -math.inf
 
     def __repr__(self) -> str:
         return f"<DuplicateWindow {self._store!r}>"
@@ -114,10 +129,19 @@ class DuplicateWindow:
         self._store.close()
 
     def _ask(self, otherwise: T, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        """The store's answer, or ``otherwise`` when it fails; the first of a row is logged."""
+        """Its answer, or ``otherwise`` when it fails or rests; the first of a row is logged.
+
+        Threads may ask at the same time: each failure counts, the latest end of a rest holds.
+        """
+        begin = self._clock()
+        if begin < self._rests_until:
+            return otherwise
         try:
             answer = call(*arguments, **options)
         except Exception as exc:
+            end = self._clock()
+            rest = min(max(end - begin, SHORTEST_REST), LONGEST_REST)
+            self._rests_until = max(self._rests_until, end + rest)
             if not self._is_failing:
                 self._is_failing = True
                 cause = redact(f"{type(exc).__name__}: {exc}")
