@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import kombu
 import pytest
 
+from understudy.kombu.link import AmqpLink
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import (
@@ -356,3 +357,44 @@ def test_publishing_inside_a_consumer_callback(
     replies = bodies(take_all(rabbit_a, f"{unique}-replies"))
     assert {*map(str, range(10))} <= {*replies}
     assert "while the consumer's link is dead" in replies
+
+
+def test_a_bug_of_ours_is_no_lost_connection(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reaches the caller; taken for a broken link it would have the message sent for ever."""
+    peer = lab.peer()
+    connection = lab.connect(peer)
+    producer = kombu.Producer(connection)
+
+    def buggy(*_: object) -> None:
+        raise KeyError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AmqpLink, "_settled", buggy)
+        with pytest.raises(KeyError, match="a bug"):
+            send(producer, "q", "first", retry=False)
+    send(producer, "q", "second")
+    assert [message.body for message in peer.messages] == [b"first", b"second"]
+    assert connection.transport.broker.supervisor.epoch == 1
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "01 {:04x} 00000004 003c 0050 ce",  # basic.ack without its arguments
+        "01 {:04x} 00000002 003c ce",  # half a method id
+        "01 00ff 00000004 0014 0029 ce",  # channel.close-ok for a channel that does not exist
+        "02 {:04x} 00000002 003c ce",  # a content header that nothing announced
+        "07 {:04x} 00000000 ce",  # a type of frame that does not exist
+    ],
+)
+def test_f38_a_malformed_frame_is_a_lost_connection(lab: Lab, frame: str) -> None:
+    """F38: also where py-amqp stumbles over it: the message is sent again elsewhere."""
+
+    def lie(connection: Any, nth: int, message: Any) -> Any:
+        connection.send_raw(bytes.fromhex(frame.format(message.channel)))
+        return "ignore"
+
+    liar, good = lab.peer(on_publish=lie), lab.peer()
+    connection = lab.connect(liar, good)
+    lab.background(lambda: send(kombu.Producer(connection), "q", "told")).join(20)
+    assert [message.body for message in good.messages] == [b"told"]

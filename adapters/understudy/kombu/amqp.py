@@ -17,9 +17,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import functools
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,71 +32,30 @@ from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable, unread_bytes
+from understudy.kombu.bounded_channel import BoundedChannel
 from understudy.kombu.waiting import Bound, bounded_wait
+from understudy.kombu.wire import (
+    CLOSED,
+    MALFORMED,
+    WIRE_ERRORS,
+    Outgoing,
+    closed_by_another,
+    malformed,
+    refuse_to_write,
+)
 
 __all__ = [
     "INTERRUPTED",
-    "PEER_ERRORS",
-    "BoundedChannel",
     "BoundedConnection",
 ]
 
 INTERRUPTED = "the call that used it was interrupted"
-
-#: what reading from a broken, lying or half-dead peer raises inside py-amqp
-PEER_ERRORS: tuple[type[Exception], ...] = (
-    amqp.exceptions.AMQPError,
-    OSError,
-    struct.error,
-    AttributeError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    StopIteration,
-)
 
 SLICE = 0.05  # s between two looks whether another thread's reading has brought what one waits for
 #: connection closes that say nothing about a message: forced (320), resources (506)
 NOT_THE_MESSAGE = (RecoverableConnectionError, amqp.exceptions.ResourceError)
 
 RECEIVE_BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
-
-
-class BoundedChannel(pyamqp.Channel):
-    def undisturbed(self, ask: Callable[[], Any]) -> Any:
-        """A request and its answer, with no other thread reading meanwhile.
-
-        Or it might read the answer before it is waited for: Celery asks in threads of its pool, on
-        a connection that its main thread reads. TimeoutError, and nothing asked, when another one
-        reads for longer than a reply may take.
-        """
-        with self.connection.reading(self.connection.reply_limit()):
-            return ask()
-
-    def send_method(
-        self,
-        sig: Any,
-        format: Any = None,
-        args: Any = None,
-        content: Any = None,
-        wait: Any = None,
-        callback: Any = None,
-        returns_tuple: bool = False,
-    ) -> Any:
-        request = sig, format, args, content, wait, callback, returns_tuple
-        if wait is None or self.connection is None:
-            return super().send_method(*request)
-        ask = super().send_method
-        return self.undisturbed(lambda: ask(*request))
-
-    @functools.wraps(pyamqp.Channel.queue_declare)  # its parameters are looked up
-    def queue_declare(self, *args: Any, **options: Any) -> Any:
-        """The only one that asks and waits in two steps."""
-        ask = super().queue_declare
-        if options.get("nowait") or self.connection is None:
-            return ask(*args, **options)
-        return self.undisturbed(lambda: ask(*args, **options))
 
 
 class BoundedConnection(pyamqp.Connection):
@@ -109,7 +66,7 @@ class BoundedConnection(pyamqp.Connection):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.severed: str | None = None  # the reason
         self.broken: str | None = None  # what reading or writing met with
-        self.callback_error: BaseException | None = None  # the last one of the application's own
+        self.callback_error: BaseException | None = None  # the last one of who gets what was read
         self.is_polled = False  # an event loop has to find the descriptor after a loss
         self.closed_by_peer: str | None = None  # what the broker said in connection.close
         self.patience: Callable[[], float | None] = lambda: None  # s a reply may take; None = ever
@@ -121,7 +78,7 @@ class BoundedConnection(pyamqp.Connection):
         super().__init__(*args, frame_writer=self._locked_writer, **options)
 
     def _locked_writer(self, connection: Any, transport: Any) -> Callable[..., None]:
-        self._outgoing = _Outgoing(transport)
+        self._outgoing = Outgoing(transport)
         write = frame_writer(connection, self._outgoing)
         lock = self._write_lock
 
@@ -204,7 +161,7 @@ class BoundedConnection(pyamqp.Connection):
             if self._read_lock.acquire(blocking=False):
                 try:
                     sock.close()
-                    self.frame_writer = _refuse_to_write  # with it goes a buffer of 128 KB
+                    self.frame_writer = refuse_to_write  # with it goes a buffer of 128 KB
                 finally:
                     self._read_lock.release()
         finally:
@@ -232,7 +189,7 @@ class BoundedConnection(pyamqp.Connection):
             self.severed = "connection closed"
         self.sever(self.severed)
         super().collect()
-        self.frame_writer = _refuse_to_write
+        self.frame_writer = refuse_to_write
 
     def reply_limit(self) -> float | None:
         """Seconds that this thread may wait for a reply now; None = as long as it takes."""
@@ -276,15 +233,25 @@ class BoundedConnection(pyamqp.Connection):
             return self.on_inbound_frame(frame)
         except (amqp.exceptions.ChannelError, TimeoutError):
             raise
-        except PEER_ERRORS as exc:
+        except WIRE_ERRORS as exc:
             if exc is not self.callback_error:
                 self.broken = f"{type(exc).__name__}: {exc}"
             raise
+        except MALFORMED as exc:
+            if exc is self.callback_error:
+                raise
+            self.broken = f"{type(exc).__name__}: {exc}"
+            raise malformed(exc) from exc
 
     @property
     def is_broken(self) -> bool:
         """Whether the connection itself has failed, not just a call that used it."""
         return bool(self.severed or self.broken or self.closed_by_peer)
+
+    def explains(self, exc: Exception) -> bool:
+        """Whether this is what one meets on a broken connection, and no error of a caller's."""
+        is_over = self.severed is not None
+        return isinstance(exc, WIRE_ERRORS) or (is_over and isinstance(exc, CLOSED))
 
     def _read_frame(self, timeout: float | None) -> Any:
         transport = self.transport
@@ -293,9 +260,12 @@ class BoundedConnection(pyamqp.Connection):
                 return transport.read_frame()
         except TimeoutError as exc:
             raise self._kernels_or_ours(exc) from exc.__cause__
-        except PEER_ERRORS as exc:
+        except WIRE_ERRORS as exc:
             self.broken = f"{type(exc).__name__}: {exc}"
             raise
+        except CLOSED as exc:
+            self.broken = f"{type(exc).__name__}: {exc}"
+            raise closed_by_another(exc) from exc
         except BaseException:
             self.sever(INTERRUPTED)
             raise
@@ -421,25 +391,3 @@ class BoundedConnection(pyamqp.Connection):
                     self._seen_sent, self._last_sent = self.bytes_sent, now
         finally:
             self._write_lock.release()
-
-
-def _refuse_to_write(*_: Any) -> None:
-    raise RecoverableConnectionError("connection closed")
-
-
-class _Outgoing:
-    """Stands between py-amqp's frame writer and its transport."""
-
-    __slots__ = ("_transport", "held", "writes")
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self.held: bytearray | None = None
-        self.writes = 0  # begun
-
-    def write(self, frames: Any) -> None:
-        self.writes += 1
-        if self.held is None:
-            self._transport.write(frames)
-        else:
-            self.held += frames

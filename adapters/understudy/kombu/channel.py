@@ -23,7 +23,7 @@ import amqp
 from kombu.transport import pyamqp
 
 from understudy.kombu import celery
-from understudy.kombu.amqp import PEER_ERRORS, BoundedConnection
+from understudy.kombu.amqp import BoundedConnection
 from understudy.kombu.errors import SendTimeout
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.message import OutMessage, without_our_headers
@@ -151,8 +151,8 @@ class _Surviving:
                 result = own(*args, **kwargs)
             except amqp.exceptions.ChannelError:
                 raise
-            except (*PEER_ERRORS, *inner.transport.connection_errors) as exc:
-                if not inner.is_broken:
+            except Exception as exc:
+                if not inner.is_broken or not inner.explains(exc):
                     raise  # AMQP cannot carry it: the caller's error
                 home.lost(inner, exc)
                 if inner.consumes:

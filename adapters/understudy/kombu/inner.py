@@ -214,6 +214,12 @@ class Inner:
         """Whether the connection itself has failed; where that can't be told, any error says so."""
         return not self.is_amqp or self.dead is not None or bool(self.raw.is_broken)
 
+    def explains(self, exc: Exception) -> bool:
+        """Whether this is what one meets on a broken connection, and no error of a caller's."""
+        if self.is_amqp:
+            return bool(self.raw.explains(exc))
+        return isinstance(exc, self.transport.connection_errors)
+
     @property
     def is_for_publishing(self) -> bool:
         """False once the application reads from it: a confirm must not be read by somebody else."""

@@ -6,8 +6,8 @@ Rules
 * `send` returns when the broker has confirmed. It raises Refused or Unroutable for the message,
   DeadlinePassed (a later confirm is then ignored), or `LinkBroken`.
 * Any error that a broken or lying peer can cause is LinkBroken; an exception that comes from
-  elsewhere (a signal, a soft time limit) passes through, and the publisher then drops the link,
-  because a frame may have been cut in half.
+  elsewhere (a signal, a soft time limit, a bug) passes through, and the publisher then drops the
+  link, because a frame may have been cut in half.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
-from understudy.kombu.amqp import PEER_ERRORS
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
 from understudy.kombu.message import OutMessage, id_of
@@ -88,7 +87,9 @@ class AmqpLink:
             return channel
         except TimeoutError:
             raise DeadlinePassed from None
-        except PEER_ERRORS as exc:
+        except Exception as exc:
+            if not self.inner.raw.explains(exc):
+                raise
             raise LinkBroken(f"{type(exc).__name__}: {exc}") from exc
 
     def send(
@@ -127,7 +128,9 @@ class AmqpLink:
             raise
         except Unsendable as exc:
             raise refused(exc.cause, message.message_id) from exc.cause
-        except PEER_ERRORS as exc:
+        except Exception as exc:
+            if not self.inner.raw.explains(exc):
+                raise
             if self._unconfirmed - {self._channel.last_tag} and self.inner.raw.connected:
                 # one whose sender has given up may be the reason: this one gets a fresh channel
                 self._unconfirmed.clear()
@@ -216,8 +219,8 @@ class AmqpLink:
             except TimeoutError:
                 self.inner.sever("no answer to a declaration within timeout")
                 raise DeadlinePassed from None
-            except PEER_ERRORS as exc:
-                if not raw.is_broken:
+            except Exception as exc:
+                if not raw.is_broken or not raw.explains(exc):
                     raise
                 raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}") from exc
 

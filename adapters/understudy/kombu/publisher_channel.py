@@ -12,8 +12,10 @@ import amqp
 from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 
-from understudy.kombu.amqp import PEER_ERRORS, BoundedChannel, BoundedConnection
+from understudy.kombu.amqp import BoundedConnection
+from understudy.kombu.bounded_channel import BoundedChannel
 from understudy.kombu.waiting import bounded_wait
+from understudy.kombu.wire import NOT_ENCODABLE
 
 __all__ = ["PublisherChannel", "Unsendable"]
 
@@ -73,7 +75,7 @@ class PublisherChannel(BoundedChannel):
             )
         except (RecoverableConnectionError, OSError):
             raise
-        except PEER_ERRORS as exc:
+        except NOT_ENCODABLE as exc:
             if connection.writes == writes:
                 raise Unsendable(exc) from exc
             raise
@@ -81,16 +83,24 @@ class PublisherChannel(BoundedChannel):
         return self.last_tag
 
     def _on_basic_ack(self, delivery_tag: int, multiple: bool) -> None:
-        self.settled(delivery_tag, multiple, True)
+        self._tell(self.settled, delivery_tag, multiple, True)
 
     def _on_basic_nack(self, delivery_tag: int, multiple: bool) -> None:
-        self.settled(delivery_tag, multiple, False)
+        self._tell(self.settled, delivery_tag, multiple, False)
 
     def _on_basic_return(
         self, reply_code: int, reply_text: str, exchange: str, routing_key: str, message: Any
     ) -> None:
         where = f"exchange {exchange!r}, routing key {routing_key!r}"
-        self.returned(message, f"{reply_code} {reply_text} ({where})")
+        self._tell(self.returned, message, f"{reply_code} {reply_text} ({where})")
+
+    def _tell(self, callback: Callable[..., None], *what: Any) -> None:
+        """Its error, which would be a bug, says nothing about the connection."""
+        try:
+            callback(*what)
+        except BaseException as exc:
+            self.connection.callback_error = exc
+            raise
 
     def wait(
         self, method: Any, callback: Any = None, timeout: Any = None, returns_tuple: bool = False

@@ -18,7 +18,6 @@ import amqp
 
 from understudy.core.outbox import Entry
 from understudy.failover.deadline import NEVER
-from understudy.kombu.amqp import PEER_ERRORS
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
 from understudy.kombu.message import id_of
@@ -76,7 +75,9 @@ class AmqpWindow:
             raise
         except amqp.exceptions.ChannelError as exc:
             raise LinkBroken(str(exc), by_peer=raw.connected) from exc
-        except PEER_ERRORS as exc:
+        except Exception as exc:
+            if not raw.explains(exc):
+                raise
             reason = raw.severed or f"{type(exc).__name__}: {exc}"
             raise LinkBroken(reason, raw.was_closed_over_a_message(exc)) from exc
 
@@ -136,8 +137,11 @@ class AmqpWindow:
             if self._admin.is_open:  # it was the publishing channel, closed by a message
                 raise LinkBroken(str(exc), by_peer=True) from exc
             raise
-        except PEER_ERRORS as exc:
-            raise LinkBroken(self.inner.raw.severed or f"{type(exc).__name__}: {exc}") from exc
+        except Exception as exc:
+            raw = self.inner.raw
+            if not raw.explains(exc):
+                raise
+            raise LinkBroken(raw.severed or f"{type(exc).__name__}: {exc}") from exc
 
     def has_unread(self) -> bool:
         return bool(self.inner.raw.is_readable())
