@@ -40,14 +40,9 @@ from understudy.core.happenings import (
 )
 from understudy.core.machine import TRANSITIONS, Machine, State
 from understudy.core.options import Options
+from understudy.testing.machines import A, B, C, D, at
 
-
-def at(host: str) -> Endpoint:
-    uri = f"amqp://{host}:5672"
-    return Endpoint(uri, uri, "amqp", host, 5672)
-
-
-A, B, C, D, EXTRA = (at(host) for host in "abcde")
+EXTRA = at("e")
 
 ANY_ENDPOINT = st.sampled_from([A, B, C, D, EXTRA])
 SOME = st.lists(ANY_ENDPOINT, max_size=3, unique=True).map(tuple)
