@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -161,8 +162,10 @@ def test_durable_subscriber(scene: Scene) -> None:
             drop(scene, client, member)
             must_roll_back(scene, transaction)
             continue
-        transaction.commit()
-        done += batch
+        # a delivery that was prefetched on the earlier link spoils the batch that it is in
+        with contextlib.suppress(errors.TransactionRolledBack):
+            transaction.commit()
+            done += batch
     assert sorted(done) == sent
     client.close()
     assert scene.bodies(queue) == []
