@@ -130,10 +130,12 @@ class Session:
         raise ConnectFailed(f"not connected within timeout={limit} ms", attempts)
 
     def flush_at_close(self) -> None:
-        """Flush within closeTimeout; what is left then is logged and told.
+        """Flush what is tracked within closeTimeout; what is left then is logged and told.
 
-        Raises what was refused.
+        Raises what was refused. A caller who waits for a message of his own is told by the end.
         """
+        if not self.sender.is_tracking:
+            return
         limit = self.options.close_timeout
         try:
             if self.sender.flush(Deadline(limit / 1000)):
