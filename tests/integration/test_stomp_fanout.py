@@ -149,3 +149,22 @@ def test_what_does_not_go_together_is_refused(fan: Fan, rabbits: tuple[RabbitMQ,
         fan(*rabbits, options="&trackMessages=true")
     with pytest.raises(ConfigurationError, match="no transactions"):
         fan(*rabbits).begin()
+
+
+def test_publish_and_disconnect_at_once_reaches_every_broker_that_was_there(
+    fan: Fan,
+    lab: Lab,
+    rabbits: tuple[RabbitMQ, RabbitMQ],
+    topic: str,
+    unique: str,
+    take_all: Take,
+) -> None:
+    proxy = proxy_to(lab, rabbits[1])
+    connection = fan(rabbits[0], proxy, options="&minAckCount=1&closeTimeout=20000")
+    assert wait_until(lambda: "2 of 2 connected" in repr(connection._fanout._fanout), 20)
+    proxy.delay(0.05)
+    sent = [str(number) for number in range(5)]
+    for body in sent:
+        connection.send(topic, body)
+    connection.disconnect()
+    assert [bodies(take_all(broker, unique)) for broker in rabbits] == [sent, sent]

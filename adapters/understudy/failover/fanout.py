@@ -10,8 +10,10 @@ Rules
 * A refusal by one member is an error of the send only when too few others can still confirm it;
   otherwise it is logged.
 * One deadline bounds a send with all of its copies, so after a SendTimeout nothing is sent late.
-* A lane holds at most `LANE_SIZE` messages; a member that lags further behind counts as not
-  connected.
+* A member that is given up (its thread has ended, or its reconnecting has) is waited for no longer;
+  when too few are left, sends get the reasons at once.
+* close() takes no more sends and waits for the copies that are still to go, bounded; what is left
+  then is logged as a count. What counts is in `core.fanout`.
 """
 
 from __future__ import annotations
@@ -23,19 +25,22 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from understudy.core.endpoint import Endpoint
-from understudy.core.events import Connected, Event, Interrupted, Resumed
+from understudy.core.events import Connected, Event, GaveUp, Interrupted, Resumed
+from understudy.core.fanout import Standing, Tally, can_begin, never_sent
 from understudy.core.uri import FailoverURI
 from understudy.errors import ConfigurationError, ConnectFailed, SendTimeout
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 
-__all__ = ["Fanout", "Member", "alone", "check"]
+__all__ = ["Closed", "Fanout", "Member", "alone", "check"]
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
 
-LANE_SIZE = 1000  # messages that may wait for one member
+
+class Closed(ConnectFailed):
+    """closed"""
 
 
 def check(uri: FailoverURI) -> None:
@@ -82,36 +87,26 @@ class Member(Protocol[M_contra]):
         """From any thread: end everything, bounded; a send that waits gets an error."""
 
 
-class _Tally:
-    """How one send stands; guarded by the fanout's lock."""
-
-    def __init__(self, need: int, copies: int) -> None:
-        self.need = need
-        self.open = copies
-        self.acks = 0
-        self.error: Exception | None = None  # the first that is no time-out
-
-    @property
-    def is_over(self) -> bool:
-        return self.acks >= self.need or self.acks + self.open < self.need
-
-
 class _Lane(Generic[M]):
     def __init__(self, member: Member[M], owner: Fanout[M]) -> None:
         self.member = member
         self.is_up = False
+        self.is_over = False  # its thread has ended: whatever it tells, it sends nothing any more
+        self.given_up = ""  # why it does not come back
+        self.open = 0  # copies that it has not answered
         self.missed = 0  # messages sent while this member was not connected
-        self.jobs: queue.Queue[tuple[M, Deadline, _Tally] | None] = queue.Queue()
+        self.jobs: queue.Queue[tuple[M, Deadline, Tally] | None] = queue.Queue()
         self._owner = owner
 
     @property
-    def is_ready(self) -> bool:
-        return self.is_up and self.jobs.qsize() < LANE_SIZE
+    def standing(self) -> Standing:
+        return Standing(self.member.name, self.is_up, self.open, self.given_up)
 
     def run(self) -> None:
         try:
             self.member.open(self._note)
         except Exception as exc:
+            self._owner.end(self, exc)
             if not self._owner.is_closed:
                 logger.error("fanout: %s is given up: %s", self.member.name, exc)
         else:
@@ -127,6 +122,8 @@ class _Lane(Generic[M]):
             error: Exception | None = None
             try:
                 self.member.send(message, deadline)
+            except DeadlinePassed:
+                error = SendTimeout("its time was up")
             except Exception as exc:
                 error = exc
             self._owner.settle(self, tally, error)
@@ -135,8 +132,9 @@ class _Lane(Generic[M]):
         if isinstance(event, (Connected, Resumed)):
             self._owner.note(self, True)
             self.tell_missed()
-        elif isinstance(event, Interrupted):
-            self._owner.note(self, False)
+        elif isinstance(event, (Interrupted, GaveUp)):
+            given_up = event.reason or "given up" if isinstance(event, GaveUp) else ""
+            self._owner.note(self, False, given_up)
 
     def tell_missed(self) -> None:
         missed = self._owner.take_missed(self)
@@ -148,7 +146,8 @@ class Fanout(Generic[M]):
     """Sends to all members; ``need`` of them must confirm."""
 
     def __init__(self, members: Iterable[Member[M]], need: int) -> None:
-        self.is_closed = False
+        self.is_closed = False  # nothing more is taken
+        self._has_ended = False  # nor sent
         self._need = need
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -164,56 +163,62 @@ class Fanout(Generic[M]):
     def send(self, message: M, message_id: str, deadline: Deadline) -> None:
         """Return when enough brokers have confirmed it.
 
-        Raises SendTimeout at the deadline, ConnectFailed when closed meanwhile, or the first
-        refusal when too many members refuse.
+        Raises SendTimeout at the deadline, Closed when closed meanwhile, ConnectFailed when too
+        many members are given up, or the first refusal when too many members refuse.
         """
         with self._lock:
-            ready = self._wait_for_members(message_id, deadline)
-            tally = _Tally(self._need, len(ready))
+            self._wait_for_members(message_id, deadline)
+            ready = [lane for lane in self._lanes if lane.standing.is_ready]
+            tally = Tally(self._need, len(ready))
             for lane in self._lanes:
                 if lane in ready:
+                    lane.open += 1
                     lane.jobs.put((message, deadline, tally))
                 else:
                     lane.missed += 1
             while not tally.is_over and deadline.remaining() > 0:
-                self._check_open()
+                if self._has_ended:
+                    raise Closed
                 self._changed.wait(deadline.timeout())
-            if tally.acks >= tally.need:
-                return
-            if tally.error is not None:
-                raise tally.error
-            raise SendTimeout(
-                f"message {message_id}: {tally.acks} of {self._need} brokers confirmed it within "
-                f"timeout={(deadline.seconds or 0) * 1000:.0f} ms",
-                message_id=message_id,
-                written=True,
-            )
+            tally.check(message_id, deadline.seconds or 0)
 
-    def _wait_for_members(self, message_id: str, deadline: Deadline) -> list[_Lane[M]]:
+    def _wait_for_members(self, message_id: str, deadline: Deadline) -> None:
         while True:
-            self._check_open()
-            ready = [lane for lane in self._lanes if lane.is_ready]
-            if len(ready) >= self._need:
-                return ready
+            if self.is_closed:
+                raise Closed
+            standings = [lane.standing for lane in self._lanes]
+            if can_begin(standings, self._need):
+                return
             if deadline.remaining() <= 0:
-                away = ", ".join(lane.member.name for lane in self._lanes if not lane.is_ready)
-                raise SendTimeout(
-                    f"message {message_id} was never sent: minAckCount={self._need}, but "
-                    f"{len(ready)} brokers are connected (not: {away}) within "
-                    f"timeout={(deadline.seconds or 0) * 1000:.0f} ms",
-                    message_id=message_id,
-                )
+                raise never_sent(standings, self._need, message_id, deadline.seconds or 0)
             self._changed.wait(deadline.timeout())
 
-    def _check_open(self) -> None:
-        if self.is_closed:
-            raise ConnectFailed("closed")
+    def close(self, deadline: Deadline) -> None:
+        """Let the copies that were taken be confirmed, until the deadline; then end every lane.
 
-    def close(self) -> None:
-        """End every lane; waiting sends get ConnectFailed("closed")."""
+        Sends that wait for members get Closed at once, the others at the deadline.
+        """
         with self._lock:
             self.is_closed = True
             self._changed.notify_all()
+        try:
+            self._drain(deadline)
+        finally:
+            self._end()
+
+    def _drain(self, deadline: Deadline) -> None:
+        with self._lock:
+            while any(lane.open for lane in self._lanes) and deadline.remaining() > 0:
+                self._changed.wait(deadline.timeout())
+
+    def _end(self) -> None:
+        with self._lock:
+            self._has_ended = True
+            self._changed.notify_all()
+            left = {lane: lane.open for lane in self._lanes if lane.open}
+        for lane, copies in left.items():
+            text = "fanout: %s did not confirm %d messages before the end"
+            logger.warning(text, lane.member.name, copies)
         for lane in self._lanes:
             lane.jobs.put(None)
             try:
@@ -223,11 +228,22 @@ class Fanout(Generic[M]):
 
     # --- called by the lanes --------------------------------------------------------------------
 
-    def note(self, lane: _Lane[M], is_up: bool) -> None:
-        """A member came or went."""
+    def note(self, lane: _Lane[M], is_up: bool, given_up: str = "") -> None:
+        """A member came or went; what it says after its end does not count."""
         with self._lock:
-            lane.is_up = is_up and not self.is_closed
+            if not lane.is_over:
+                lane.is_up, lane.given_up = is_up, given_up
+                self._changed.notify_all()
+
+    def end(self, lane: _Lane[M], why: Exception) -> None:
+        """A member never came, and nobody works on its copies."""
+        with self._lock:
+            lane.is_over, lane.is_up, lane.given_up = True, False, str(why) or repr(why)
             self._changed.notify_all()
+            jobs = [lane.jobs.get() for _ in range(lane.open)]
+        for job in jobs:
+            assert job is not None
+            self.settle(lane, job[2], why)
 
     def take_missed(self, lane: _Lane[M]) -> int:
         """How many messages it has missed since this was asked last."""
@@ -235,22 +251,16 @@ class Fanout(Generic[M]):
             missed, lane.missed = lane.missed, 0
         return missed
 
-    def settle(self, lane: _Lane[M], tally: _Tally, error: Exception | None) -> None:
+    def settle(self, lane: _Lane[M], tally: Tally, error: Exception | None) -> None:
         with self._lock:
-            tally.open -= 1
-            if error is None:
-                tally.acks += 1
-            elif not isinstance(error, SendTimeout | DeadlinePassed):
-                tally.error = tally.error or error
-            if error is not None and self.is_closed:
-                lane.missed += 1
-            has_caught_up = lane.is_up and lane.jobs.empty()
+            lane.open -= 1
+            tally.settle(error)
+            has_caught_up = lane.is_up and not lane.open
             self._changed.notify_all()
         if has_caught_up:
             lane.tell_missed()
-        if error is not None and not self.is_closed:
-            why = str(error) or "its time was up"
-            logger.warning("fanout: %s did not take a message: %s", lane.member.name, why)
+        if error is not None and not self._has_ended:
+            logger.warning("fanout: %s did not take a message: %s", lane.member.name, error)
 
     # --- fork safety ----------------------------------------------------------------------------
 
@@ -265,4 +275,4 @@ class Fanout(Generic[M]):
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._lanes = []
-        self.is_closed = True
+        self.is_closed = self._has_ended = True

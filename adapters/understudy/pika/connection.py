@@ -372,7 +372,8 @@ class BlockingConnection(pika.BlockingConnection):
     def close(self, reply_code: int = 200, reply_text: str = "Normal shutdown") -> None:
         """As pika's, within a bound, whatever state the broker is in.
 
-        Tracked messages are flushed first, for at most ``closeTimeout``; raises what was refused.
+        Tracked messages are flushed first, and copies of fanout: are waited for, for at most
+        ``closeTimeout``; raises what was refused of the tracked ones.
         """
         self._check_open("close")
         try:
@@ -388,14 +389,14 @@ class BlockingConnection(pika.BlockingConnection):
 
     def _end(self, reply_code: int, reply_text: str) -> None:
         if self._fanout is not None:
-            self._fanout.close()
+            self._fanout.close(Deadline(self._session.options.close_timeout / 1000))
         self._session.close(reply_code, reply_text)
 
 
 def _let_go(supervisor: Supervisor[Wire], wakeup: Wakeup, to_all: FanoutPublisher | None) -> None:
     """The application has dropped its connection without closing it."""
     if to_all is not None:
-        to_all.close()
+        to_all.close(Deadline(0))
     supervisor.close()
     wakeup.close()
 

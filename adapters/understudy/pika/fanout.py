@@ -6,9 +6,9 @@ Rules
   ``fanOutQueues=true``.
 * A message to any other exchange goes to every member that is connected; see `failover.fanout`.
   Each member has a connection of its own for that, to which the exchanges, queues and bindings
-  that the application declared are declared before a message needs them, except exclusive queues:
-  those are the primary's, and elsewhere nobody could consume from them. Deletions are not repeated
-  there.
+  that the application declared are declared before a message needs them, except exclusive and
+  auto-delete queues: those are the primary's, and elsewhere nobody would consume from them, so that
+  they would fill up. Deletions are not repeated there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
 from understudy.core.uri import FailoverURI
 from understudy.failover.deadline import Deadline
-from understudy.failover.fanout import Fanout, alone
-from understudy.pika.errors import CLOSED, ConnectionLost, Nacked, SendTimeout, Unroutable
+from understudy.failover.fanout import Closed, Fanout, alone
+from understudy.pika.errors import (
+    CLOSED,
+    ConnectFailed,
+    ConnectionLost,
+    Nacked,
+    SendTimeout,
+    Unroutable,
+)
 from understudy.pika.message import OutMessage
 from understudy.pika.topology import Topology
 
@@ -49,11 +56,14 @@ class FanoutPublisher:
             self._fanout.send(message, message.message_id, deadline)
         except errors.SendTimeout as exc:
             raise SendTimeout(str(exc), message_id=exc.message_id, written=exc.written) from None
-        except errors.ConnectFailed:
+        except Closed:
             raise ConnectionLost(CLOSED) from None
+        except errors.ConnectFailed as exc:
+            raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
 
-    def close(self) -> None:
-        self._fanout.close()
+    def close(self, deadline: Deadline) -> None:
+        """See `Fanout.close`."""
+        self._fanout.close(deadline)
 
 
 class _Member:

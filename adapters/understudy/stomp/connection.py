@@ -133,7 +133,7 @@ class Failover:
             except BaseException:
                 if not session.is_connected:  # nobody is left who wants it to go on
                     if self._fanout is not None:
-                        self._fanout.close()
+                        self._fanout.close(Deadline(0))
                     session.close()
                 raise
 
@@ -167,6 +167,7 @@ class Failover:
     ) -> None:
         """Flush what is tracked, say goodbye and leave, within closeTimeout and a second.
 
+        Of fanout: the copies that are still to go are waited for as well.
         Raises what was refused of the tracked messages (Refused).
         """
         session = self.transport.session
@@ -178,7 +179,7 @@ class Failover:
         self.transport.notify("disconnecting")
         try:
             if self._fanout is not None:
-                self._fanout.close()
+                self._fanout.close(Deadline(session.options.close_timeout / 1000))
             session.flush_at_close()
         finally:
             self._tell_send(Frame("DISCONNECT", said, ""))

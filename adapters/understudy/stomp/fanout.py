@@ -17,9 +17,9 @@ from understudy.core.endpoint import Endpoint
 from understudy.core.events import Event
 from understudy.core.uri import FailoverURI
 from understudy.failover.deadline import NEVER, Deadline
-from understudy.failover.fanout import Fanout, alone
+from understudy.failover.fanout import Closed, Fanout, alone
 from understudy.failover.notifier import EventCallback
-from understudy.stomp.errors import ConnectionLost, SendTimeout
+from understudy.stomp.errors import ConnectFailed, ConnectionLost, SendTimeout
 from understudy.stomp.message import OutMessage
 from understudy.stomp.session import CLOSED
 
@@ -54,11 +54,14 @@ class FanoutSender:
             self._fanout.send(message, message.key, deadline)
         except errors.SendTimeout as exc:
             raise SendTimeout(str(exc), message_id=exc.message_id, written=exc.written) from None
-        except errors.ConnectFailed:
+        except Closed:
             raise ConnectionLost(CLOSED) from None
+        except errors.ConnectFailed as exc:
+            raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
 
-    def close(self) -> None:
-        self._fanout.close()
+    def close(self, deadline: Deadline) -> None:
+        """See `Fanout.close`."""
+        self._fanout.close(deadline)
 
 
 class _Member:
