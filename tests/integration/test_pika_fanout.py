@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from understudy.errors import ConfigurationError
-from understudy.pika import BlockingConnection, ConnectionLost, SendTimeout
+from understudy.pika import BlockingConnection, ConnectFailed, ConnectionLost, SendTimeout
 from understudy.pika.errors import Unroutable
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
@@ -78,13 +78,14 @@ def test_d09_queue_messages_too_where_asked(
     assert ids[0] == ids[1]
 
 
+@pytest.mark.parametrize("kind", ["exclusive", "auto_delete"])
 def test_a_private_queue_is_on_the_consumers_broker_only(
-    fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, take_all: Take
+    fan: Fan, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, take_all: Take, kind: str
 ) -> None:
     """Publish and subscribe in one program: elsewhere nobody would empty it, and on the consumer's
     own broker a second connection may not touch it."""
     channel = declared(fan(*rabbits), unique)
-    mine = channel.queue_declare("", exclusive=True).method.queue
+    mine = channel.queue_declare("", **{kind: True}).method.queue
     channel.queue_bind(mine, unique, "#")
     channel.basic_publish(unique, "news", "x")
     (found,) = itertools.islice(channel.consume(mine, inactivity_timeout=20), 1)
@@ -183,6 +184,38 @@ def test_close_ends_a_waiting_send_and_every_thread(
         return [thread.name for thread in set(threading.enumerate()) - before]
 
     assert wait_until(lambda: not [name for name in ours() if "fanout" in name], 10), ours()
+
+
+def test_publish_and_close_at_once_reaches_every_broker_that_was_there(
+    fan: Fan, lab: Lab, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str, take_all: Take
+) -> None:
+    proxy = lab.proxy(rabbits[1])
+    connection = fan(rabbits[0], proxy, options="&minAckCount=1&closeTimeout=20000")
+    channel = declared(connection, unique)
+    assert wait_until(lambda: "2 of 2 connected" in repr(connection._fanout._fanout), 20)
+    proxy.delay(0.05)
+    sent = [str(number) for number in range(5)]
+    for body in sent:
+        channel.basic_publish(unique, "news", body)
+    connection.close()
+    assert [bodies(take_all(broker, unique)) for broker in rabbits] == [sent, sent]
+
+
+def test_a_member_that_gave_up_is_the_reason(
+    fan: Fan, lab: Lab, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
+) -> None:
+    proxy = lab.proxy(rabbits[1])
+    connection = fan(rabbits[0], proxy, options="&reconnect=false")
+    channel = declared(connection, unique)
+    channel.basic_publish(unique, "news", "x")
+    proxy.refuse()
+    proxy.reset()
+    for _ in range(2):  # the first may be under way when the member is lost
+        with pytest.raises((ConnectFailed, ConnectionLost)) as caught:
+            channel.basic_publish(unique, "news", "x")
+    assert isinstance(caught.value, ConnectFailed)
+    assert str(proxy.port) in str(caught.value)
+    assert "reconnect=false" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,16 @@ class Topology:
         return [*self._exchanges.values(), *self._queues.values(), *self._bindings.values()]
 
     def shared(self) -> list[Any]:
-        """The same without exclusive queues and their bindings: for other connections too."""
+        """The same without exclusive and auto-delete queues and their bindings.
+
+        For other connections too, where nobody consumes.
+        """
         return [method for method in self.methods() if not self._is_private(method)]
 
     def _is_private(self, method: Any) -> bool:
         is_of_queue = isinstance(method, spec.Queue.Declare | spec.Queue.Bind)
         queue = self._queues.get(method.queue) if is_of_queue else None
-        return queue is not None and bool(queue.exclusive)
+        return queue is not None and bool(queue.exclusive or queue.auto_delete)
 
     def note(self, method: Any) -> None:
         """This method succeeded."""
