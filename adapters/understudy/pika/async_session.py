@@ -203,14 +203,18 @@ class AsyncSession:
                 try:
                     wire = await self._acquire()
                 except errors.ConnectFailed as exc:
-                    told = ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
-                    await self._fail(told)
+                    await self._fail(self._hopeless(exc))
                     continue
                 refusal = await self._serve_until_lost(wire)
                 if refusal is not None:
                     await self._fail(refusal)
         finally:
             self._shut()
+
+    def _hopeless(self, exc: errors.ConnectFailed) -> Exception:
+        if not self.options.reconnect and self.supervisor.epoch:
+            return ConnectionLost(str(exc))
+        return ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
 
     async def _acquire(self) -> Wire:
         arrived: asyncio.Future[Wire | BaseException] = self.loop.create_future()
