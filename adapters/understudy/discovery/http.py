@@ -74,9 +74,10 @@ class HttpAgent(PolledAgent):
 
     def abandon(self) -> None:
         self._lock = threading.Lock()
-        if isinstance(self._reader, _Question):
-            self._reader.abandon()
-        self._reader = None
+        for run in self._runs:
+            if isinstance(run.reader, _Question):
+                run.reader.abandon()
+        self._runs, self._run = set(), None
 
 
 class _Question:

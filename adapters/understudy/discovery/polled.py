@@ -28,43 +28,61 @@ class Reader(Protocol):
         """Have `read` end soon, from another thread."""
 
 
+class Run:
+    """What one start() owns: the thread of the one before may still be ending."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.reader: Reader | None = None
+
+
 class PolledAgent:
     """Reads in a thread of its own; subclasses say how."""
 
     def __init__(self, interval: float) -> None:
         """``interval`` in seconds, from the end of one reading to the beginning of the next."""
         self._interval = interval
-        self._over = threading.Event()
-        self._reader: Reader | None = None
+        self._run: Run | None = None  # the latest
+        self._runs: set[Run] = set()  # whose threads have not ended
 
     def reader(self) -> Reader:
         """What reads the source once."""
         raise NotImplementedError
 
     def start(self, reports: Reports) -> None:
-        over = self._over = threading.Event()
-        forking.start_thread("understudy-discovery", lambda: self._run(reports, over))
+        run = self._run = Run()
+        forking.start_thread("understudy-discovery", lambda: self._poll(reports, run))
 
     def stop(self) -> None:
-        self._over.set()
-        reader = self._reader
+        run = self._run
+        if run is None:
+            return
+        run.over.set()
+        reader = run.reader
         if reader is not None:
             reader.cut()
 
-    def _run(self, reports: Reports, over: threading.Event) -> None:
-        while not over.is_set():
-            reader = self._reader = self.reader()
-            if over.is_set():  # stop() may not have seen this reader any more
-                return
-            try:
-                text = _text(reader.read())
-            except Exception as exc:  # whatever is wrong with the source, it is asked again
-                if not over.is_set():
-                    reports.failed(f"{type(exc).__name__}: {exc}" if str(exc) else repr(exc))
-            else:
-                if text:
-                    reports.found(read_list(text))
-            over.wait(self._interval)
+    def _poll(self, reports: Reports, run: Run) -> None:
+        self._runs.add(run)
+        try:
+            while not run.over.is_set():
+                reader = run.reader = self.reader()
+                if run.over.is_set():  # stop() may not have seen this reader any more
+                    return
+                self._ask(reports, run, reader)
+                run.over.wait(self._interval)
+        finally:
+            self._runs.discard(run)
+
+    def _ask(self, reports: Reports, run: Run, reader: Reader) -> None:
+        try:
+            text = _text(reader.read())
+        except Exception as exc:  # whatever is wrong with the source, it is asked again
+            if not run.over.is_set():
+                reports.failed(f"{type(exc).__name__}: {exc}" if str(exc) else repr(exc))
+        else:
+            if text:
+                reports.found(read_list(text))
 
 
 def _text(data: bytes) -> str:
