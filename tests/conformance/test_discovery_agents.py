@@ -309,6 +309,55 @@ def test_a_flood_of_forged_announcements_is_bounded(tmp_path: Path, recorder: Re
     stand.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there is no mkfifo here")
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+) -> None:
+    """Also in the moment between a look at it and its opening."""
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    regular = os.stat(tmp_path / "file")
+    agent = make_agent(f"file:{tmp_path}/pipe?updateInterval=10")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", lambda *_, **__: regular)
+            agent.start(recorder)
+            assert recorder.has_failed()
+    finally:
+        agent.stop()
+        with contextlib.suppress(OSError):  # whoever waits for a writer has one
+            os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
+    assert "is no file" in str(recorder.last)
+
+
+@needs_proc
+def test_f41_a_process_without_free_descriptors_listens_once_it_has_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recorder: Recorder
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("understudy.discovery.multicast.RETRY", 0.02)
+    stand = MulticastStand(tmp_path)
+    stand.tell("amqp://a")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, limits[1]))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        stand.agent.start(recorder)
+        assert recorder.has_failed()
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert recorder.has_last("amqp://a")
+    stand.agent.stop()
+    assert wait_until(lambda: not threads())
+    stand.close()
+
+
 # --- life -----------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,15 @@ import pytest
 
 from understudy import ConfigurationError, parse
 from understudy.core.events import Event
-from understudy.discovery import Discovery, MemoryAgent, agent_schemes, attach, look, registry
+from understudy.discovery import (
+    Discovery,
+    MemoryAgent,
+    Reports,
+    agent_schemes,
+    attach,
+    look,
+    registry,
+)
 from understudy.failover.deadline import Deadline
 from understudy.failover.supervisor import Supervisor
 from understudy.testing import FakeConnection, FakeDialer, wait_until
@@ -449,3 +457,22 @@ def test_a_look_asks_every_agent_once(tmp_path: Path) -> None:
     assert wait_until(
         lambda: not [one for one in threading.enumerate() if one.name == "understudy-discovery"]
     )
+
+
+def test_a_look_survives_agents_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(MemoryAgent):
+        def start(self, reports: Reports) -> None:
+            raise ValueError("amqp://u:s3cret@a is no start")
+
+        def stop(self) -> None:
+            raise ValueError("no stop")
+
+    agents = {"memory:broken": Broken(), "memory:fine": MemoryAgent("amqp://a")}
+    monkeypatch.setattr("understudy.discovery.attached.agents_of", lambda _: agents)
+    uri = parse("discovery:(memory:broken,memory:fine)", agents={"memory"})
+    broken, fine = look(uri, patience=PATIENCE)
+    assert "cannot start" in broken.error
+    assert "s3cret" not in broken.error
+    assert ["no stop" in note for note in broken.notes] == [True]
+    assert [str(endpoint) for endpoint in fine.endpoints] == ["amqp://a"]
+    assert not fine.error

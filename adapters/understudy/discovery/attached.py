@@ -239,7 +239,7 @@ class Look:
 
     agent: str  # redacted
     endpoints: tuple[Endpoint, ...] = ()
-    notes: tuple[str, ...] = ()  # about single addresses
+    notes: tuple[str, ...] = ()  # about single addresses, or about the agent
     error: str = ""
 
 
@@ -254,13 +254,19 @@ def look(
     asked = [(_Asked(label), agent) for label, agent in agents_of(uri).items()]
     try:
         for reports, agent in asked:
-            agent.start(reports)
+            try:
+                agent.start(reports)
+            except Exception as exc:  # of another package: anything
+                reports.failed(f"it cannot start: {exc!r}")
         end = time.monotonic() + patience
         for reports, _ in asked:
             reports.answered.wait(max(end - time.monotonic(), 0.0))
     finally:
-        for _, agent in asked:
-            agent.stop()
+        for reports, agent in asked:
+            try:
+                agent.stop()
+            except Exception as exc:
+                reports.note(f"it cannot be stopped: {exc!r}")
     return [reports.look(learner) for reports, _ in asked]
 
 
@@ -269,6 +275,7 @@ class _Asked:
         self.answered = threading.Event()
         self._label = label
         self._addresses: list[str] = []
+        self._notes: list[str] = []  # beside those about addresses
         self._error = f"{label} told nothing in time"
 
     def found(
@@ -282,9 +289,12 @@ class _Asked:
         self._error = redact(cause)
         self.answered.set()
 
+    def note(self, text: str) -> None:
+        self._notes.append(redact(text))
+
     def look(self, learner: Learner) -> Look:
         endpoints: dict[Endpoint, None] = {}
-        notes = []
+        notes = [*self._notes]
         for address in self._addresses:
             try:
                 endpoint, note = learner.read(address)

@@ -54,10 +54,15 @@ class _Reading:
         self._path = path
 
     def read(self) -> bytes:
-        if not stat.S_ISREG(os.stat(self._path).st_mode):  # a pipe would block for ever
-            raise OSError(f"{self._path} is no file")
-        with open(self._path, "rb") as file:
+        with open(self._path, "rb", opener=_open) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(f"{self._path} is no file")
             return file.read(LARGEST + 1)
 
     def cut(self) -> None:
         """Nothing to do: a file is there, or it is not."""
+
+
+def _open(path: str, flags: int) -> int:
+    """Without waiting for somebody who writes, which a pipe would."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

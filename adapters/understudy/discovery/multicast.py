@@ -11,7 +11,8 @@ Rules
   matter to who sends.
 * A multicast address is open to all: whoever reaches it can announce what he likes, and so make
   clients try brokers that do not exist. Credentials he cannot collect (`learned`).
-* A network that is not there yet is tried again every five seconds, as ActiveMQ does.
+* A network that is not there yet, or a process that has no descriptor left, is tried again every
+  five seconds, as ActiveMQ does.
 """
 
 from __future__ import annotations
@@ -138,14 +139,15 @@ class MulticastAgent:
         ear = self._ear
         if ear is not None:
             ear.over.set()
-            ear.wakeup.set()
+            if ear.wakeup is not None:
+                ear.wakeup.set()
 
     def _run(self, reports: Reports, ear: _Ear) -> None:
         try:
             while not ear.over.is_set():
                 try:
                     with self._lock:
-                        ear.socket = self._place.open()
+                        ear.open(self._place)
                     self._listen(reports, ear)
                 except OSError as exc:
                     reports.failed(f"cannot listen to {self._place.address}: {exc}")
@@ -158,6 +160,7 @@ class MulticastAgent:
     def _listen(self, reports: Reports, ear: _Ear) -> None:
         """Until the end, or an OSError."""
         assert ear.socket is not None
+        assert ear.wakeup is not None
         presence = Presence(MISSED * self._keep_alive)
         tick = Deadline(self._keep_alive)
         told: tuple[str, ...] = ()
@@ -183,7 +186,8 @@ class MulticastAgent:
 
     def _drop(self, ear: _Ear) -> None:
         with self._lock:
-            ear.wakeup.close()
+            if ear.wakeup is not None:
+                ear.wakeup.close()
             if self._ear is ear:
                 self._ear = None
 
@@ -207,8 +211,14 @@ class _Ear:
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        self.wakeup = Wakeup()
+        self.wakeup: Wakeup | None = None
         self.socket: socket.socket | None = None
+
+    def open(self, place: Place) -> None:
+        """Raises OSError, also for want of descriptors; may be called again then."""
+        if self.wakeup is None:
+            self.wakeup = Wakeup()
+        self.socket = place.open()
 
 
 def _waiting_in(sock: socket.socket) -> list[bytes]:

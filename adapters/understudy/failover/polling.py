@@ -127,4 +127,5 @@ class Wakeup:
         self._writer.close()
 
     def __del__(self) -> None:
-        self.close()
+        with contextlib.suppress(AttributeError):  # there was no descriptor for it
+            self.close()
