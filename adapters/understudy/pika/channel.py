@@ -75,7 +75,12 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
         yield from self._consuming_requests()
 
     def restored(self, channel: LinkChannel) -> None:
-        self._link, self._fresh = channel, None
+        self._fresh = None
+        if self._is_closed:
+            channel.close(200, "closed while it was restored")
+            return
+        self._link = channel
+        self._cancel_unwanted(channel)
         self._replay(channel)
 
     def link_lost(self) -> None:
@@ -97,9 +102,9 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
     def _forget_everything(self) -> None:
         self._is_closed = True
         self._link = None
-        self._forget_deliveries()
-        self._consumer_infos = {}
+        self._consumer_infos = {}  # first, so that nothing is kept for a consumer with auto_ack
         self._consumes = {}
+        self._forget_deliveries()
         self._pending_events = deque()
         self._queue_consumer_generator = None
         self._session.channels.pop(self.number, None)

@@ -48,6 +48,7 @@ class Consuming(Requests):
         self._pending_events: deque[Any] = deque()
         self._consumer_infos: dict[str, Any] = {}
         self._consumes: dict[str, tuple[Any, Any]] = {}  # tag -> consume, the qos it began under
+        self._restoring: dict[str, Any] = {}  # tag -> consume, as the last restored link was asked
         self._qos: Any = None
         self._global_qos: Any = None
         self._queue_consumer_generator: Any = None
@@ -57,6 +58,7 @@ class Consuming(Requests):
     # --- restoring ------------------------------------------------------------------------------
 
     def _consuming_requests(self) -> Iterator[Any]:
+        self._restoring = {}
         if self._global_qos is not None:
             yield self._global_qos
         qos = None
@@ -67,9 +69,16 @@ class Consuming(Requests):
             if began_under is not qos:
                 qos = began_under
                 yield qos
+            self._restoring[tag] = consume
             yield consume
         if self._qos is not qos:
             yield self._qos
+
+    def _cancel_unwanted(self, link: LinkChannel) -> None:
+        """What was cancelled while its consumer was being restored."""
+        for tag in self._restoring:
+            if tag not in self._consumes:
+                link.ask(spec.Basic.Cancel(consumer_tag=tag), spec.Basic.CancelOk)
 
     def _forget_deliveries(self) -> None:
         """The link is over: what has to be acknowledged comes again."""
@@ -97,7 +106,7 @@ class Consuming(Requests):
         tag = self._highest = method.delivery_tag
         info = self._consumer_infos.get(method.consumer_tag)
         if info is None:
-            logger.warning("a delivery for the unknown consumer %s", method.consumer_tag)
+            self._give_back_unwanted(method)
             return
         if info.tearing_down and not info.auto_ack:
             self._write_settle(spec.Basic.Reject.INDEX, tag, 1)
@@ -109,6 +118,13 @@ class Consuming(Requests):
             info.alternate_event_sink(event)
         else:
             self._add_pending_event(event)
+
+    def _give_back_unwanted(self, method: Any) -> None:
+        consume = self._restoring.get(method.consumer_tag)
+        if consume is None:
+            logger.warning("a delivery for the unknown consumer %s", method.consumer_tag)
+        elif not consume.no_ack:
+            self._write_settle(spec.Basic.Reject.INDEX, method.delivery_tag, 1)
 
     def cancelled(self, method_frame: Any) -> None:
         info = self._consumer_infos.get(method_frame.method.consumer_tag)
@@ -365,16 +381,25 @@ class Consuming(Requests):
         """As pika's. One that was lost on its way with auto_ack is lost, as in pika."""
         validators.require_string(queue, "queue")
         method = spec.Basic.Get(queue=queue or self._last_queue, no_ack=auto_ack)
-        with self._session.lock:
-            self._raise_if_not_open()
-            answer = self._exchange(self._get(method), method.NAME)
-            if answer.content is None:
-                return None, None, None
-            method, properties, body = answer.content
-            self._highest = method.delivery_tag
-            method.delivery_tag += self._offset
-            self._taken = method.delivery_tag
-            return method, properties, body
+        asked: list[LinkChannel] = []
 
-    def _get(self, method: Any) -> Callable[[LinkChannel], Any]:
-        return lambda link: link.ask(method, spec.Basic.GetOk, spec.Basic.GetEmpty)
+        def ask(link: LinkChannel) -> Any:
+            asked.append(link)
+            return link.ask(method, spec.Basic.GetOk, spec.Basic.GetEmpty)
+
+        with self._session.lock:
+            while True:
+                self._raise_if_not_open()
+                answer = self._exchange(ask, method.NAME)
+                if answer.content is None:
+                    return None, None, None
+                got, properties, body = answer.content
+                if asked[-1] is self._link:
+                    self._highest = max(self._highest, got.delivery_tag)
+                    got.delivery_tag += self._offset
+                elif not auto_ack:
+                    continue  # another thread has seen the loss of that link: it comes again
+                else:
+                    got.delivery_tag = self._offset
+                self._taken = got.delivery_tag
+                return got, properties, body

@@ -81,6 +81,8 @@ class Generating(Consuming):
         if generator is not None:
             generator.pending_events.append(event)
             self._connection._request_channel_dispatch(-self.number)
+        elif type(event) is Delivery:
+            self._session.buffered -= len(event.body)  # of auto_ack, on its way while cancelled
 
     def _next_of_generator(self) -> tuple[Any, ...] | None:
         """The next message; empty when there is none now, None when there will be none."""
