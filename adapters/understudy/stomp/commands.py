@@ -239,7 +239,7 @@ class Commands:
             if link is None or transaction.link is not link:
                 self._pretend(headers.get("receipt"))
                 return
-            link.unacked.update(transaction.acked)
+            link.unacked = {**transaction.acked, **link.unacked}  # `ack:client` goes by their order
             said = dict(headers)
             self._write(link, "ABORT", said, said.pop("receipt", None))
 

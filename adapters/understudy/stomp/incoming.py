@@ -67,7 +67,8 @@ class Incoming:
         # one of a subscription that ended meanwhile, or that RabbitMQ made (/temp-queue/)
         is_auto = "ack" not in headers if subscription is None else subscription.is_auto
         if not is_auto:
-            inner.unacked[headers.get(self._ack_header, "")] = name
+            with self._session.lock:  # `Commands.acknowledge` goes through them
+                inner.unacked[headers.get(self._ack_header, "")] = name
             counts = inner.is_current
         if is_message(headers.get("receipt", "")):
             del headers["receipt"]  # RabbitMQ passes on what the sender's adapter asked for

@@ -126,6 +126,8 @@ class Reader:
         self, subscription: Subscription, inner: Inner, deadline: Deadline
     ) -> None:
         with self._session.lock:
+            if self._session.subscriptions.get(subscription.id) is not subscription:
+                return  # unsubscribed, or given up by its caller, while others were restored
             command = self._session.write_subscribe(subscription, inner)
         while not command.is_done:
             inner.wire.wait(deadline)

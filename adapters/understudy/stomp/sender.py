@@ -259,6 +259,7 @@ class Sender:
     def abandon(self) -> None:
         """In a forked child the messages are the parent's to send."""
         self.outbox = Outbox(self._limit)
+        self._lock = self._session.lock  # which is another one by now
 
     def tell_left_behind(self, reason: str) -> None:
         """What is tracked and not confirmed, at the end."""

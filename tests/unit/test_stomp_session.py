@@ -1,0 +1,140 @@
+"""A STOMP session without a network: what callers do while its reader is at work."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from understudy.core.endpoint import Endpoint
+from understudy.core.uri import parse
+from understudy.stomp.codec import FrameParser, RawFrame
+from understudy.stomp.commands import Commands
+from understudy.stomp.dialects import RABBITMQ
+from understudy.stomp.incoming import Incoming
+from understudy.stomp.inner import Handshake, Inner
+from understudy.stomp.session import Session
+from understudy.stomp.subscriptions import Subscription
+from understudy.stomp.transport import Transport
+from understudy.stomp.wire import Wire
+
+URI = parse("failover:(stomp://a)?timeout=5000")
+
+
+class QuietWire(Wire):
+    """Keeps what is written; nothing comes unless a test says what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[RawFrame] = []
+        self.incoming: list[bytes] = []
+        self._parser = FrameParser()
+
+    def send(self, *pieces: bytes | memoryview) -> None:
+        self.frames += self._parser.feed(b"".join(pieces))
+
+    def receive(self) -> bytes:
+        return self.incoming.pop(0)
+
+    def wait(self, deadline: object, *, reading: bool = True) -> None:
+        """Nothing is waited for."""
+
+    @property
+    def commands(self) -> list[str]:
+        return [frame.command for frame in self.frames]
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    one = Session(URI, Handshake(), Transport(), decode=bytes.decode)
+    yield one
+    one.close()
+
+
+def inner() -> Inner:
+    endpoint: Endpoint = URI.endpoints[0]
+    one = Inner(endpoint, QuietWire(), "1.2")
+    one.dialect = RABBITMQ
+    return one
+
+
+def delivery(number: str) -> RawFrame:
+    return RawFrame("MESSAGE", {"ack": number, "subscription": "s"}, b"")
+
+
+class Watched(dict[str, str]):
+    """Notes whether the lock was held at each change."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__()
+        self.lock = lock
+        self.were_locked: list[bool] = []
+
+    def __setitem__(self, key: str, value: str) -> None:
+        self.were_locked.append(self.lock._is_owned())  # type: ignore[attr-defined]
+        super().__setitem__(key, value)
+
+
+def test_deliveries_are_noted_under_the_lock_under_which_acks_go_through_them(
+    session: Session,
+) -> None:
+    """Else `ack:client` meets a dictionary that changes its size."""
+    link = inner()
+    link.unacked = watched = Watched(session.lock)
+    Incoming(session, bytes.decode).take(link, [delivery("1")])
+    assert dict(watched) == {"1": "s"}
+    assert watched.were_locked == [True]
+
+
+def test_an_abort_puts_acknowledged_deliveries_back_before_later_ones(session: Session) -> None:
+    """`ack:client` covers what came before: a later delivery must not be among them."""
+    session.link = session.reader.inner = link = inner()
+    headers = {"id": "s", "destination": "/queue/q", "ack": "client"}
+    commands = Commands(session)
+    session.subscriptions["s"] = Subscription(headers)
+    for number in "123":
+        link.unacked[number] = "s"
+    commands.begin({"transaction": "t"})
+    commands.acknowledge("ACK", {"id": "2", "transaction": "t"})
+    commands.abort({"transaction": "t"})
+    wire: Any = link.wire
+    wire.frames.clear()
+    commands.acknowledge("ACK", {"id": "2"})
+    assert [frame.headers["id"] for frame in wire.frames] == ["1", "2"]
+    assert list(link.unacked) == ["3"]
+
+
+def test_what_is_unsubscribed_while_others_are_restored_is_not_subscribed_again(
+    session: Session,
+) -> None:
+    """Else the broker goes on sending what nobody has asked for any more."""
+    for name in ("first", "second"):
+        session.subscriptions[name] = Subscription({"id": name, "destination": "/queue/q"})
+    link = inner()
+    wire: Any = link.wire
+
+    def answered() -> bytes:
+        Commands(session).unsubscribe({"id": "second"})
+        return b"RECEIPT\nreceipt-id:%b\n\n\0" % wire.frames[-1].headers["receipt"].encode()
+
+    wire.receive = answered
+    session.reader.inner = link
+    session.reader._restore(link)
+    assert [frame.headers["id"] for frame in wire.frames] == ["first"]
+    assert session.link is link
+
+
+def test_after_a_fork_the_sender_uses_the_lock_of_the_child(session: Session) -> None:
+    """The other one was taken for the fork, and nobody lets it go in the child."""
+    session.hold()
+    session.abandon()
+    done = threading.Event()
+
+    def look() -> None:
+        session.sender.tell_left_behind("the test says so")
+        done.set()
+
+    threading.Thread(target=look, daemon=True).start()
+    assert done.wait(10)
