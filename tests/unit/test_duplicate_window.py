@@ -249,6 +249,19 @@ def test_age_by_the_clock() -> None:
     assert (store.is_done("a"), store.is_done("b")) == (False, True)
 
 
+def test_a_claim_that_nobody_ended_does_not_stay_in_memory() -> None:
+    """Its owner was killed between two steps, or left the block by none of its ends."""
+    moment = [0.0]
+    store = MemoryStore(clock=lambda: moment[0])
+    for number in range(100):
+        store.claim(str(number), "crashed", 60)
+    moment[0] = 59.0
+    store.claim("0", "crashed", 60)  # again
+    moment[0] = 60.0
+    assert store.claim("1", "next", 60) is Verdict.CLAIMED
+    assert repr(store) == "<MemoryStore 0 done, 2 claimed>"
+
+
 def test_importing_it_needs_and_loads_no_host_library() -> None:
     hosts = ["kombu", "celery", "pika", "stomp", "redis", "amqp"]
     code = f"import sys, understudy.duplicates; print([h for h in {hosts} if h in sys.modules])"

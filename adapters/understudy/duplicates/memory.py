@@ -28,7 +28,7 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._done: OrderedDict[str, float] = OrderedDict()  # when; oldest first
-        self._claims: dict[str, tuple[str, float]] = {}  # whose, until when
+        self._claims: OrderedDict[str, tuple[str, float]] = OrderedDict()  # whose, until when
         forking.register(self)
 
     def __repr__(self) -> str:
@@ -44,6 +44,7 @@ class MemoryStore:
             if holder != owner and until > now and not take_over:
                 return Verdict.BUSY
             self._claims[key] = (owner, now + lease)
+            self._claims.move_to_end(key)
             return Verdict.CLAIMED
 
     def done(self, key: str, owner: str) -> None:
@@ -73,6 +74,9 @@ class MemoryStore:
             done.popitem(last=False)
         while self._age is not None and done and next(iter(done.values())) <= now - self._age:
             done.popitem(last=False)
+        claims = self._claims  # the oldest first; one with a longer lease holds up the next ones
+        while claims and next(iter(claims.values()))[1] <= now:
+            claims.popitem(last=False)
 
     # --- fork safety ----------------------------------------------------------------------------
 
