@@ -63,6 +63,7 @@ def test_f28_broker_killed_while_sending(
     first, second = rabbits
     connection = lab.connect(first, second, on_event=events.add)
     declared(connection, unique)
+    first.settle()  # else so young a queue may go with its node
     producer = kombu.Producer(connection)
     half = threading.Event()
 

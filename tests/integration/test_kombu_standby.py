@@ -188,6 +188,25 @@ def proxy_that_cuts_each_channel(proxy: FaultProxy) -> list[int]:
     return cuts
 
 
+def test_f36_the_broker_dies_while_a_producer_opens_its_channel(
+    lab: Lab,
+    rabbit_a: RabbitMQ,
+    plain: Callable[[RabbitMQ], amqp.Channel],
+    take_all: Take,
+    unique: str,
+) -> None:
+    """F36: it goes on without a broker."""
+    plain(rabbit_a).queue_declare(unique, durable=True, auto_delete=False)
+    proxy = lab.proxy(rabbit_a)
+    connection = lab.connect(proxy, trackMessages="true")
+    connection.connect()
+    proxy.cut_on(CHANNEL_OPEN, direction="up", then=proxy.refuse)
+    kombu.Producer(connection).publish("told", routing_key=unique, serializer="raw")
+    proxy.heal()
+    assert understudy.kombu.flush(20)
+    assert [message.body for message in take_all(rabbit_a, unique)] == ["told"]
+
+
 def test_a_call_s_waits_share_its_deadline_and_no_other_s(
     lab: Lab, rabbit_a: RabbitMQ, unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def test_f36_f28_everything_is_in_after_a_kill(
     first, second = rabbits
     connection = lab.connect(first, second, on_event=events.add, **TRACK)
     prepare(connection, unique)
+    first.settle()  # else so young a queue may go with its node
     send(connection, unique, *range(2000))
     first.kill()
     send(connection, unique, *range(2000, 3000))

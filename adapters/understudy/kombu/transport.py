@@ -235,8 +235,6 @@ class Transport(CandidatesTransport):
 
     def create_channel(self, connection: Any) -> Any:
         """On another connection if this one turns out to be broken and nothing consumes on it."""
-        if isinstance(connection, Standby):
-            return connection.channel()
         deadline = self.deadline()
         try:
             with self._call.shared(deadline):
@@ -245,7 +243,7 @@ class Transport(CandidatesTransport):
             self._call.forget()
 
     def _create_channel(self, connection: Any, deadline: Deadline) -> Any:
-        while True:
+        while not isinstance(connection, Standby):
             try:
                 with replies_until(connection, deadline):
                     return self._passed(connection, methodcaller("create_channel", connection))
@@ -259,6 +257,7 @@ class Transport(CandidatesTransport):
                     text = f"no channel could be opened within timeout={limit} ms: {exc}"
                     raise SendTimeout(text, attempts=self.broker.attempts) from exc
                 connection = self.client.connection  # kombu connects anew
+        return connection.channel()
 
     def drain_events(self, connection: Any, **kwargs: Any) -> Any:
         inner = inner_of(connection)
