@@ -7,7 +7,14 @@ import asyncio
 import pytest
 
 from understudy.errors import ConfigurationError
-from understudy.pika import AsyncChannel, AsyncConnection, SendTimeout, Unroutable
+from understudy.pika import (
+    AsyncChannel,
+    AsyncConnection,
+    ConnectFailed,
+    ConnectionLost,
+    SendTimeout,
+    Unroutable,
+)
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.clean_loop import run_clean
@@ -132,6 +139,77 @@ def test_one_of_two_is_enough_where_so_asked_for(
                 with pytest.raises(Unroutable):
                     await channel.basic_publish("amq.topic", "no.where", b"", mandatory=True)
         assert await take_all(rabbit_a, unique) == [b"on a"]
+
+    run_clean(main())
+
+
+async def both_are_up(connection: AsyncConnection) -> None:
+    assert connection._session is not None
+    while "2 of 2 connected" not in repr(connection._session.fanout):
+        await asyncio.sleep(0.01)
+
+
+def test_publish_and_close_at_once_reaches_every_broker_that_was_there(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> None:
+    sent = [str(number).encode() for number in range(5)]
+
+    async def main() -> None:
+        with FaultProxy(rabbit_b.host, rabbit_b.port) as b:
+            places = uri(rabbit_a, b, minAckCount=1, closeTimeout=20000)
+            async with AsyncConnection(places) as connection:
+                channel = await connection.channel()
+                await declare(channel, unique)
+                await both_are_up(connection)
+                b.delay(0.05)
+                for body in sent:
+                    await channel.basic_publish(unique, "", body)
+        for place in (rabbit_a, rabbit_b):
+            assert await take_all(place, unique) == sent
+
+    run_clean(main())
+
+
+def test_copies_that_the_end_cuts_off_are_counted(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        with FaultProxy(rabbit_b.host, rabbit_b.port) as b:
+            places = uri(rabbit_a, b, minAckCount=1, closeTimeout=100)
+            async with AsyncConnection(places) as connection:
+                channel = await connection.channel()
+                await declare(channel, unique)
+                await both_are_up(connection)
+                b.black_hole()
+                for number in range(3):
+                    await channel.basic_publish(unique, "", str(number))
+            assert f"{b.port} did not confirm 3 messages before the end" in caplog.text
+        await take_all(rabbit_a, unique)
+
+    run_clean(main())
+
+
+def test_a_member_that_gave_up_is_the_reason(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> None:
+    """With no timeout, so that only the reason can end the send."""
+
+    async def main() -> None:
+        with FaultProxy(rabbit_b.host, rabbit_b.port) as b:
+            places = uri(rabbit_a, b, reconnect="false", timeout=-1)
+            async with AsyncConnection(places) as connection:
+                channel = await connection.channel()
+                await declare(channel, unique)
+                await channel.basic_publish(unique, "", b"before")
+                b.refuse()
+                b.reset()
+                for _ in range(2):  # the first may be under way when the member is lost
+                    with pytest.raises((ConnectFailed, ConnectionLost)) as caught:
+                        await channel.basic_publish(unique, "", b"x")
+                assert isinstance(caught.value, ConnectFailed)
+                assert str(b.port) in str(caught.value)
+        for place in (rabbit_a, rabbit_b):
+            await take_all(place, unique)
 
     run_clean(main())
 

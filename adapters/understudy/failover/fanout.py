@@ -33,7 +33,16 @@ from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 
-__all__ = ["Closed", "Fanout", "Member", "alone", "check"]
+__all__ = [
+    "Closed",
+    "Fanout",
+    "Member",
+    "alone",
+    "check",
+    "log_left",
+    "log_missed",
+    "log_not_taken",
+]
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -64,6 +73,18 @@ def alone(uri: FailoverURI, endpoint: Endpoint) -> FailoverURI:
         priority_backup=False,
     )
     return replace(uri, scheme="failover", endpoints=(endpoint,), options=options)
+
+
+def log_missed(name: str, messages: int) -> None:
+    logger.warning("fanout: %s missed %d messages", name, messages)
+
+
+def log_not_taken(name: str, error: BaseException) -> None:
+    logger.warning("fanout: %s did not take a message: %s", name, error)
+
+
+def log_left(name: str, copies: int) -> None:
+    logger.warning("fanout: %s did not confirm %d messages before the end", name, copies)
 
 
 class Member(Protocol[M_contra]):
@@ -139,7 +160,7 @@ class _Lane(Generic[M]):
     def tell_missed(self) -> None:
         missed = self._owner.take_missed(self)
         if missed:
-            logger.warning("fanout: %s missed %d messages", self.member.name, missed)
+            log_missed(self.member.name, missed)
 
 
 class Fanout(Generic[M]):
@@ -217,8 +238,7 @@ class Fanout(Generic[M]):
             self._changed.notify_all()
             left = {lane: lane.open for lane in self._lanes if lane.open}
         for lane, copies in left.items():
-            text = "fanout: %s did not confirm %d messages before the end"
-            logger.warning(text, lane.member.name, copies)
+            log_left(lane.member.name, copies)
         for lane in self._lanes:
             lane.jobs.put(None)
             try:
@@ -260,7 +280,7 @@ class Fanout(Generic[M]):
         if has_caught_up:
             lane.tell_missed()
         if error is not None and not self._has_ended:
-            logger.warning("fanout: %s did not take a message: %s", lane.member.name, error)
+            log_not_taken(lane.member.name, error)
 
     # --- fork safety ----------------------------------------------------------------------------
 

@@ -121,9 +121,9 @@ class AsyncConnection:
         return self
 
     async def close(self) -> None:
-        """Flush tracked messages, for ``closeTimeout`` at most, and end; twice is fine.
+        """Flush tracked messages and copies of fanout:, for ``closeTimeout`` at most, and end.
 
-        Bounded whatever state the broker is in. Raises what was refused.
+        Twice is fine. Bounded whatever state the broker is in. Raises what was refused.
         """
         session = self._session
         if session is None or self.is_closed:
@@ -141,10 +141,11 @@ class AsyncConnection:
         for channel in list(self._session.channels.values()):
             channel.end()
         try:
-            await self._session.close()
-        finally:
             if self._session.fanout is not None:
-                await self._session.fanout.close()
+                limit = self._session.options.close_timeout
+                await self._session.fanout.close(Deadline(limit / 1000))
+        finally:
+            await self._session.close()
 
     # --- use ------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from understudy import errors
@@ -33,10 +34,23 @@ from understudy.pika.errors import (
 from understudy.pika.message import OutMessage
 from understudy.pika.topology import Topology
 
-__all__ = ["FanoutPublisher"]
+__all__ = ["FanoutPublisher", "as_pikas"]
 
 #: makes a BlockingConnection that is not connected yet
 Maker = Callable[[FailoverURI, Callable[[Event], object]], Any]
+
+
+@contextlib.contextmanager
+def as_pikas() -> Iterator[None]:
+    """What a send to all ends with, as pika's users know it."""
+    try:
+        yield
+    except errors.SendTimeout as exc:
+        raise SendTimeout(str(exc), message_id=exc.message_id, written=exc.written) from None
+    except Closed:
+        raise ConnectionLost(CLOSED) from None
+    except errors.ConnectFailed as exc:
+        raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
 
 
 class FanoutPublisher:
@@ -52,14 +66,8 @@ class FanoutPublisher:
 
     def publish(self, message: OutMessage, deadline: Deadline) -> None:
         """Return when ``minAckCount`` brokers have confirmed it; see `Fanout.send`."""
-        try:
+        with as_pikas():
             self._fanout.send(message, message.message_id, deadline)
-        except errors.SendTimeout as exc:
-            raise SendTimeout(str(exc), message_id=exc.message_id, written=exc.written) from None
-        except Closed:
-            raise ConnectionLost(CLOSED) from None
-        except errors.ConnectFailed as exc:
-            raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
 
     def close(self, deadline: Deadline) -> None:
         """See `Fanout.close`."""
