@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -173,8 +174,12 @@ class AsyncConnection:
         """
         session = self._open_session()
         deadline = Deadline(timeout)
-        done = [await channel.flush_until(deadline) for channel in list(session.channels.values())]
-        return all(done)
+        flushing = [channel.flush_until(deadline) for channel in session.channels.values()]
+        ends = await asyncio.gather(*flushing, return_exceptions=True)
+        for end in ends:  # a refusal on one channel ends nobody's wait on another
+            if isinstance(end, BaseException):
+                raise end
+        return all(ends)
 
     def _open_session(self) -> AsyncSession:
         if self.is_closed:

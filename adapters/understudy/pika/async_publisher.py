@@ -29,7 +29,7 @@ from understudy.failover.notifier import logger
 from understudy.pika.errors import ConnectionLost, Nacked, Unroutable, refused
 from understudy.pika.link import LinkChannel
 from understudy.pika.message import OutMessage, id_of
-from understudy.pika.requests import check_size, too_late
+from understudy.pika.requests import HIGH_WATER, check_size, too_late
 
 if TYPE_CHECKING:
     from understudy.pika.async_session import AsyncSession
@@ -38,7 +38,6 @@ __all__ = ["AsyncPublisher", "Publication"]
 
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 BATCH = 64  # messages written before the socket is asked whether it has room
-HIGH_WATER = 2**18  # bytes that may wait for a slow socket
 
 
 class Publication:
@@ -62,7 +61,8 @@ class AsyncPublisher:
         self._outbox: Outbox[Publication] = Outbox(size)
         self._link: LinkChannel | None = None
         self._waited_for: set[Publication] = set()
-        self._returned: dict[str, Any] = {}  # what came back as unroutable, until its confirm
+        #: what came back as unroutable, until its confirm; one id may stand for several messages
+        self._returned: dict[str, deque[Any]] = {}
         self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
         self._turns: deque[asyncio.Future[Exception | None]] = deque()  # for room; the first looks
         self._tag = 0  # of this link
@@ -237,7 +237,8 @@ class AsyncPublisher:
     def returned(self, method: Any, properties: Any, body: bytes) -> None:
         key = str(id_of(properties))
         if self._outbox.returned(key):
-            self._returned[key] = ReturnedMessage(method, properties, body)
+            back = ReturnedMessage(method, properties, body)
+            self._returned.setdefault(key, deque()).append(back)
 
     def _outcome(self, entry: Entry[Publication], ok: bool) -> errors.DeliveryFailed | None:
         key = entry.key
@@ -246,7 +247,9 @@ class AsyncPublisher:
             return Nacked(text, message_id=key)
         if not entry.returned:
             return None
-        back = self._returned.pop(key)
+        back = self._returned[key].popleft()
+        if not self._returned[key]:
+            del self._returned[key]
         text = f"message {key} reached no queue: {back.method.reply_text}"
         return Unroutable(text, message_id=key, messages=[back])
 

@@ -25,11 +25,9 @@ from understudy.pika.async_session import AsyncSession
 from understudy.pika.errors import TransactionRolledBack
 from understudy.pika.link import Ask, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
-from understudy.pika.requests import check_size, timed_out, too_late
+from understudy.pika.requests import HIGH_WATER, check_size, timed_out, too_late
 
 __all__ = ["AsyncTransactions"]
-
-HIGH_WATER = 2**18  # bytes that may wait for a slow socket
 
 
 class AsyncTransactions(AsyncReceiving):

@@ -19,9 +19,10 @@ from understudy.pika.wire import Wire
 if TYPE_CHECKING:
     from understudy.pika.connection import BlockingConnection
 
-__all__ = ["VERDICTS", "Requests", "answered", "check_size", "timed_out", "too_late"]
+__all__ = ["HIGH_WATER", "VERDICTS", "Requests", "answered", "check_size", "timed_out", "too_late"]
 
 VERDICTS = 2  # connections that one call may cost before it counts as the culprit
+HIGH_WATER = 2**18  # bytes that may wait for a slow socket before nothing more is written
 
 
 class Requests:
