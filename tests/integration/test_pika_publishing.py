@@ -370,3 +370,23 @@ def test_every_thread_publishes_at_once_while_one_consumes(
         assert [b for b in got if b.decode()[0] == name] == [
             f"{name}{number}".encode() for number in range(10)
         ]
+
+
+def test_f36_what_a_stalled_broker_does_not_read_does_not_pile_up(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """F36: sends that time out hold no memory; those that were held back were never sent."""
+    proxy = lab.proxy(rabbit_a)
+    connection = connect(proxy, timeout="300", connectTimeout="3000")
+    channel = connection.channel()
+    channel.queue_declare(unique, auto_delete=True)
+    proxy.black_hole()
+    written = []
+    for _ in range(20):
+        with pytest.raises(SendTimeout) as caught:
+            channel.basic_publish("", unique, b" " * 2**20)
+        written.append(caught.value.written)
+    assert connection._session.wire.unwritten < 2 * 2**20
+    assert written == sorted(written, reverse=True)
+    assert written[0]
+    assert not written[-1]

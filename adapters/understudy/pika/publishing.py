@@ -24,7 +24,7 @@ from understudy.failover.notifier import logger
 from understudy.pika.errors import Nacked, Unroutable, refused
 from understudy.pika.link import LinkChannel, LinkLost, Sent
 from understudy.pika.message import OutMessage, id_of
-from understudy.pika.requests import VERDICTS, check_size, too_late
+from understudy.pika.requests import HIGH_WATER, VERDICTS, check_size, too_late
 from understudy.pika.transactions import Transactions
 from understudy.pika.wire import Wire
 
@@ -95,6 +95,9 @@ class Publishing(Transactions):
         while True:
             try:
                 wire = session.usable(deadline)
+                if wire.unwritten > HIGH_WATER:
+                    self._wait_for_room(wire, deadline)
+                    continue  # another thread may have brought another wire
                 link = self._open_link()
                 check_size(message, wire)
                 if confirms and not link.is_confirming:
@@ -117,6 +120,11 @@ class Publishing(Transactions):
                 if sent.failed is not None:
                     raise refused(sent.failed, message.message_id)
                 return sent
+
+    def _wait_for_room(self, wire: Wire, deadline: Deadline) -> None:
+        """While a broker reads nothing, what was given up must not pile up behind it."""
+        if not self._session.wait(wire, lambda: wire.unwritten <= HIGH_WATER, deadline.moment):
+            raise DeadlinePassed
 
     def _let_go(self, sent: Sent, wire: Wire, deadline: Deadline) -> None:
         """Fire and forget: it is over when the socket has taken the message."""
