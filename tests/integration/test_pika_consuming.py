@@ -419,3 +419,30 @@ def test_f20_ten_workers_nine_drops(
         assert names.count("Interrupted") == names.count("Resumed") >= drops
     assert done == set(range(20 * drops))
     feeder.queue_delete(unique + "-replies")
+
+
+def test_a_callback_that_raises_keeps_nothing_from_other_channels(
+    connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """What had come for them is handed out by the next call."""
+    connection = connect(rabbit_a)
+    taken: list[int] = []
+
+    def callback(channel: Any, *_: Any) -> None:
+        taken.append(channel.channel_number)
+        if len(taken) == 1:
+            raise RuntimeError("the application's own")
+
+    channels = [connection.channel() for _ in range(3)]
+    for number, channel in enumerate(channels):
+        channel.queue_declare(f"{unique}-{number}", auto_delete=True)
+        channel.basic_consume(f"{unique}-{number}", callback, auto_ack=True)
+    for number in range(3):
+        channels[0].basic_publish("", f"{unique}-{number}", "")
+    wire = connection._session.wire
+    pending = connection._channels_pending_dispatch
+    assert wait_until(lambda: wire.serve() or len(pending) == 3)
+    with pytest.raises(RuntimeError):
+        connection.process_data_events(time_limit=5)
+    process_until(connection, lambda: len(taken) == 3)
+    assert sorted(taken) == [1, 2, 3]

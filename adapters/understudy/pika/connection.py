@@ -270,15 +270,16 @@ class BlockingConnection(pika.BlockingConnection):
         with self._session.lock:
             numbers = list(self._channels_pending_dispatch)
             self._channels_pending_dispatch.clear()
-        for number in numbers:
-            channel = self._session.channels.get(number)
-            if channel is None or number < 0:
-                continue  # a negative one only ends process_data_events
-            try:
-                channel._dispatch_events()
-            finally:
-                if channel._pending_events:  # a callback has raised
-                    self._channels_pending_dispatch.add(number)
+        try:
+            while numbers:
+                channel = self._session.channels.get(numbers[-1])
+                if channel is not None:  # a negative number only ends process_data_events
+                    channel._dispatch_events()
+                numbers.pop()
+        finally:
+            if numbers:  # a callback has raised; its channel and the others have more to run
+                with self._session.lock:
+                    self._channels_pending_dispatch.update(numbers)
 
     def _request_channel_dispatch(self, channel_number: int) -> None:
         self._channels_pending_dispatch.add(channel_number)
