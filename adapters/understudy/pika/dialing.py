@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
@@ -150,7 +151,8 @@ class PikaDialer:
 
     def dial(self, endpoint: Endpoint, timeout: float) -> Wire:
         deadline = Deadline(timeout)
-        parameters = self._known.get(_login(endpoint)) or parameters_of(endpoint)
+        known = self._known.get(_login(endpoint))  # the application's own object
+        parameters = parameters_of(endpoint) if known is None else copy.copy(known)
         login = parameters.credentials
         secret = self.secrets.get(endpoint.username or "")  # none for pika's default login
         if isinstance(login, pika.PlainCredentials) and secret is not None:
