@@ -10,6 +10,7 @@ import pytest
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.uri import parse
+from understudy.failover.deadline import NEVER
 from understudy.stomp.codec import FrameParser, RawFrame
 from understudy.stomp.commands import Commands
 from understudy.stomp.dialects import RABBITMQ
@@ -138,3 +139,15 @@ def test_after_a_fork_the_sender_uses_the_lock_of_the_child(session: Session) ->
 
     threading.Thread(target=look, daemon=True).start()
     assert done.wait(10)
+
+
+def test_a_commit_whose_link_is_lost_before_it_is_written_waits_for_no_answer(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a later ERROR of the broker's would be laid at its door."""
+    commands = Commands(session)
+    commands.begin({"transaction": "t"})
+    monkeypatch.setattr(commands, "_wait_begun", lambda *_: True)
+    command = commands._write_commit(session.transactions["t"], {"transaction": "t"}, NEVER)
+    assert command.is_lost
+    assert not session.commands

@@ -219,10 +219,11 @@ class Commands:
                 if link is not None and transaction.link is link:
                     self._write(link, "ABORT", {"transaction": transaction.name}, None)
                 raise self._rolled_back(transaction)
-            number, command = session.command("COMMIT", receipt)
             if link is None:
-                command.lose()
-                return command
+                lost = Command("COMMIT")  # not the session's: it waits for no answer
+                lost.lose()
+                return lost
+            number, command = session.command("COMMIT", receipt)
             transaction.log.committing()
             self._try_send(
                 link, encode("COMMIT", {**said, "receipt": number}, version=self._version)
