@@ -103,7 +103,7 @@ REASONS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "static: is a plain list without a back-off of its own: its members wait as F10 says",
     ),
     ("D08", ADAPTERS, "about bridges, not about clients"),
-    ("D09 D10", ("kombu",), "fanout: is refused for kombu, which has one broker for each URI"),
+    ("D09 D10", ("kombu",), "fanout: is not built for kombu, which refuses it"),
 )
 
 NOT_APPLICABLE: dict[tuple[str, str], str] = {
