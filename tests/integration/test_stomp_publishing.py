@@ -230,6 +230,48 @@ def test_rabbitmq_refuses_without_a_word_when_a_queue_is_full(
     connection.send(f"/queue/{unique}-other", "fine")
 
 
+@pytest.mark.parametrize(
+    ("destination", "headers"),
+    [
+        ("", {}),
+        ("/queue/%s", {"priority": "high"}),
+        ("/queue/%s", {"expires": "tomorrow"}),
+        ("/queue/%s", {"transformation": "jms-map-xml"}),
+        ("/queue/%s", {"": "x"}),
+    ],
+    ids=["no destination", "priority", "expires", "transformation", "empty header name"],
+)
+def test_activemq_refuses_a_poison_message_and_takes_all_others(
+    lab: StompLab, activemq: ActiveMQ, unique: str, destination: str, headers: dict[str, str]
+) -> None:
+    """It closes the connection without an ERROR, each time; the others' sends go on meanwhile."""
+    connection = lab.connect(activemq)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for number in range(25):
+                connection.send(f"/queue/{unique}", f"good {number}")
+        except BaseException as exc:
+            failures.append(exc)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        where = destination.replace("%s", unique)
+        named = {**headers, "x-understudy-id": "the-poison"}
+        with pytest.raises(understudy.stomp.Refused, match=r"the-poison.*without a word") as caught:
+            connection.send(where, "x", headers=named)
+    finally:
+        for thread in threads:
+            thread.join(30)
+    assert caught.value.message_id == "the-poison"
+    assert not any(thread.is_alive() for thread in threads)
+    assert not failures
+    connection.send(f"/queue/{unique}", "fine")
+
+
 def test_what_cannot_be_encoded_is_the_callers_error(lab: StompLab, rabbit_a: RabbitMQ) -> None:
     """F51: before anything is written."""
     connection = lab.connect(rabbit_a)

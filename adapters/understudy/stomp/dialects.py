@@ -28,7 +28,8 @@ class Dialect:
     #: everything before of the same subscription.
     cumulative_over_connection: bool
 
-    #: A refused publish (reject-publish) ends the connection, or its receipt, without a word.
+    #: A message that the broker does not take may end the connection without an ERROR: RabbitMQ for
+    #: a full queue (reject-publish), ActiveMQ for a header that it can't read (``priority: high``).
     refuses_silently: bool
 
     #: What a NACK does where that is not what the application may expect.
@@ -65,7 +66,7 @@ ACTIVEMQ = Dialect(
     receipts_are_cumulative=True,
     receipts_wait_for_commit=False,
     cumulative_over_connection=False,
-    refuses_silently=False,
+    refuses_silently=True,
     nack_surprise="moves the message to the dead letter queue",
     prefixes={"/amq/queue/": "/queue/"},
 )
@@ -75,7 +76,7 @@ ARTEMIS = Dialect(
     receipts_are_cumulative=True,
     receipts_wait_for_commit=False,
     cumulative_over_connection=False,
-    refuses_silently=False,
+    refuses_silently=True,
     nack_surprise="acknowledges the message: it would be gone",
     nack_loses=True,
     acks_in_transactions=False,
