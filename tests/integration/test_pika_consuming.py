@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 
-from understudy.pika import BlockingConnection
+from understudy.pika import BlockingConnection, SendTimeout
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK
@@ -446,3 +446,19 @@ def test_a_callback_that_raises_keeps_nothing_from_other_channels(
         connection.process_data_events(time_limit=5)
     process_until(connection, lambda: len(taken) == 3)
     assert sorted(taken) == [1, 2, 3]
+
+
+def test_an_ack_ends_in_time_while_the_broker_reads_nothing(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """It waits in our buffer then; ``timeout`` bounds the call."""
+    proxy = lab.proxy(rabbit_a)
+    connection = connect(proxy, timeout="300", connectTimeout="3000")
+    channel = connection.channel()
+    channel.queue_declare(unique, auto_delete=True)
+    fill(channel, unique, 1)
+    method, _, _ = channel.basic_get(unique)
+    proxy.black_hole()
+    with pytest.raises(SendTimeout):
+        channel.basic_publish("", unique, b" " * 2**25)  # far more than the kernel takes
+    lab.background(lambda: channel.basic_ack(method.delivery_tag)).join(10)

@@ -209,3 +209,47 @@ def test_the_buffer_does_not_count_what_comes_while_a_generator_is_cancelled() -
     lab.soon(delivery(2), spec.Basic.CancelOk("mine"))
     lab.channel.cancel()
     assert lab.buffered == 0
+
+
+def answered_before_a_loss(lab: Lab, *methods: Any) -> None:
+    """Another thread reads these, notices the loss, and restores the channel."""
+
+    def step() -> None:
+        lab.feed(*methods)
+        with lab.restoring():
+            pass
+
+    lab.steps.append(step)
+
+
+def test_f19_a_consumer_whose_link_is_lost_before_its_caller_looks_begins_again() -> None:
+    """F19: the channel was restored without it, as nobody had noted it yet."""
+    lab = Lab()
+    answered_before_a_loss(lab, spec.Basic.ConsumeOk("mine"))
+    consume(lab)
+    assert [type(one) for one in lab.asked()] == [spec.Basic.Consume]
+
+
+def test_a_queue_whose_link_is_lost_before_its_caller_looks_is_declared_again() -> None:
+    """Else what is sent to it on the next broker reaches no queue."""
+    lab = Lab()
+    answered_before_a_loss(lab, spec.Queue.DeclareOk("q", 0, 0))
+    lab.soon(spec.Queue.DeclareOk("q", 0, 0))
+    lab.channel.queue_declare("q")
+    assert [type(one) for one in lab.asked()] == [spec.Queue.Declare]
+    assert [one.queue for one in lab.topology.methods()] == ["q"]
+
+
+def test_what_is_lost_and_still_to_be_restored_is_not_asked_for_twice() -> None:
+    """It is noted in time for the next link."""
+    lab = Lab()
+    lab.soon(spec.Basic.ConsumeOk("mine"))
+    feed = lab.steps.pop()
+
+    def feed_and_lose() -> None:
+        feed()
+        lab.lose()
+
+    lab.steps.append(feed_and_lose)
+    lab.channel.basic_consume("q", lambda *_: None, consumer_tag="mine")
+    assert [one.consumer_tag for one in lab.channel.requests()][:1] == ["mine"]

@@ -234,7 +234,8 @@ class Consuming(Requests):
 
     def _let_flow(self, wire: Any) -> None:
         try:
-            self._session.wait(wire, lambda: wire.unwritten <= UNWRITTEN)
+            deadline = self._session.deadline()
+            self._session.wait(wire, lambda: wire.unwritten <= UNWRITTEN, deadline.moment)
         except LinkLost:
             return  # the deliveries come again
 
@@ -246,11 +247,12 @@ class Consuming(Requests):
         validators.zero_or_greater("prefetch_size", prefetch_size)
         validators.zero_or_greater("prefetch_count", prefetch_count)
         method = spec.Basic.Qos(prefetch_size, prefetch_count, global_qos)
-        self._request(method, spec.Basic.QosOk)
-        if global_qos:
-            self._global_qos = method
-        else:
-            self._qos = method
+        with self._session.lock:
+            self._request(method, spec.Basic.QosOk)
+            if global_qos:
+                self._global_qos = method
+            else:
+                self._qos = method
 
     def basic_consume(
         self,
@@ -305,7 +307,9 @@ class Consuming(Requests):
                 arguments=dict(arguments or {}),
             )
             try:
-                self._exchange(lambda link: link.ask(method, spec.Basic.ConsumeOk), method.NAME)
+                self._exchange_for_good(
+                    lambda link: link.ask(method, spec.Basic.ConsumeOk), method.NAME
+                )
             except BaseException:
                 self._consumer_infos.pop(tag, None)
                 self._connection._request_channel_dispatch(-self.number)

@@ -57,13 +57,33 @@ class Requests:
         session = self._session
         with session.lock:
             self._raise_if_not_open()
-            answer = self._exchange(lambda link: link.ask(method, reply), method.NAME)
+            is_restored = type(method) in REPLIES
+            exchange = self._exchange_for_good if is_restored else self._exchange
+            answer = exchange(lambda link: link.ask(method, reply), method.NAME)
             session.topology.note(method)
             return answer.answer
 
     def declare_again(self, method: Any) -> None:
         """What was declared on another broker, on this one too."""
         self._request(method, REPLIES[type(method)])
+
+    def _exchange_for_good(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
+        """A request that every later link has to be asked too, from the caller's next line on.
+
+        Another thread may have read the answer, noticed the loss, and restored the channel without
+        it, before the caller runs again: then it is asked once more.
+        """
+        asked: list[LinkChannel] = []
+
+        def ask(link: LinkChannel) -> Ask:
+            asked.append(link)
+            return begin(link)
+
+        while True:
+            answer = self._exchange(ask, name)
+            is_to_be_restored = self._link is None and self._fresh is None
+            if asked[-1] is self._link or is_to_be_restored:
+                return answer
 
     def _exchange(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
         """With the lock held: have a request answered."""

@@ -61,7 +61,7 @@ class Transactions(Generating):
             if self._log is None and self._link is not None and self._link.is_confirming:
                 self._reopen_for_transactions()
                 return frame.Method(self.number, spec.Tx.SelectOk())
-            answer = self._exchange(
+            answer = self._exchange_for_good(
                 lambda link: link.ask(spec.Tx.Select(), spec.Tx.SelectOk), "Tx.Select"
             )
             if self._log is None:
