@@ -165,7 +165,7 @@ class Failover:
         headers: Mapping[str, Any] | None = None,
         **keyword_headers: Any,
     ) -> None:
-        """Flush what is tracked, say goodbye and leave, within closeTimeout and a second.
+        """Flush what is tracked, say goodbye and leave, within closeTimeout and three seconds.
 
         Of fanout: the copies that are still to go are waited for as well.
         Raises what was refused of the tracked messages (Refused).
