@@ -213,11 +213,8 @@ class Outbox(Generic[T]):
         if tag <= self._last_tag:
             raise ValueError(f"tag {tag} does not follow {self._last_tag}")
         unwritten = self._unwritten
-        if unwritten and unwritten[0] is entry:
-            unwritten.popleft()
-        elif entry.dropped and not entry.written:
-            self._ghosts += 1
-        else:
+        is_first = bool(unwritten) and unwritten[0] is entry
+        if not is_first and not (entry.dropped and not entry.written):
             raise ValueError(f"{entry!r} is not the first unwritten entry")
         if not self._flight:
             self._lowest_tag = tag
@@ -227,6 +224,10 @@ class Outbox(Generic[T]):
             self.resent_total += 1
         entry.attempts += 1
         entry.written = True
+        if is_first:
+            unwritten.popleft()  # last: an exception of a signal handler before it loses nothing
+        else:
+            self._ghosts += 1
 
     # --- in: from the broker --------------------------------------------------------------------
 
@@ -282,11 +283,13 @@ class Outbox(Generic[T]):
         Ghosts are forgotten, tags begin anew, a suspicion stays.
         """
         again = [entry for entry in self._flight.values() if not entry.dropped]
+        if again and self._unwritten and again[-1] is self._unwritten[0]:
+            del again[-1]  # `written` was interrupted
         for entry in again:
             entry.written = False
             entry.returned = False  # the next broker may have a route
-        self._unwritten.extendleft(reversed(again))
-        self._flight = {}
+        unwritten = deque(chain(again, self._unwritten))
+        self._unwritten, self._flight = unwritten, {}  # at once, for signal handlers that raise
         self._ghosts = 0
         self._last_tag = 0
         return len(again)

@@ -1,0 +1,59 @@
+"""The outbox when an exception of a signal handler comes in the middle of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from understudy.core import outbox
+from understudy.core.outbox import Outbox
+
+
+class Alarm(BaseException):
+    pass
+
+
+def interrupt(call: Callable[[], object], line: int) -> bool:
+    """Make a call that raises before its nth line in the outbox; whether it has so many."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename != outbox.__file__:
+            return None
+        if event == "line":
+            count += 1
+            if count == line:
+                raise Alarm
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Alarm:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("step", ["written", "link_lost"])
+def test_no_message_is_lost_and_none_is_twice_in_it(step: str) -> None:
+    line, was_interrupted = 0, True
+    while was_interrupted:
+        line += 1
+        it: Outbox[str] = Outbox(1000)
+        for key in "abcd":
+            it.offer(key, 1, key)
+        it.written(it.next_unwritten(1)[0], 1)
+        entry = it.next_unwritten(1)[0]
+        calls = {"written": lambda: it.written(entry, 2), "link_lost": it.link_lost}  # noqa: B023
+        was_interrupted = interrupt(calls[step], line)
+        it.link_lost()
+        assert it.keys() == list("abcd"), f"interrupted at line {line}"
+    assert line > 3
