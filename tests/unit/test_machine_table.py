@@ -6,6 +6,7 @@ import pytest
 
 from understudy.core.happenings import (
     Closed,
+    CutShort,
     Dial,
     Dialed,
     DialFailed,
@@ -33,6 +34,7 @@ from understudy.testing.machines import (
 
 ONE_OF_EACH: list[Happening] = [
     Wanted(),
+    CutShort(),
     Dialed(A),
     DialFailed(A, "refused"),
     Lost(1, "cut"),
@@ -48,16 +50,19 @@ REACTIONS: dict[tuple[State, type], tuple[State, list[type]]] = {
     (State.IDLE, Listed): (State.IDLE, [Tell]),
     (State.IDLE, Spares): (State.IDLE, []),
     (State.IDLE, Closed): (State.CLOSED, [Fail]),
+    (State.DIALING, CutShort): (State.WAITING, [Leave, Wait]),
     (State.DIALING, Dialed): (State.CONNECTED, [Tell]),
     (State.DIALING, DialFailed): (State.DIALING, [Dial]),
     (State.DIALING, Listed): (State.DIALING, [Tell]),
     (State.DIALING, Spares): (State.DIALING, []),
     (State.DIALING, Closed): (State.CLOSED, [Fail]),
+    (State.WAITING, CutShort): (State.WAITING, [Leave, Wait]),
     (State.WAITING, Wanted): (State.WAITING, [Hurry]),
     (State.WAITING, TimeUp): (State.DIALING, [Dial]),
     (State.WAITING, Listed): (State.WAITING, [Tell, Wait]),
     (State.WAITING, Spares): (State.WAITING, [Wait]),
     (State.WAITING, Closed): (State.CLOSED, [Fail]),
+    (State.CONNECTED, CutShort): (State.WAITING, [Leave, Wait]),
     (State.CONNECTED, Wanted): (State.CONNECTED, []),
     (State.CONNECTED, Dialed): (State.CONNECTED, []),
     (State.CONNECTED, DialFailed): (State.WAITING, [Leave, Tell, Wait]),

@@ -12,6 +12,7 @@ from understudy.errors import Attempt
 __all__ = [
     "Action",
     "Closed",
+    "CutShort",
     "Dial",
     "DialFailed",
     "Dialed",
@@ -36,6 +37,11 @@ __all__ = [
 @dataclass(frozen=True)
 class Wanted:
     """Somebody needs a connection."""
+
+
+@dataclass(frozen=True)
+class CutShort:
+    """An exception from elsewhere came between a decision and its actions: they are not done."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class Closed:
 
 
 Happening: TypeAlias = (
-    Wanted | Dialed | DialFailed | Lost | TimeUp | Listed | Spares | Prefer | Closed
+    Wanted | CutShort | Dialed | DialFailed | Lost | TimeUp | Listed | Spares | Prefer | Closed
 )
 
 # --- what to do -------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ from understudy.core.events import (
 from understudy.core.happenings import (
     Action,
     Closed,
+    CutShort,
     Dial,
     Dialed,
     DialFailed,
@@ -302,6 +303,11 @@ class Machine:
         self._spares = happening.endpoints
         return [Wait(0)] if self.state is State.WAITING and self._has_usable_spare() else []
 
+    def _begin_again(self, _: Happening) -> list[Action]:
+        self.current = None
+        self.state = State.WAITING
+        return [Leave(self.epoch, "a call was interrupted"), Wait(0)]
+
     def _close(self, _: Happening) -> list[Action]:
         left = self.epoch if self.state is State.CONNECTED else None
         self.state = State.CLOSED
@@ -349,6 +355,9 @@ _ANYWHERE: dict[type, Handler] = {
 
 TRANSITIONS: dict[tuple[State, type], Handler] = {
     (State.IDLE, Wanted): Machine._begin,
+    (State.DIALING, CutShort): Machine._begin_again,
+    (State.WAITING, CutShort): Machine._begin_again,
+    (State.CONNECTED, CutShort): Machine._begin_again,
     (State.DIALING, Dialed): Machine._connected,
     (State.DIALING, DialFailed): Machine._dial_failed,
     (State.WAITING, TimeUp): Machine._start_pass,

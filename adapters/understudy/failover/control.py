@@ -7,6 +7,8 @@ Rules
   (to the current endpoint, waiting for a taker or with him).
 * The lock is entered itself, never by its condition: an exception of a signal handler inside
   Condition.__enter__, which is Python code, would leave it locked for good.
+* An exception of a signal handler may end `feed` anywhere. What the machine decided and nobody did
+  shows in its state, and the next one who looks mends it.
 * Nobody is told anything under the lock but the notifier, which only queues; our threads never
   run a log handler or a callback of the application's.
 """
@@ -24,6 +26,7 @@ from understudy.core.endpoint import Endpoint
 from understudy.core.happenings import (
     Action,
     Closed,
+    CutShort,
     Dial,
     Fail,
     Happening,
@@ -83,8 +86,24 @@ class Control(Generic[C]):
     def is_closed(self) -> bool:
         return self.machine.state is State.CLOSED
 
+    def mend(self) -> None:
+        """After an interrupted `feed`: begin a new pass at once."""
+        machine = self.machine
+        match machine.state:
+            case State.DIALING:
+                is_whole = self.pass_dial is not None
+            case State.WAITING:
+                is_whole = self.due is not None
+            case State.CONNECTED:
+                is_whole = machine.current is not None
+            case _:
+                is_whole = True
+        if not is_whole:
+            self.feed(CutShort())
+
     def want(self) -> None:
         """Feed Wanted. Waiting callers repeat it: it wakes nobody unless it changes something."""
+        self.mend()
         due = self.due
         actions = self.machine.receive(Wanted())
         for action in actions:

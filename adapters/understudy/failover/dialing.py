@@ -92,6 +92,7 @@ class Dialing(Generic[C]):
         control = self._control
         if not control.is_needed:
             return None
+        control.mend()
         if control.due is not None:
             if now < control.due:
                 return control.due
