@@ -34,6 +34,7 @@ METHOD_ID = struct.Struct(">I")
 HEADER = struct.Struct(">HHQ")
 END = spec.FRAME_END
 
+INTERRUPTED = "the call that used it was interrupted"
 Content = tuple[Any, Any, bytes]  # method, properties, body
 
 
@@ -131,9 +132,14 @@ class LinkChannel:
 
     def ask(self, method: Any, *replies: type) -> Ask:
         """Write a request; raises the caller's encoding errors and writes nothing then."""
-        self.link.send(self.number, method)
+        data = frame.Method(self.number, method).marshal()
         ask = Ask(replies)
-        self._asked.append(ask)
+        try:
+            self._asked.append(ask)
+            self.link.write(data)
+        except BaseException:
+            self.link.interrupted()
+            raise
         return ask
 
     def send(self, method: Any) -> None:
@@ -141,16 +147,22 @@ class LinkChannel:
         self.link.send(self.number, method)
 
     def select_confirms(self) -> Ask:
+        ask = self.ask(spec.Confirm.Select(), spec.Confirm.SelectOk)
         self.is_confirming = True
-        return self.ask(spec.Confirm.Select(), spec.Confirm.SelectOk)
+        return ask
 
     def publish(self, message: Any) -> Sent:
         """Write a message; in confirm mode what is returned tells when it is settled."""
+        frames = message.frames(self.number, self.link.frame_max)
         sent = Sent(message.message_id)
-        if self.is_confirming:
-            self.unsettled[self.next_tag] = sent
-            self.next_tag += 1
-        self.link.write(message.frames(self.number, self.link.frame_max))
+        try:
+            if self.is_confirming:
+                self.unsettled[self.next_tag] = sent
+                self.next_tag += 1
+            self.link.write(frames)
+        except BaseException:
+            self.link.interrupted()
+            raise
         return sent
 
     def close(self, code: int, text: str) -> Ask:
@@ -284,6 +296,10 @@ class Link:
 
     def send(self, channel: int, method: Any) -> None:
         self.write(frame.Method(channel, method).marshal())
+
+    def interrupted(self) -> None:
+        """A signal handler raised: what was noted and what was written may not be the same."""
+        self.lost = self.lost or LinkLost(INTERRUPTED)
 
     def send_heartbeat(self) -> None:
         self.write(frame.Heartbeat().marshal())

@@ -23,7 +23,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pika import exceptions
 
@@ -36,10 +38,11 @@ from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
+from understudy.failover.waiters import Waiter, Waiters
 from understudy.pika import restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
-from understudy.pika.link import LinkLost
+from understudy.pika.link import INTERRUPTED, LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
 from understudy.pika.wire import Wakeup, Wire
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from understudy.pika.channel import BlockingChannel
 
 __all__ = ["Session"]
+
+T = TypeVar("T")
 
 GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 BUFFERED = 16 * 2**20  # bytes of deliveries nobody has taken, above which no more are read unasked
@@ -66,7 +71,6 @@ class Session:
         self.lock = (
             threading.RLock()
         )  # a signal handler may publish; entered itself, see supervisor
-        self.changed = threading.Condition(self.lock)
         self.topology = Topology()
         self.channels: dict[int, BlockingChannel] = {}
         self.wire: Wire | None = None
@@ -78,7 +82,7 @@ class Session:
         self._is_over = False
         self._polling = False
         self._poller = 0  # the thread that does
-        self._waiting = 0  # threads that wait for what another one reads
+        self._waiters = Waiters()  # threads that wait for what another one does
         self._recovering = False
         self._steps: Iterator[Step] | None = None  # what is still to be restored
         self._step: Step = ((lambda: True), math.inf)
@@ -124,48 +128,51 @@ class Session:
                 self._poll(wire, left)
             wire.serve()
             served = True
-            if self._waiting:
-                self.changed.notify_all()
+            self._waiters.ring()
         return True
 
     def _poll(self, wire: Wire, seconds: float) -> None:
         before = self._polling  # within a signal handler that has interrupted this very poll
-        self._polling = wire.is_polled = True
-        self._poller = threading.get_ident()
         try:
-            with self.released():
-                wire.poll(seconds, self.wakeup)
+            self._polling = wire.is_polled = True
+            self._poller = threading.get_ident()
+            self._without_lock(partial(wire.poll, seconds, self.wakeup))
         finally:
             self._polling = wire.is_polled = before
             if before:
                 self.wakeup.set()  # what it waits for may have been read in here
-            if self._waiting:
-                self.changed.notify_all()  # one of them goes on polling
+            self._waiters.ring()  # one of them goes on polling
             if wire is not self.wire:
                 wire.close()
             if self._is_over:
                 self.wakeup.close()
 
     def _wait_for_change(self, seconds: float) -> None:
-        self._waiting += 1
+        waiter = Waiter()
         try:
-            self.changed.wait(None if seconds == math.inf else max(seconds, 0.0))
+            self._waiters.add(waiter)
+            longest = min(max(seconds, 0.0), threading.TIMEOUT_MAX)
+            self._without_lock(partial(waiter.wait, longest))
         finally:
-            self._waiting -= 1
+            self._waiters.discard(waiter)
 
-    @contextlib.contextmanager
-    def released(self) -> Iterator[None]:
-        """Let go of the lock, however deep it is held."""
-        held = self.lock._release_save()  # type: ignore[attr-defined]
+    def _without_lock(self, do: Callable[[], T]) -> T:
+        """Let go of the lock, however deep it is held, while this is done.
+
+        A signal handler may raise between any two calls here, but not within one call into C: so
+        the lock is never given up without a note of it, and never taken twice.
+        """
+        lock, held = self.lock, list[Any]()
         try:
-            yield
+            held.extend(starmap(lock._release_save, ((),)))  # type: ignore[attr-defined]
+            return do()
         finally:
-            self.lock._acquire_restore(held)  # type: ignore[attr-defined]
+            if held:
+                lock._acquire_restore(held[0])  # type: ignore[attr-defined]
 
     def notify(self) -> None:
         """Let every waiting thread look again whether its wait is over."""
-        if self._waiting:
-            self.changed.notify_all()
+        self._waiters.ring()
         if self._polling:
             self.wakeup.set()
 
@@ -203,7 +210,7 @@ class Session:
                 self._recover(deadline, on_wait)
             finally:
                 self._recovering = False
-                self.changed.notify_all()
+                self._waiters.ring()
         assert self.wire is not None
         return self.wire
 
@@ -218,14 +225,12 @@ class Session:
             self._leave(self.wire)
         if self.wire is None:
             try:
-                with self.released():
-                    wire = self.supervisor.acquire(deadline, look_around)
+                self._bring_wire(deadline, look_around)
             except errors.ConnectFailed as exc:
                 self.check_open()
                 if not self.options.reconnect and self._lost_at:
                     raise ConnectionLost(str(exc)) from None
                 raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
-            self._adopt(wire)
         try:
             self._restore(deadline)
         except LinkLost as lost:
@@ -239,19 +244,27 @@ class Session:
             self._drop()
             raise
 
+    def _bring_wire(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
+        wire = None
+        try:
+            wire = self._without_lock(partial(self.supervisor.acquire, deadline, on_wait))
+            self.check_open()
+            self._adopt(wire)
+        except BaseException:
+            if wire is not None and wire is not self.wire:
+                self.supervisor.released(wire)
+                wire.discard()
+            raise
+
     def _adopt(self, wire: Wire) -> None:
-        if self.is_closed:
-            self.supervisor.released(wire)
-            wire.discard()
-            raise ConnectionLost(CLOSED)
         with wire.guard:
             wire.guard = self.lock
         wire.may_read = self._has_room
         wire.on_served = self.notify
         wire.on_blocked = self._on_blocked
-        self.wire = wire
         self._steps = self._all_steps(wire)
         self._step = (lambda: True), math.inf
+        self.wire = wire
 
     def _all_steps(self, wire: Wire) -> Iterator[Step]:
         until = self._lost_at + restoring.patience(wire.heartbeat)
@@ -292,21 +305,24 @@ class Session:
             self._leave(self.wire)
 
     def _leave(self, wire: Wire) -> None:
-        """A wire broke: everything that was on it has to be restored."""
-        self.wire = self._steps = None
+        """A wire broke: everything that was on it has to be restored.
+
+        It is done when ``self.wire`` is None; one that was interrupted is done again.
+        """
         self._lost_at = time.monotonic()
         assert wire.lost is not None
         monitor.forget(wire)
         self.supervisor.lost(wire, str(wire.lost))
         wire.close()
         self._forget_link(wire)
+        self.wire = self._steps = None
 
     def _drop(self) -> None:
         """It is in an unknown state, but not through its endpoint's fault."""
         wire = self.wire
         if wire is not None:
             self.supervisor.released(wire)
-            wire.sever("the call that used it was interrupted")
+            wire.sever(INTERRUPTED)
             self._leave(wire)
 
     def _forget_link(self, wire: Wire) -> None:
@@ -388,14 +404,13 @@ class Session:
     def abandon(self) -> None:
         """In a forked child the connection is the parent's."""
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)
         if self.wire is not None:
             self.wire.abandon()
         self.is_closed = True
         self.wire = self._steps = None
         self.wakeup.close()
         self._polling = self._recovering = False
-        self._waiting = 0
+        self._waiters = Waiters()
 
 
 class _Undertaker:

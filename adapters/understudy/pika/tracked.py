@@ -19,6 +19,7 @@ import os
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pika import exceptions
@@ -223,26 +224,35 @@ class TrackedPublisher:
             if not entries:
                 return
             link = self._link or self._open(wire)
-            frames = []
-            for entry in entries:
-                message = entry.item
-                if message.header_size > wire.frame_max:
-                    self._unsendable(entry, wire)
-                    break
-                if entry.attempts:
-                    message.mark_resend()
-                outbox.written(entry, link.next_tag)
-                link.next_tag += 1
-                frames.append(message.frames(link.number, wire.frame_max))
-            wire.write(b"".join(frames))
+            try:
+                wire.write(b"".join(self._noted(entries, link, wire)))
+            except BaseException:
+                wire.interrupted()
+                raise
             if not session.options.confirms:
                 outbox.confirmed(0, multiple=True)
 
+    def _noted(
+        self, entries: list[Entry[OutMessage]], link: LinkChannel, wire: Wire
+    ) -> Iterator[bytes]:
+        """What to write for these; stops at one that no link could carry."""
+        for entry in entries:
+            message = entry.item
+            if message.header_size > wire.frame_max:
+                self._unsendable(entry, wire)
+                break
+            if entry.attempts:
+                message.mark_resend()
+            self._outbox.written(entry, link.next_tag)
+            link.next_tag += 1
+            yield message.frames(link.number, wire.frame_max)
+
     def _open(self, wire: Wire) -> LinkChannel:
         number = wire.free_number(self._session.channels)
-        self._link = link = wire.open_channel(number, self)
+        link = wire.open_channel(number, self)
         if self._session.options.confirms:
             link.select_confirms()
+        self._link = link
         return link
 
     def _unsendable(self, entry: Entry[OutMessage], wire: Wire) -> None:

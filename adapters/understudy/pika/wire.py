@@ -26,7 +26,7 @@ from typing import Any
 
 from understudy.core.endpoint import Endpoint
 from understudy.failover.polling import is_at_end, is_readable
-from understudy.pika.link import Link, LinkLost
+from understudy.pika.link import INTERRUPTED, Link, LinkLost
 
 __all__ = ["Wakeup", "Wire"]
 
@@ -122,7 +122,7 @@ class Wire(Link):
             self._failed = f"{type(exc).__name__}: {exc}"
             return
         except BaseException:
-            self._interrupted()
+            self.interrupted()
             raise
         finally:
             self._is_writing = False
@@ -130,14 +130,14 @@ class Wire(Link):
         if sent < len(data):
             self._out[:0] = memoryview(data)[sent:]
 
-    def _interrupted(self) -> None:
+    def interrupted(self) -> None:
         """A signal handler raised, perhaps in the middle of a frame."""
-        self.sever("the call that used it was interrupted")
+        self.sever(INTERRUPTED)
 
     def serve(self) -> None:
         """Write what waits and read what has come, without waiting; `lost` tells how it went."""
         if self._is_serving:
-            self._interrupted()
+            self.interrupted()
         if self.lost is not None:
             return
         self._is_serving = True
@@ -150,7 +150,7 @@ class Wire(Link):
             else:
                 return
         except BaseException:
-            self._interrupted()
+            self.interrupted()
             raise
         finally:
             self._is_serving = False
@@ -217,11 +217,14 @@ class Wire(Link):
     def sever(self, reason: str) -> None:
         """Break it now; whoever polls it wakes."""
         self._lose(reason)
-        if self.guard.acquire(blocking=False):
-            try:
+        guard, taken = self.guard, list[bool]()
+        try:
+            taken.extend(map(guard.acquire, (False,)))  # in one call: a signal can't come between
+            if taken[0]:
                 self.close()
-            finally:
-                self.guard.release()
+        finally:
+            if any(taken):
+                guard.release()
 
     def _shut_down(self) -> None:
         with contextlib.suppress(OSError):
