@@ -105,8 +105,12 @@ def test_a_send_waits_for_enough_brokers(
                     pass
                 with pytest.raises(SendTimeout):
                     await channel.basic_publish(unique, "", b"late")
+            async with AsyncConnection(uri(rabbit_a, b)) as connection:
+                channel = await connection.channel()
+                await declare(channel, unique)
                 patient = asyncio.create_task(channel.basic_publish(unique, "", b"patient"))
                 await asyncio.sleep(0.1)
+                assert not patient.done()
                 b.heal()
                 await patient
         for place in (rabbit_a, rabbit_b):
