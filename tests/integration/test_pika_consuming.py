@@ -462,3 +462,43 @@ def test_an_ack_ends_in_time_while_the_broker_reads_nothing(
     with pytest.raises(SendTimeout):
         channel.basic_publish("", unique, b" " * 2**25)  # far more than the kernel takes
     lab.background(lambda: channel.basic_ack(method.delivery_tag)).join(10)
+
+
+def test_f25_an_ack_counts_while_other_channels_are_still_restored(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """With prefetch 1 one that was dropped would be the last that this consumer gets."""
+    network = lab.proxy(rabbit_a)
+    connection = connect(network)
+    channels = [connection.channel() for _ in range(60)]
+    consuming, publishing = channels[:2]
+    consuming.queue_declare(unique)
+    consuming.basic_qos(prefetch_count=1)
+    for channel in channels[1:]:
+        channel.basic_qos(prefetch_count=5)
+    for number in range(10):
+        consuming.basic_publish("", unique, str(number))
+    came: list[bytes] = []
+    has_come, is_cut = threading.Event(), threading.Event()
+
+    def work(channel: Any, method: Any, _: Any, body: bytes) -> None:
+        if not came:
+            has_come.set()
+            assert is_cut.wait(30)
+            wait_until(lambda: bool(consuming._pending_events))  # it has come again
+            network.heal()
+        came.append(body)
+        channel.basic_ack(method.delivery_tag)
+        if body == b"9":
+            channel.stop_consuming()
+
+    consuming.basic_consume(unique, work)
+    consumer = lab.background(consuming.start_consuming)
+    assert has_come.wait(30)
+    network.throttle(4000)  # bytes/s: the other channels are restored one by one
+    network.reset()
+    restorer = lab.background(lambda: publishing.basic_publish("", unique + "-none", b""))
+    is_cut.set()
+    restorer.join()
+    consumer.join()
+    assert set(came) == {str(number).encode() for number in range(10)}

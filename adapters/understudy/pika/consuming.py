@@ -206,7 +206,7 @@ class Consuming(Requests):
                     return  # nothing was ever given out
             real = tag - self._offset if tag else 0
             wire = session.wire
-            if real < 0 or (real == 0 and tag) or not session.is_live or self._link is None:
+            if real < 0 or (real == 0 and tag) or not self._can_settle():
                 session.stale_acks += 1
                 if self._log is not None:
                     self._log.stale_ack()
@@ -218,6 +218,11 @@ class Consuming(Requests):
             if wire.unwritten > UNWRITTEN:
                 self._let_flow(wire)
 
+    def _can_settle(self) -> bool:
+        """Whether there is a link with deliveries of its own, be other channels restored or not."""
+        link = self._fresh or self._link
+        return link is not None and link.is_open and link.link.lost is None
+
     def _write_settle(self, method_id: int, tag: int, bits: int) -> None:
         link = self._fresh or self._link
         assert link is not None
@@ -225,7 +230,7 @@ class Consuming(Requests):
 
     def _give_back(self, deliveries: Iterable[Any]) -> None:
         """Have the broker put back what the application has not seen; one that is gone did so."""
-        if not self._session.is_live or self._link is None:
+        if not self._can_settle():
             return
         for event in deliveries:
             tag = event.method.delivery_tag - self._offset
