@@ -37,14 +37,23 @@ from understudy.core.events import (
     SlowReconnect,
     Unblocked,
 )
+from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 
-__all__ = ["EventCallback", "Notifier", "logger", "settle"]
+__all__ = ["EventCallback", "Notifier", "checked_callback", "logger", "settle"]
 
 logger = logging.getLogger("understudy")
 
 EventCallback = Callable[[Event], object]
+
+
+def checked_callback(given: EventCallback | None) -> EventCallback | None:
+    """Raises ConfigurationError for an ``on_event`` that can't be called."""
+    if given is None or callable(given):
+        return given
+    raise ConfigurationError(f"on_event must be callable with one event, not {given!r}")
+
 
 QUEUE_SIZE = 1000  # events; far more than a healthy callback ever leaves waiting
 IDLE_TIME = 10.0  # s

@@ -25,7 +25,7 @@ from understudy.errors import Attempt, ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
-from understudy.failover.notifier import EventCallback
+from understudy.failover.notifier import EventCallback, checked_callback
 from understudy.failover.supervisor import Supervisor
 from understudy.failover.without_effect import warn_without_effect
 from understudy.kombu import celery
@@ -269,10 +269,7 @@ class Settings:
 def _callback(given: Any) -> EventCallback | None:
     if isinstance(given, EventHandler):
         return given.callback
-    if given is None or callable(given):
-        callback: EventCallback | None = given
-        return callback
-    raise ConfigurationError(f"on_event must be callable with one event, not {given!r}")
+    return checked_callback(given)
 
 
 class _Process:
