@@ -131,7 +131,7 @@ def test_too_few_brokers_end_in_a_send_timeout(
     proxy = lab.proxy(rabbits[1])
     proxy.refuse()
     channel = declared(fan(rabbits[0], proxy, options="&timeout=500"), unique)
-    with pytest.raises(SendTimeout, match="minAckCount=2, but 1 brokers are connected"):
+    with pytest.raises(SendTimeout, match="minAckCount=2, but 1 broker is connected"):
         channel.basic_publish(unique, "news", "late")
     channel.basic_publish("", unique, "a queue message needs one")
 

@@ -104,7 +104,7 @@ def test_too_few_brokers_end_in_a_send_timeout(
     proxy = proxy_to(lab, rabbits[1])
     proxy.refuse()
     connection = fan(rabbits[0], proxy, options="&timeout=500")
-    with pytest.raises(SendTimeout, match="minAckCount=2, but 1 brokers are connected"):
+    with pytest.raises(SendTimeout, match="minAckCount=2, but 1 broker is connected"):
         connection.send(topic, "late")
 
 

@@ -48,8 +48,9 @@ def never_sent(
     """The error of a send that could not begin in time."""
     away = ", ".join(one.name for one in standings if not one.is_ready)
     ready = sum(one.is_ready for one in standings)
+    connected = "1 broker is" if ready == 1 else f"{ready} brokers are"
     return SendTimeout(
-        f"message {message_id} was never sent: minAckCount={need}, but {ready} brokers are "
+        f"message {message_id} was never sent: minAckCount={need}, but {connected} "
         f"connected (not: {away}) within timeout={seconds * 1000:.0f} ms",
         message_id=message_id,
     )

@@ -75,8 +75,12 @@ def alone(uri: FailoverURI, endpoint: Endpoint) -> FailoverURI:
     return replace(uri, scheme="failover", endpoints=(endpoint,), options=options)
 
 
+def counted(messages: int) -> str:
+    return "1 message" if messages == 1 else f"{messages} messages"
+
+
 def log_missed(name: str, messages: int) -> None:
-    logger.warning("fanout: %s missed %d messages", name, messages)
+    logger.warning("fanout: %s missed %s", name, counted(messages))
 
 
 def log_not_taken(name: str, error: BaseException) -> None:
@@ -84,7 +88,7 @@ def log_not_taken(name: str, error: BaseException) -> None:
 
 
 def log_left(name: str, copies: int) -> None:
-    logger.warning("fanout: %s did not confirm %d messages before the end", name, copies)
+    logger.warning("fanout: %s did not confirm %s before the end", name, counted(copies))
 
 
 class Member(Protocol[M_contra]):
