@@ -50,7 +50,7 @@ What the broker decides
   receipt stands for a batch. A durable subscription needs ``client-id`` in connect() and
   ``activemq.subscriptionName``. ``/amq/queue/x`` is ``/queue/x`` there. When its memory is full it
   stops reading: sends wait as long as ``timeout`` says. A message that it can't read (no
-  destination, ``priority: high``) ends the connection without a word too, and is `Refused` as above.
+  destination, ``priority: high``) ends the connection without a word too, and is `Refused`.
 * Artemis (from its documents, not tested): NACK would acknowledge, so it is refused;
   acknowledgements in a transaction count at once (logged).
 """

@@ -15,15 +15,12 @@ from stomp.connect import StompConnection11, StompConnection12
 from stomp.utils import Frame, merge_headers
 from stomp.utils import encode as encode_body
 
-from understudy import discovery
-from understudy.core.uri import FailoverURI, parse
+from understudy.core.uri import FailoverURI
 from understudy.errors import ConfigurationError
-from understudy.failover import fanout
 from understudy.failover.deadline import Deadline
-from understudy.failover.notifier import EventCallback
-from understudy.failover.without_effect import warn_without_effect
+from understudy.failover.notifier import EventCallback, checked_callback, logger
+from understudy.stomp.arguments import Address, check_body, check_heartbeats, read_address
 from understudy.stomp.commands import Commands
-from understudy.stomp.dialing import SCHEMES
 from understudy.stomp.dispatcher import receipt_job
 from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.fanout import FanoutSender
@@ -52,7 +49,7 @@ class Failover:
 
     def __init__(
         self,
-        uri: str | Iterable[tuple[str, int]] | None = None,
+        uri: Address | None = None,
         *,
         version: str | None = None,
         on_event: EventCallback | None = None,
@@ -66,29 +63,37 @@ class Failover:
         host_and_ports: Iterable[tuple[str, int]] | None = None,
         **stomp_options: Any,
     ) -> None:
-        """``uri`` is a failover URI, a plain stomp: URI, or stomp.py's list of (host, port).
+        """``uri`` is a failover URI, a plain stomp: URI, or a list of URIs or of stomp.py's
+        (host, port), which are tried in order.
 
         ``options`` are options of the URI's, which goes before them; ``on_event`` is called with
         each event. The other arguments are stomp.py's: ``heartbeats`` in ms, where the shorter of
         it and the option ``heartbeat`` counts. What they say of reconnecting is not needed here.
+        Raises ConfigurationError.
         """
         for name in stomp_options:
             if name not in IGNORED:
                 raise TypeError(f"{type(self).__name__}() got an unexpected argument {name!r}")
-        self.uri = _parse(uri if uri is not None else host_and_ports, options)
+        self.uri = read_address(uri if uri is not None else host_and_ports, options)
         self.version = "1.1" if isinstance(self, Connection11) else "1.2"
-        self.heartbeats = heartbeats
+        self.heartbeats = check_heartbeats(heartbeats)
         self.auto_content_length = auto_content_length
         self.transport = Transport(vhost)
-        self._on_event = on_event
+        self._on_event = checked_callback(on_event)
         self._encoding = encoding
         self._auto_decode = auto_decode
         self._bind = bind_host_port
         self._commands: Commands | None = None
         self._fanout: FanoutSender | None = None
+        self._is_login_told = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.transport.session or self.uri}>"
+        session = self.transport.session
+        state = "not connected"
+        if session is not None:
+            where = session.supervisor.current
+            state = "closed" if session.is_closed else f"on {where}" if where else "connecting"
+        return f"<{type(self).__name__} {state} of {self.uri}>"
 
     # --- begin and end --------------------------------------------------------------------------
 
@@ -107,6 +112,7 @@ class Failover:
         connected, or raises ConnectFailed after ``timeout`` or startupMaxReconnectAttempts.
         """
         deadline = self._deadline()
+        self._tell_login(username, passcode)
         with self.transport.connecting:
             session = self.transport.session
             if session is None or session.is_closed:
@@ -136,6 +142,20 @@ class Failover:
                         self._fanout.close(Deadline(0))
                     session.close()
                 raise
+
+    def _tell_login(self, username: str | None, passcode: str | None) -> None:
+        """Once: a login that is not used where a member has another one is easily overlooked."""
+        if username is None or self._is_login_told:
+            return
+        for endpoint in self.uri.endpoints:
+            other = passcode is not None and endpoint.password != passcode
+            if endpoint.username is not None and (other or endpoint.username != username):
+                self._is_login_told = True
+                logger.warning(
+                    "connect() was given a login, but %s has another in its URI, which is used",
+                    endpoint,
+                )
+                return
 
     def _new_session(self, handshake: Handshake) -> Session:
         return Session(
@@ -216,6 +236,22 @@ class Failover:
         self.transport.override_threading(create_thread_fc)
 
     # --- frames ---------------------------------------------------------------------------------
+
+    def send(
+        self,
+        destination: str,
+        body: str | bytes,
+        content_type: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        **keyword_headers: Any,
+    ) -> None:
+        """Return when a broker has confirmed it, or with trackMessages at once.
+
+        Raises TypeError for another kind of body, SendTimeout, Refused and ConnectFailed.
+        """
+        check_body(body)
+        stomp_send = super().send  # type: ignore[misc]  # of stomp.py's class beside this one
+        stomp_send(destination, body, content_type, headers, **keyword_headers)
 
     def send_frame(
         self, cmd: str, headers: Mapping[str, Any] | None = None, body: Any = ""
@@ -320,30 +356,3 @@ IGNORED = frozenset(
         "heart_beat_receive_scale",
     }
 )
-
-
-WITHOUT_EFFECT = {"blockedTimeout": "STOMP has no word for a broker that blocks its senders"}
-
-
-def _parse(
-    given: str | Iterable[tuple[str, int]] | None, options: Mapping[str, object] | None
-) -> FailoverURI:
-    if given is None:
-        given = [("localhost", 61613)]  # stomp.py's own default
-    if not isinstance(given, str):
-        members = ",".join(
-            f"stomp://{f'[{host}]' if ':' in host else host}:{port}" for host, port in given
-        )
-        options = {"randomize": False, **(options or {})}  # stomp.py tries them in order
-        given = f"failover:({members})"
-    uri = parse(
-        given,
-        options=options,
-        schemes=SCHEMES,
-        member_options=(),
-        agents=discovery.agent_schemes(),
-    )
-    if uri.scheme == "fanout":
-        fanout.check(uri)
-    warn_without_effect(uri, WITHOUT_EFFECT, "stomp.py")
-    return uri

@@ -10,6 +10,7 @@ from typing import Any
 
 from understudy.core.transaction import TransactionLog
 from understudy.failover.waiters import Waiter
+from understudy.stomp.arguments import check_ack_mode
 from understudy.stomp.codec import encode
 from understudy.stomp.dialects import Dialect
 from understudy.stomp.inner import Inner
@@ -50,6 +51,7 @@ class Subscription:
         self.headers = said
         self.id = str(said.get("id", said.get("destination")))
         self.mode = str(said.get("ack", "auto"))
+        check_ack_mode(self.mode)
         self.link: Inner | None = None  # where it is known to the broker, or on its way
         self.is_active = False  # the broker has said so
         self.error: Exception | None = None

@@ -14,6 +14,7 @@ from stomp.listener import Publisher
 
 from understudy.core.endpoint import Endpoint
 from understudy.failover.notifier import logger
+from understudy.stomp.arguments import check_listener
 from understudy.stomp.inner import DEFAULT_PORTS, TLS_SCHEMES
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Transport(Publisher):
     # --- listeners ------------------------------------------------------------------------------
 
     def set_listener(self, name: str, listener: Any) -> None:
-        assert listener is not None
+        """Raises TypeError for one that has none of the calls."""
+        check_listener(listener)
         self.listeners[name] = listener
 
     def remove_listener(self, name: str) -> None:
