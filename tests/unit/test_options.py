@@ -161,8 +161,11 @@ def test_values(query: str, field: str, value: object) -> None:
         ("updateURIsURL=ftp://h/x", ["updateURIsURL", "http"]),
         ("updateURIsURL=", ["updateURIsURL"]),
         ("priorityURIs=ampq://a", ["priorityURIs", "ampq", "amqp"]),
-        ("discovered.allow=10.0.0.0/33", ["discovered.allow"]),
-        ("discovered.allow=10.*", ["discovered.allow"]),  # names begin like that too
+        ("discovered.allow=a,10.0.0.0/33", ["discovered.allow", '"10.0.0.0/33" is not', "CIDR"]),
+        (
+            "discovered.allow=10.*",
+            ["discovered.allow", '"10.*" is not', "*.domains"],
+        ),  # names begin like that too
         ("minAckCount=2", ["minAckCount", "fanout:"]),
         ("fanOutQueues=true", ["fanOutQueues", "fanout:"]),
         ("nested.timeout=5", ["timeout", "whole list"]),
@@ -179,7 +182,14 @@ def test_refusals_name_option_value_and_rule(query: str, words: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "query", ["passwd=Zq7", "clientSecret=Zq7", "token=Zq7", "timeout=u:Zq7@h"]
+    "query",
+    [
+        "passwd=Zq7",
+        "clientSecret=Zq7",
+        "token=Zq7",
+        "timeout=u:Zq7@h",
+        "discovered.allow=Zq7/x,y@h",
+    ],
 )
 def test_refusals_show_no_secret(query: str) -> None:
     assert "Zq7" not in refusal(query)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import understudy
-from understudy import ConfigurationError, Endpoint, parse
+from understudy import ConfigurationError, Endpoint, parse, redact
 from understudy.core.endpoint import EndpointOptions
 from understudy.core.uri import parse_members
 
@@ -120,7 +120,42 @@ def test_an_option_after_a_bare_list_is_the_last_members() -> None:
     assert "add parentheses" in shown
     assert "failover:(…)?timeout=…" in shown
     assert "add parentheses" in refusal("amqp://a?randomize=false")
-    assert "add parentheses" in refusal("failover:(amqp://a?maxReconnectAttempts=5)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["failover:(amqp://a?timeout=5)", "masterslave:(amqp://a,static:(amqp://b?timeout=5))"],
+)
+def test_an_option_of_the_list_inside_its_parentheses(text: str) -> None:
+    shown = refusal(text)
+    assert "move it behind the last closing parenthesis: (…)?timeout=…" in shown
+    assert "add parentheses" not in shown
+    assert "without nested." in refusal("failover:(amqp://a)?nested.timeout=5")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "failvoer:(amqp://u:Zq7@h1)",
+        "failvoer://(amqp://u:Zq7@h1)",
+        "failover(amqp://u:Zq7@h1)",
+        "Failover (amqp://u:Zq7@h1)",
+        "static:(failover(amqp://u:Zq7@h1),amqp://b)",
+        "failover:(amqp//u:Zq7@h1)",
+    ],
+)
+def test_a_list_that_is_misspelled_is_told_so(text: str) -> None:
+    """Also when the error is masked once more, as on the way through a log."""
+    for shown in (refusal(text), redact(refusal(text))):
+        assert "did you mean failover:?" in shown or "did you forget the colon" in shown
+        assert "Zq7" not in shown
+        assert shown.endswith(("h1)", "h1),amqp://b)"))
+
+
+def test_commas_stand_between_members() -> None:
+    shown = refusal("failover:(amqp://a;amqp://b)")
+    assert "commas stand between" in shown
+    assert "kombu" not in shown
 
 
 def test_a_master_and_a_slave_are_ordered() -> None:
@@ -288,8 +323,9 @@ def test_raw_credentials_where_they_are_clear(password: str) -> None:
         ("ampq://a", ["unknown scheme", "ampq", "did you mean amqp?"]),
         ("redis://a", ["unknown scheme", "redis"]),
         ("simple:(amqp://a)", ["address"]),
-        ("a:5672", ["://"]),
-        ("failover:(a,b)", ["member 1", "://"]),
+        ("a:5672", ["two slashes"]),
+        ("failover:(a,b)", ["member 1", "two slashes"]),
+        ("failover:(amqp//a)", ["member 1", "forget the colon after amqp?"]),
         ("amqp://a;amqp://b", ["%3B"]),
         ("failover:(amqp://a)?nested.x=1;2", ["%3B"]),
         ("amqp://a b", ["%20"]),

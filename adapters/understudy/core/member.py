@@ -152,9 +152,13 @@ class MemberReader:
     def _split(self, text: str, label: str) -> Parts:
         scheme, slashes, rest = text.partition("://")
         if not slashes or not SCHEME.fullmatch(scheme):
+            # without "://" itself: who masks this text again would take it for an address
+            word, double, _ = text.partition("//")
+            fits = double and word in self.schemes
             raise self._error(
-                f"{label} is no address: it must begin with a scheme and :// "
+                f"{label} is no address: it must begin with a scheme, a colon and two slashes "
                 "(a comma in a password is written %2C)"
+                f"{f'; did you forget the colon after {word}?' if fits else ''}"
             )
         scheme = self._scheme(scheme, label)
         for character, encoded in ((" ", "%20"), ("#", "%23"), (",", "%2C")):
@@ -216,9 +220,14 @@ class MemberReader:
         ours = name in LIST_OPTIONS or name.startswith((PREFIX, "nested.", "discovered."))
         if ours and (bare or scheme in CORE_SCHEMES):
             shown = self.source.quote(name)
+            if label.startswith("nested."):
+                advice = "write it without nested."
+            elif bare:
+                advice = f"add parentheses: failover:(…)?{shown}=…"
+            else:
+                advice = f"move it behind the last closing parenthesis: (…)?{shown}=…"
             raise self._error(
-                f"option {shown} is one of the whole list but stands on {label}; add parentheses: "
-                f"failover:(…)?{shown}=…"
+                f"option {shown} is one of the whole list but stands on {label}; {advice}"
             )
         plain = {known.replace("_", ""): known for known in MEMBER_OPTIONS}
         close = plain.get(re.sub(r"[_-]", "", name).lower())

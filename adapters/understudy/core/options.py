@@ -28,6 +28,7 @@ from understudy.errors import ConfigurationError
 __all__ = ["OPTIONS", "Kind", "Option", "Options", "problem_of", "shown_value"]
 
 Kind = Literal["ms", "count", "bytes", "factor", "flag", "list", "place", "map"]
+ALLOW = "discovered.allow"
 LARGEST = 2**31 - 1  # 24 days in ms; what poll() and every host library can still take
 
 
@@ -48,6 +49,8 @@ class Option:
     def valid(self) -> str:
         if self.kind == "flag":
             return "true or false"
+        if self.name == ALLOW:
+            return "host names, *.domains and CIDR networks, as 10.0.0.0/8, separated by commas"
         if self.kind in ("list", "place", "map"):
             return {
                 "list": "values separated by commas",
@@ -159,7 +162,7 @@ class Options:
         "fanOutQueues", "flag", False, "fanout: queue messages to all brokers, not to the first"
     )
     discovered_allow: tuple[str, ...] = _row(  # a forged list must collect no password
-        "discovered.allow",
+        ALLOW,
         "list",
         (),
         "hosts, *.domains and CIDR networks whose learned endpoints get the first member's login",
@@ -243,8 +246,11 @@ def problem_of(option: Option, value: object) -> str:
             fine = isinstance(value, Mapping) and all(
                 isinstance(part, str) for pair in value.items() for part in pair
             )
-    if fine and option.name == "discovered.allow" and isinstance(value, tuple):
-        fine = all(map(_is_host_or_network, value))
+    if fine and option.name == ALLOW and isinstance(value, tuple):
+        wrong = next((one for one in value if not _is_host_or_network(one)), None)
+        if wrong is not None:  # an "@" beside it: all may be pieces of a password
+            hidden = any("@" in one for one in value)
+            return f"{MASK if hidden else shown_value(option.name, wrong)} is not"
     return "" if fine else f"{shown_value(option.name, value)} is not"
 
 

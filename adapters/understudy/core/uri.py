@@ -25,6 +25,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote_plus
@@ -48,6 +49,8 @@ __all__ = ["AGENT_SCHEMES", "COMPOSITES", "FailoverURI", "parse", "parse_members
 COMPOSITES = ("failover", "static", "masterslave", "discovery", "fanout")
 AGENT_SCHEMES = ("file", "http", "https", "multicast")
 ONE_OF = frozenset({"failover", "masterslave"})  # composites that stand for one broker
+
+LIST_OPENING = re.compile(r"([A-Za-z]{1,20})\s*:?\s*(?://)?\s*\(")
 
 MAX_LENGTH = 65536  # 1000 members with room to spare
 MAX_DEPTH = 16
@@ -115,7 +118,7 @@ def parse(
     """
     text, source = _checked(text)
     reader = MemberReader(source, CORE_SCHEMES if schemes is None else schemes, member_options)
-    composite = _composite_scheme(text)
+    composite = _composite_scheme(text, source)
     if composite is None:
         settings, origins = build((), options, source, scheme="")
         endpoint = reader.read(text, "the address", settings.nested, bare=True)
@@ -162,7 +165,10 @@ def _checked(text: str) -> tuple[str, Source]:
     if not all(character.isprintable() or character in "\t\r\n" for character in text):
         raise source.error("an address may not hold control characters; write them as %XX")
     if ";" in text:
-        raise source.error('an address may not hold a raw ";" (kombu splits there); write %3B')
+        raise source.error(
+            'an address may not hold a raw ";": commas stand between the members of a list, and in '
+            "a password it is written %3B"
+        )
     depth = deepest = 0
     for character in text:
         depth += (character == "(") - (character == ")")
@@ -176,9 +182,17 @@ def _checked(text: str) -> tuple[str, Source]:
     return text, source
 
 
-def _composite_scheme(text: str) -> str | None:
-    scheme = text.partition(":")[0].lower()
-    return scheme if ":" in text and scheme in COMPOSITES else None
+def _composite_scheme(text: str, source: Source) -> str | None:
+    """None for a plain address; an error for a list whose scheme is not quite one."""
+    scheme, colon, _ = text.partition(":")
+    if colon and scheme.lower() in COMPOSITES:
+        return scheme.lower()
+    opening = LIST_OPENING.match(text)
+    hint = nearest(f"{opening[1]}:", [f"{known}:" for known in COMPOSITES]) if opening else ""
+    if hint:
+        listed = ", ".join(f"{known}:" for known in COMPOSITES)
+        raise source.error(f"a list in parentheses begins with one of {listed}{hint}")
+    return None
 
 
 @dataclass(frozen=True)
@@ -216,7 +230,7 @@ def _read_group(text: str, scheme: str, source: Source, depth: int = 1) -> _Grou
     for number, part in enumerate(_split_list(rest), 1):
         if not part:
             raise source.error(f"member {number} of {scheme}: is empty")
-        inner = _composite_scheme(part)
+        inner = _composite_scheme(part, source)
         members.append(part if inner is None else _read_group(part, inner, source, depth + 1))
     return _Group(scheme, tuple(members), _pairs(query, source), bare)
 
