@@ -233,9 +233,10 @@ def test_a_window_without_bounds_is_refused(bounds: dict[str, Any]) -> None:
         MemoryStore(**bounds)
 
 
-def test_a_lease_of_nothing_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="lease"):
-        DuplicateWindow(lease=0)
+@pytest.mark.parametrize("lease", [0, -1.5, float("nan"), "60", None, True])
+def test_a_lease_of_nothing_is_refused(lease: Any) -> None:
+    with pytest.raises(ConfigurationError, match="lease must be a number of seconds above 0"):
+        DuplicateWindow(lease=lease)
 
 
 def test_age_by_the_clock() -> None:

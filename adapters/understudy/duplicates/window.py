@@ -68,8 +68,9 @@ class DuplicateWindow:
         consumer has crashed has to wait that long; shorter than any time limit of that work.
         ``clock`` is what a failing store's rest is measured by.
         """
-        if not lease > 0:
-            raise ConfigurationError(f"lease must be above 0 seconds; {lease!r} is not")
+        is_number = isinstance(lease, int | float) and not isinstance(lease, bool)
+        if not is_number or not lease > 0:
+            raise ConfigurationError(f"lease must be a number of seconds above 0; {lease!r} is not")
         self._store: Store = MemoryStore() if store is None else store
         self._lease = lease
         self._clock = clock

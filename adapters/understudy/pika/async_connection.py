@@ -13,12 +13,12 @@ from understudy import discovery
 from understudy.errors import ConfigurationError
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
-from understudy.failover.notifier import EventCallback
+from understudy.failover.notifier import EventCallback, checked_callback
 from understudy.pika.async_channel import AsyncChannel
 from understudy.pika.async_fanout import AsyncFanout
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.dialing import SCHEMES, PikaDialer, read_parameters
-from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.errors import IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.requests import timed_out
 
 __all__ = ["AsyncConnection"]
@@ -32,11 +32,6 @@ class AsyncConnection:
         channel = await connection.channel()
         await channel.basic_publish("", "orders", b"hello")
     ```
-    ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a list
-    of these (tried in order). ``options`` are those of the URI, by their names there or in Python;
-    the URI goes first. ``on_event`` is called with the events of `understudy`, on a thread of its
-    own. Raises ConfigurationError; nothing is dialed before `connect`, or ``async with``.
-
     It belongs to the event loop in which it is connected, and to its coroutines alone; on Windows
     that must be a SelectorEventLoop, as for pika itself.
     """
@@ -48,6 +43,13 @@ class AsyncConnection:
         options: Mapping[str, object] | None = None,
         on_event: EventCallback | None = None,
     ) -> None:
+        """Nothing is dialed before `connect`, or ``async with``.
+
+        ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a
+        list of these (tried in order). ``options`` are those of the URI, by their names there or in
+        Python; the URI goes first. ``on_event`` is called with the events of `understudy`, on a
+        thread of its own. Raises ConfigurationError.
+        """
         self._uri, self._known = read_parameters(parameters, options)
         if self._uri.scheme == "fanout":
             fanout.check(self._uri)
@@ -57,7 +59,7 @@ class AsyncConnection:
                     f"minAckCount={need} can't be reached with {members} brokers: {self._uri}"
                 )
         discovery.check(self._uri, schemes=SCHEMES)
-        self._on_event = on_event
+        self._on_event = checked_callback(on_event)
         self._session: AsyncSession | None = None
         self._is_closed = False
 
@@ -101,7 +103,7 @@ class AsyncConnection:
         Raises ConnectFailed when no broker could be reached, and is closed then.
         """
         if self.is_closed:
-            raise ConnectionLost(CLOSED)
+            raise ConnectionLost(IS_CLOSED)
         if self._session is not None:
             return self
         dialer = PikaDialer(self._uri, self._known)
@@ -183,7 +185,7 @@ class AsyncConnection:
 
     def _open_session(self) -> AsyncSession:
         if self.is_closed:
-            raise ConnectionLost(CLOSED)
+            raise ConnectionLost(IS_CLOSED)
         if self._session is None:
             raise exceptions.ConnectionWrongStateError(
                 "not connected: await connection.connect(), or use async with"

@@ -33,7 +33,7 @@ from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
-from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
@@ -126,9 +126,9 @@ class AsyncSession:
         """Whether there is a wire with everything restored."""
         return self._is_live and self.wire is not None and self.wire.lost is None
 
-    def check_open(self) -> None:
+    def check_open(self, text: str = IS_CLOSED) -> None:
         if self.is_closed:
-            raise ConnectionLost(CLOSED)
+            raise ConnectionLost(text)
 
     def want(self) -> None:
         """Somebody needs a wire: cut short a long delay, begin anew after giving up."""
@@ -151,7 +151,7 @@ class AsyncSession:
         )
         if is_ready():
             return
-        self.check_open()
+        self.check_open(CLOSED)
         if not arrived:
             raise DeadlinePassed
         assert self._failure is not None

@@ -19,7 +19,7 @@ from pika import exceptions, frame, spec, validators
 from understudy.core.uri import FailoverURI
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
-from understudy.failover.notifier import EventCallback
+from understudy.failover.notifier import EventCallback, checked_callback
 from understudy.failover.supervisor import Supervisor
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
@@ -46,16 +46,7 @@ class _Event:
 
 
 class BlockingConnection(pika.BlockingConnection):
-    """A drop-in for pika's that survives its broker.
-
-    ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a list
-    of these (tried in order). ``options`` are those of the URI, by their names there or in Python;
-    the URI goes first. ``on_event`` is called with the events of `understudy`, on a thread of its
-    own. Any thread may use the connection.
-
-    Raises ConfigurationError, and ConnectFailed (also an AMQPConnectionError) when no broker could
-    be reached within what the options allow.
-    """
+    """A drop-in for pika's that survives its broker. Any thread may use it."""
 
     def __init__(
         self,
@@ -65,7 +56,17 @@ class BlockingConnection(pika.BlockingConnection):
         options: Mapping[str, object] | None = None,
         on_event: EventCallback | None = None,
     ) -> None:
-        self._make(*read_parameters(parameters, options), on_event)
+        """Connect.
+
+        ``parameters``: a failover URI, any URI, pika's ConnectionParameters or URLParameters, or a
+        list of these (tried in order). ``options`` are those of the URI, by their names there or in
+        Python; the URI goes first. ``on_event`` is called with the events of `understudy`, on a
+        thread of its own.
+
+        Raises ConfigurationError, and ConnectFailed (also an AMQPConnectionError) when no broker
+        could be reached within what the options allow.
+        """
+        self._make(*read_parameters(parameters, options), checked_callback(on_event))
         self._connect()
 
     @classmethod

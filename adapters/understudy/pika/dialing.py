@@ -62,7 +62,8 @@ def read_parameters(
         for endpoint in uri.endpoints:
             parameters_of(endpoint)  # raises for what pika can't read
         return uri, {}
-    listed = list(given) if isinstance(given, Sequence) else [given]
+    is_list = isinstance(given, Sequence) and not isinstance(given, bytes)
+    listed = list(given) if is_list else [given]
     if not listed:
         raise ConfigurationError("the list of connection parameters is empty")
     members = [_member(one) for one in listed]

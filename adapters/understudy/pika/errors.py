@@ -17,6 +17,7 @@ from understudy import errors
 
 __all__ = [
     "CLOSED",
+    "IS_CLOSED",
     "ConnectFailed",
     "ConnectionLost",
     "Nacked",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 CLOSED = "the connection was closed while this call waited"
+IS_CLOSED = "the connection is closed"  # already when the call began
 
 
 class SendTimeout(errors.SendTimeout, exceptions.AMQPError):
