@@ -162,12 +162,15 @@ class Outbox(Generic[T]):
 
         One message larger than the bound fits into an empty outbox, else no send of it could end.
         """
-        total = self._bytes + size
-        if total > self._max_bytes and len(self):
+        if self._bytes + size > self._max_bytes and len(self):
             return False
-        self._bytes = total
         self._sequence = sequence = self._sequence + 1
-        self._unwritten.append(Entry(item, size, key, sequence))
+        try:
+            self._unwritten.append(Entry(item, size, key, sequence))
+            self._bytes += size
+        except BaseException:  # of a signal handler, between the two
+            self._recount()
+            raise
         return True
 
     def drop(self, key: str, item: T | None = None) -> Entry[T] | None:
@@ -183,12 +186,16 @@ class Outbox(Generic[T]):
                 break
         else:
             return None
-        if entry.written:
-            self._ghosts += 1
-        else:
-            self._unwritten.remove(entry)
-        entry.dropped = True
-        self._bytes -= entry.size
+        try:
+            if entry.written:
+                self._ghosts += 1
+            else:
+                self._unwritten.remove(entry)
+            entry.dropped = True
+            self._bytes -= entry.size
+        except BaseException:  # of a signal handler, in between
+            self._recount()
+            raise
         self.dropped_total += 1
         return entry
 
@@ -290,8 +297,8 @@ class Outbox(Generic[T]):
             entry.returned = False  # the next broker may have a route
         unwritten = deque(chain(again, self._unwritten))
         self._unwritten, self._flight = unwritten, {}  # at once, for signal handlers that raise
-        self._ghosts = 0
         self._last_tag = 0
+        self._recount()
         return len(again)
 
     def channel_closed(self, *, alone: bool = True) -> Entry[T] | None:
@@ -319,6 +326,11 @@ class Outbox(Generic[T]):
         return entry
 
     # --------------------------------------------------------------------------------------------
+
+    def _recount(self) -> None:
+        """What was counted may be wrong: a call was interrupted."""
+        self._ghosts = sum(entry.dropped for entry in self._flight.values())
+        self._bytes = sum(entry.size for entry in self._entries())
 
     def _entries(self) -> Iterator[Entry[T]]:
         everything = chain(self._flight.values(), self._unwritten)
