@@ -13,9 +13,10 @@ from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER
 from understudy.stomp.codec import FrameParser, RawFrame
 from understudy.stomp.commands import Commands
-from understudy.stomp.dialects import RABBITMQ
+from understudy.stomp.dialects import ACTIVEMQ, RABBITMQ
 from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
+from understudy.stomp.message import OutMessage
 from understudy.stomp.session import Session
 from understudy.stomp.subscriptions import Subscription
 from understudy.stomp.transport import Transport
@@ -151,3 +152,28 @@ def test_a_commit_whose_link_is_lost_before_it_is_written_waits_for_no_answer(
     command = commands._write_commit(session.transactions["t"], {"transaction": "t"}, NEVER)
     assert command.is_lost
     assert not session.commands
+
+
+def test_a_link_is_left_when_a_signal_handler_raises_before_the_write(session: Session) -> None:
+    """Where receipts are cumulative the next one would confirm what was never sent."""
+    session.link = link = inner()
+    link.dialect = ACTIVEMQ
+    wire: Any = link.wire
+
+    def raises(*_: bytes) -> None:
+        raise KeyboardInterrupt
+
+    write, wire.send = wire.send, raises
+    lost, later = (OutMessage({"destination": "/queue/q"}, b"", version="1.2") for _ in range(2))
+    session.sender.outbox.offer(lost, lost.size, lost.key)
+    with pytest.raises(KeyboardInterrupt), session.lock:
+        session.something_to_send()
+    assert wire.severed is not None
+    wire.send = write
+    session.sender.link_lost()
+    session.link = link = inner()
+    session.sender.outbox.offer(later, later.size, later.key)
+    with session.lock:
+        session.something_to_send()
+    wire = link.wire
+    assert [f.headers["x-understudy-id"] for f in wire.frames] == [lost.key, later.key]

@@ -161,25 +161,31 @@ class Sender:
 
     def pump(self, link: Inner) -> None:
         """Write what may be written now; a broken link is found by its reader."""
-        dialect = link.dialect
         while link.wire.waiting_bytes < MOST_WAITING and (
             entries := self.outbox.next_unwritten(BATCH)
         ):
-            last = entries[-1]
-            pieces = []
-            for entry in entries:
-                message = entry.item
-                message.resend = entry.attempts > 0
-                self._tag += 1
-                self.outbox.written(entry, self._tag)
-                asks = self.confirms and (entry is last or not dialect.receipts_are_cumulative)
-                pieces.append(message.frame(dialect, f"{RECEIPT}{self._tag}" if asks else None))
             try:
-                link.send(*pieces)
+                self._write(entries, link)
             except WireBroken:
                 return
+            except BaseException:  # of a signal handler; a later receipt would cover what is unsent
+                link.sever("the call that used it was interrupted")
+                raise
             if not self.confirms:
                 self._settle(self.outbox.confirmed(self._tag, multiple=True))
+
+    def _write(self, entries: list[Entry[OutMessage]], link: Inner) -> None:
+        dialect = link.dialect
+        last = entries[-1]
+        pieces = []
+        for entry in entries:
+            message = entry.item
+            message.resend = entry.attempts > 0
+            self._tag += 1
+            self.outbox.written(entry, self._tag)
+            asks = self.confirms and (entry is last or not dialect.receipts_are_cumulative)
+            pieces.append(message.frame(dialect, f"{RECEIPT}{self._tag}" if asks else None))
+        link.send(*pieces)
 
     def _settle(self, entries: list[Entry[OutMessage]]) -> list[OutMessage]:
         for entry in entries:
