@@ -492,11 +492,11 @@ def test_use_before_and_after_its_time_is_refused(rabbit_a: RabbitMQ) -> None:
             channel = await connection.channel()
         assert connection.is_closed
         await connection.close()
-        with pytest.raises(exceptions.AMQPConnectionError):
+        with pytest.raises(exceptions.AMQPConnectionError, match="connection is closed"):
             await channel.basic_publish("", "q", b"")
-        with pytest.raises(exceptions.AMQPConnectionError):
+        with pytest.raises(exceptions.AMQPConnectionError, match="connection is closed"):
             await connection.channel()
-        with pytest.raises(exceptions.AMQPConnectionError):
+        with pytest.raises(exceptions.AMQPConnectionError, match="connection is closed"):
             await connection.connect()
 
     run_clean(main())
