@@ -111,6 +111,24 @@ def test_a_refusal_is_raised_by_flush_and_told(
     collect(lab, rabbit_a, f"/queue/{unique}", 40)
 
 
+def test_what_activemq_closes_over_without_a_word_is_raised_by_flush(
+    lab: StompLab, activemq: ActiveMQ, unique: str
+) -> None:
+    """A receipt stands for a batch there: all of it is sent again until the bad one is found."""
+    connection = lab.connect(activemq, trackMessages="true")
+    for number in range(50):
+        connection.send(f"/queue/{unique}", str(number))
+    bad = {"x-understudy-id": "the-bad-one", "priority": "high"}
+    connection.send(f"/queue/{unique}", "bad", headers=bad)
+    for number in range(50, 100):
+        connection.send(f"/queue/{unique}", str(number))
+    with pytest.raises(understudy.stomp.Refused) as caught:
+        connection.flush(60)
+    assert caught.value.message_id == "the-bad-one"
+    assert connection.flush(10) is True
+    collect(lab, activemq, f"/queue/{unique}", 100)
+
+
 def test_disconnect_flushes(lab: StompLab, stomp_broker: Broker, unique: str) -> None:
     connection = lab.connect(stomp_broker, trackMessages="true")
     for number in range(50):
