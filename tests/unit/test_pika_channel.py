@@ -253,3 +253,55 @@ def test_what_is_lost_and_still_to_be_restored_is_not_asked_for_twice() -> None:
     lab.steps.append(feed_and_lose)
     lab.channel.basic_consume("q", lambda *_: None, consumer_tag="mine")
     assert [one.consumer_tag for one in lab.channel.requests()][:1] == ["mine"]
+
+
+def settled(lab: Lab) -> list[tuple[type, int, bool]]:
+    return [(type(one), one.delivery_tag, one.multiple) for one in lab.asked()]
+
+
+def test_all_so_far_is_written_only_while_something_is_not_settled() -> None:
+    """A broker closes the channel over a tag that it does not wait for."""
+    lab = Lab()
+    channel = lab.channel
+    consume(lab)
+    lab.feed(delivery(1), delivery(2), delivery(3))
+    channel._dispatch_events()
+    lab.asked()
+    channel.basic_ack(3)
+    channel.basic_ack(0, multiple=True)
+    assert settled(lab) == [(spec.Basic.Ack, 3, False), (spec.Basic.Ack, 2, True)]
+    channel.basic_ack(0, multiple=True)
+    channel.basic_nack(0, multiple=True)
+    assert lab.asked() == []
+
+
+def test_a_rollback_gives_back_what_was_acknowledged_in_its_transaction() -> None:
+    lab = Lab()
+    channel = lab.channel
+    lab.soon(spec.Tx.SelectOk())
+    channel.tx_select()
+    consume(lab)
+    lab.feed(delivery(1))
+    channel._dispatch_events()
+    lab.asked()
+    channel.basic_ack(1)
+    lab.soon(spec.Tx.RollbackOk())
+    channel.tx_rollback()
+    lab.asked()
+    channel.basic_ack(0, multiple=True)
+    assert settled(lab) == [(spec.Basic.Ack, 1, True)]
+    channel.basic_ack(0, multiple=True)
+    assert lab.asked() == []
+
+
+def test_what_is_recovered_does_not_wait_for_an_acknowledgement_any_more() -> None:
+    lab = Lab()
+    channel = lab.channel
+    consume(lab)
+    lab.feed(delivery(1))
+    channel._dispatch_events()
+    lab.soon(spec.Basic.RecoverOk())
+    channel.basic_recover(requeue=True)
+    lab.asked()
+    channel.basic_ack(0, multiple=True)
+    assert lab.asked() == []

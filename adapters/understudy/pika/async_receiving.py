@@ -206,7 +206,8 @@ class AsyncReceiving(AsyncRequests):
 
     def _settle(self, kind: Any, tag: int, multiple: bool, **options: Any) -> None:
         self._check_open()
-        if tag == 0 and multiple:
+        is_all = tag == 0 and multiple
+        if is_all:
             tag = self._taken  # all that the application was given, not what it never saw
         elif tag <= 0:
             raise ValueError(f"delivery tags begin with 1; {tag} is none")
@@ -219,7 +220,11 @@ class AsyncReceiving(AsyncRequests):
                     self._log.stale_ack()
             return
         settled = {one for one in self._unacked if one <= real} if multiple else {real}
-        if not settled & self._unacked:
+        if is_all:
+            if not settled:
+                return
+            real = max(settled)
+        if real not in self._unacked:
             raise ValueError(f"delivery tag {tag} does not wait for an acknowledgement")
         self._unacked -= settled
         if self._log is not None:

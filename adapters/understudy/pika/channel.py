@@ -144,4 +144,8 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
         self._on_cancel.append(callback)
 
     def basic_recover(self, requeue: bool = False) -> None:
-        self._request(spec.Basic.Recover(requeue), spec.Basic.RecoverOk)
+        with self._session.lock:
+            link, unsettled = self._link, set(self._unsettled)
+            self._request(spec.Basic.Recover(requeue), spec.Basic.RecoverOk)
+            if link is self._link:
+                self._unsettled -= unsettled  # the broker sends these again, with other tags

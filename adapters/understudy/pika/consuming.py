@@ -5,7 +5,8 @@ Rules
   earlier links (`_offset`). An acknowledgement of an earlier link's delivery is dropped and
   counted: the broker has put that message back already, and its tag names another one now.
 * "All so far" (tag 0, multiple) means all that the application was given, not what lies unseen in
-  our buffer; so that nothing is acknowledged that nobody has looked at.
+  our buffer; so that nothing is acknowledged that nobody has looked at. It is written with the last
+  tag that is not settled, because brokers close the channel over any other.
 * When a link is lost, deliveries in the buffer that have to be acknowledged are dropped, because
   they come again; those of consumers with auto_ack are kept, because they do not.
 * Callbacks run on the thread that processes events, with the lock released.
@@ -44,6 +45,8 @@ class Consuming(Requests):
         self._offset = 0  # tags of earlier links
         self._highest = 0  # tag of this link
         self._taken = 0  # the highest tag that the application was given, with its offset
+        self._unsettled: set[int] = set()  # tags of this link that wait for an acknowledgement
+        self._settled_in_transaction: set[int] = set()  # tags of this link
         self._log: TransactionLog[Any] | None = None
         self._pending_events: deque[Any] = deque()
         self._consumer_infos: dict[str, Any] = {}
@@ -84,6 +87,8 @@ class Consuming(Requests):
         """The link is over: what has to be acknowledged comes again."""
         self._offset += self._highest
         self._highest = 0
+        self._unsettled.clear()
+        self._settled_in_transaction.clear()
         self._pending_events = self._kept(self._pending_events)
         generator = self._queue_consumer_generator
         if generator is not None:
@@ -111,6 +116,8 @@ class Consuming(Requests):
         if info.tearing_down and not info.auto_ack:
             self._write_settle(spec.Basic.Reject.INDEX, tag, 1)
             return
+        if not info.auto_ack:
+            self._unsettled.add(tag)
         method.delivery_tag = tag + self._offset
         self._session.buffered += len(body)
         event = Delivery(method, properties, body)
@@ -200,7 +207,8 @@ class Consuming(Requests):
         with session.lock:
             self._raise_if_not_open()
             session.check_open()
-            if tag == 0 and multiple:
+            is_all = tag == 0 and multiple
+            if is_all:
                 tag = self._taken
                 if tag == 0:
                     return  # nothing was ever given out
@@ -211,8 +219,15 @@ class Consuming(Requests):
                 if self._log is not None:
                     self._log.stale_ack()
                 return
+            settled = {one for one in self._unsettled if one <= real} if multiple else {real}
+            if is_all:
+                if not settled:
+                    return
+                real = max(settled)
+            self._unsettled -= settled
             if self._log is not None:
                 self._log.acked()
+                self._settled_in_transaction |= settled
             self._write_settle(method_id, real, bits)
             assert wire is not None
             if wire.unwritten > UNWRITTEN:
@@ -235,6 +250,7 @@ class Consuming(Requests):
         for event in deliveries:
             tag = event.method.delivery_tag - self._offset
             if tag > 0:
+                self._unsettled.discard(tag)
                 self._write_settle(spec.Basic.Reject.INDEX, tag, 1)
 
     def _let_flow(self, wire: Any) -> None:
@@ -405,6 +421,8 @@ class Consuming(Requests):
                 got, properties, body = answer.content
                 if asked[-1] is self._link:
                     self._highest = max(self._highest, got.delivery_tag)
+                    if not auto_ack:
+                        self._unsettled.add(got.delivery_tag)
                     got.delivery_tag += self._offset
                 elif not auto_ack:
                     continue  # another thread has seen the loss of that link: it comes again

@@ -139,6 +139,7 @@ class Transactions(Generating):
             log.ended()
             raise timed_out("Tx.Commit, which is in doubt,", session, deadline)
         log.ended()
+        self._settled_in_transaction.clear()
         if ask.failed is not None:
             raise ask.failed
         return ask.answer
@@ -151,6 +152,8 @@ class Transactions(Generating):
             if log is None:
                 return self._request(spec.Tx.Rollback(), spec.Tx.RollbackOk)
             log.ended()
+            self._unsettled |= self._settled_in_transaction
+            self._settled_in_transaction.clear()
             wire, link = session.wire, self._link
             if wire is None or link is None or not session.is_live:
                 return frame.Method(self.number, spec.Tx.RollbackOk())
