@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import math
 import select
 import socket
 import ssl
@@ -32,6 +31,7 @@ __all__ = ["Wakeup", "Wire"]
 
 READ_SIZE = 131072  # bytes; a frame as large as brokers send them
 READS = 16  # in one go, so that a fast broker does not keep the lock for ever
+LONGEST_POLL = 3600.0  # s; the system's poll counts in ms, with 31 bits
 UNASKED = 8.0  # s; without a heartbeat a closed connection is still noticed within an eighth of it
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -197,7 +197,7 @@ class Wire(Link):
     def poll(self, seconds: float, wakeup: Wakeup | None = None) -> None:
         """Wait until there is something to `serve`, or ``wakeup``, or the time is over.
 
-        Only one thread at a time.
+        It may end before, after an hour. Only one thread at a time.
         """
         if self.has_decrypted():
             return
@@ -207,7 +207,7 @@ class Wire(Link):
             self._poll = None  # one within a signal handler makes its own
             self._polled = what
             poll = poll or _poller(self._sock, *what)
-            poll(seconds)
+            poll(min(seconds, LONGEST_POLL))
             self._poll = poll
         except (OSError, ValueError) as exc:  # closed meanwhile
             self._lose(f"{type(exc).__name__}: {exc}")
@@ -302,7 +302,7 @@ def _poller(
         writing = [sock] if for_room else []
 
         def wait(seconds: float) -> object:
-            return select.select(sockets, writing, [], None if seconds == math.inf else seconds)
+            return select.select(sockets, writing, [], seconds)
 
         return wait
     poll = select.poll()
@@ -312,6 +312,6 @@ def _poller(
         poll.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
 
     def wait_by_poll(seconds: float) -> object:
-        return poll.poll(None if seconds == math.inf else max(int(seconds * 1000 + 0.999), 0))
+        return poll.poll(max(int(seconds * 1000 + 0.999), 0))
 
     return wait_by_poll
