@@ -50,6 +50,9 @@ def test_a_program_written_for_stomp_py(
     with connection:
         connection.connect("guest", "guest", wait=True)
         assert connection.is_connected()
+        name, host = classes[version].__name__, stomp_address(stomp_broker)[0]
+        assert repr(connection).startswith(f"<{name} on stomp://{host}:")
+        assert " of failover:(" in repr(connection)
         connection.subscribe(destination=f"/queue/{unique}", id="1", ack="auto")
         connection.send(f"/queue/{unique}", "hello", receipt="mine-1", headers={"a:b": "c\\d\ne"})
         listener.wait_for_bodies("hello")
@@ -57,6 +60,7 @@ def test_a_program_written_for_stomp_py(
         assert listener.frames[0].headers["a:b"] == "c\\d\ne"
         connection.unsubscribe("1")
     assert not connection.is_connected()
+    assert repr(connection).startswith(f"<{name} closed of failover:(")
     assert listener.calls[:2] == ["connecting", "connected"]
     assert listener.calls[-1] == "disconnected"
 
