@@ -6,6 +6,7 @@ The methods that build frames (send, subscribe, ack, begin, …) are stomp.py's;
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
@@ -26,7 +27,7 @@ from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.fanout import FanoutSender
 from understudy.stomp.inner import Handshake
 from understudy.stomp.message import OutMessage
-from understudy.stomp.session import GOODBYE, Session
+from understudy.stomp.session import GOODBYE, Session, let_go
 from understudy.stomp.transport import Transport
 
 __all__ = ["Connection11", "Connection12"]
@@ -80,11 +81,11 @@ class Failover:
         self.auto_content_length = auto_content_length
         self.transport = Transport(vhost)
         self._on_event = checked_callback(on_event)
-        self._encoding = encoding
-        self._auto_decode = auto_decode
+        self._decode = partial(decoded, encoding) if auto_decode else bytes
         self._bind = bind_host_port
         self._commands: Commands | None = None
         self._fanout: FanoutSender | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._is_login_told = False
 
     def __repr__(self) -> str:
@@ -108,6 +109,7 @@ class Failover:
     ) -> None:
         """Connect to the first endpoint that answers, and stay connected until disconnect().
 
+        One that is dropped without it flushes and ends by itself, unless something is subscribed.
         The credentials are for endpoints that have none of their own. With ``wait`` it returns when
         connected, or raises ConnectFailed after ``timeout`` or startupMaxReconnectAttempts.
         """
@@ -132,6 +134,7 @@ class Failover:
                 self._commands = Commands(session)
                 if self.uri.scheme == "fanout":
                     self._fanout = FanoutSender(self.uri, partial(self._member, handshake))
+                self._end_when_dropped(session)
         session.start()
         if wait:
             try:
@@ -142,6 +145,13 @@ class Failover:
                         self._fanout.close(Deadline(0))
                     session.close()
                 raise
+
+    def _end_when_dropped(self, session: Session) -> None:
+        """That is why nothing that the session's thread uses may refer to this connection."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._finalizer = weakref.finalize(self, let_go, session, self._fanout)
+        self._finalizer.atexit = False
 
     def _tell_login(self, username: str | None, passcode: str | None) -> None:
         """Once: a login that is not used where a member has another one is easily overlooked."""
@@ -163,7 +173,7 @@ class Failover:
             handshake,
             self.transport,
             beats=self.heartbeats,
-            decode=self._decoded,
+            decode=self._decode,
             on_event=self._on_event,
             before=self.transport.session,
         )
@@ -175,7 +185,7 @@ class Failover:
             handshake,
             self.transport.without_listeners(),
             beats=self.heartbeats,
-            decode=self._decoded,
+            decode=self._decode,
             on_event=on_event,
         )
 
@@ -318,14 +328,13 @@ class Failover:
         limit = self.uri.options.timeout
         return Deadline(None if limit < 0 else limit / 1000)
 
-    def _decoded(self, body: bytes) -> Any:
-        """Text where it is text, else the bytes as they came: never a damaged body."""
-        if not self._auto_decode:
-            return body
-        try:
-            return body.decode(self._encoding)
-        except UnicodeDecodeError:
-            return body
+
+def decoded(encoding: str, body: bytes) -> Any:
+    """Text where it is text, else the bytes as they came: never a damaged body."""
+    try:
+        return body.decode(encoding)
+    except UnicodeDecodeError:
+        return body
 
 
 class Connection12(Failover, StompConnection12):

@@ -15,6 +15,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from understudy import discovery, errors
@@ -36,9 +37,10 @@ from understudy.stomp.subscriptions import Command, Subscription, Transaction
 from understudy.stomp.wire import WireBroken
 
 if TYPE_CHECKING:
+    from understudy.stomp.fanout import FanoutSender
     from understudy.stomp.transport import Transport
 
-__all__ = ["GOODBYE", "Session"]
+__all__ = ["GOODBYE", "Session", "let_go"]
 
 SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 GOODBYE = 1.0  # s that a graceful end may take beyond the flush
@@ -56,6 +58,27 @@ def _flush_at_exit() -> None:
             session.flush_at_close()
         except errors.DeliveryFailed as exc:
             logger.error("a tracked message was refused: %s", exc)
+
+
+def let_go(session: Session, to_all: FanoutSender | None) -> None:
+    """The application has dropped its connection without disconnect().
+
+    What is subscribed is heard until the process ends, as with stomp.py. Else it ends; on a thread
+    of its own, as garbage is collected anywhere, also under a lock of ours.
+    """
+    if not session.is_closed and not session.subscriptions:
+        forking.start_thread("understudy-stomp-end", partial(_end, session, to_all))
+
+
+def _end(session: Session, to_all: FanoutSender | None) -> None:
+    try:
+        if to_all is not None:
+            to_all.close(Deadline(session.options.close_timeout / 1000))
+        session.flush_at_close()
+    except errors.DeliveryFailed as exc:
+        logger.error("a tracked message was refused: %s", exc)
+    finally:
+        session.close()
 
 
 class Session:
