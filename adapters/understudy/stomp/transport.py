@@ -31,7 +31,6 @@ class Transport(Publisher):
         self.listeners: dict[str, Any] = {}
         self.session: Session | None = None
         self.create_thread_fc: Callable[[Callable[[], None]], Any] | None = None
-        self._receipts: dict[str, Any] = {}
         self._tls: dict[tuple[str, int], dict[str, Any]] = {}
         self.connecting = threading.RLock()  # one connect() at a time
 
@@ -89,11 +88,7 @@ class Transport(Publisher):
         return None if link is None else host_and_port(link.endpoint)
 
     def set_receipt(self, receipt_id: str, value: Any) -> None:
-        """Kept for programs that call it; nothing depends on it."""
-        if value:
-            self._receipts[receipt_id] = value
-        else:
-            self._receipts.pop(receipt_id, None)
+        """Nothing: in stomp.py it notes who waits for a receipt, which here the session knows."""
 
     # --- TLS ------------------------------------------------------------------------------------
 
