@@ -149,3 +149,19 @@ def test_the_listeners_thread_may_be_of_the_applications_own_kind() -> None:
     dispatcher.end()
     assert dispatcher.wait_ended(10)
     assert names == ["mine"]
+
+
+def test_a_listener_that_exits_ends_nothing() -> None:
+    """Else messages are taken from the broker, and nobody hears of them."""
+    told: list[str] = []
+
+    def notify(kind: str) -> None:
+        told.append(kind)
+        if kind == "first":
+            raise SystemExit
+
+    dispatcher = Dispatcher(notify, lambda: None)
+    dispatcher.put([("first", (), 0, None), ("second", (), 0, None)])
+    dispatcher.end()
+    assert dispatcher.wait_ended(30)
+    assert told == ["first", "second"]

@@ -129,6 +129,8 @@ class Dispatcher:
             self._notify(kind, *arguments)
         except Exception:
             logger.exception("a bug in understudy: telling the listeners of %s failed", kind)
+        except BaseException:  # sys.exit() in a listener: nobody would hear anything any more
+            logger.exception("on_%s of a listener tried to end the thread", kind)
 
 
 def still_counts(job: Job) -> bool:
