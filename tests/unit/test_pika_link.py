@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from understudy.pika.link import Link
+from understudy.pika.link import Link, LinkLost
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.properties import decoded_properties
 from understudy.pika.topology import Topology
@@ -253,3 +253,27 @@ def test_topology_forgets_what_is_gone() -> None:
     topology.note(spec.Exchange.Delete(exchange="e"))
     (left,) = topology.methods()
     assert left.queue == "r"
+
+
+def test_a_close_convicts_only_who_was_alone_with_it() -> None:
+    """What a request or a message of another thread has done is not the caller's fault."""
+
+    def closed(*numbers: int, more: bool = False) -> LinkLost:
+        link, _ = opened()
+        message = OutMessage("", "q", b"", None, False)
+        for number in (1, 2):
+            channel = link.open_channel(number, Told())
+            channel.select_confirms()
+            link.feed(method(number, spec.Channel.OpenOk()))
+            channel.keeps_more = lambda: more
+        for number in numbers:
+            link.channels[number].publish(message)
+        link.feed(method(0, spec.Connection.Close(501, "FRAME_ERROR", 0, 0)))
+        assert link.lost is not None
+        return link.lost
+
+    assert closed(1).convicts()
+    assert not closed(1).convicts(own=0)
+    assert not closed(1, 2).convicts()
+    assert not closed(1, 1).convicts()
+    assert not closed(1, more=True).convicts()

@@ -187,6 +187,7 @@ class AsyncPublisher:
     def begin(self, link: LinkChannel) -> None:
         """The channel is open again."""
         self._link = link
+        link.keeps_more = lambda: not self._outbox.is_empty
         self._tag = 0
         self.pump()
 

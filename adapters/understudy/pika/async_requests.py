@@ -73,7 +73,7 @@ class AsyncRequests:
                 finally:
                     self._asks.remove((ask, method.INDEX))
             except LinkLost as lost:
-                verdicts += lost.is_verdict
+                verdicts += lost.convicts()
                 if verdicts >= VERDICTS and lost.cause is not None:
                     raise lost.cause from None
                 continue

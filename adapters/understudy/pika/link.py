@@ -41,9 +41,12 @@ Content = tuple[Any, Any, bytes]  # method, properties, body
 class LinkLost(Exception):
     """The link is over; ``cause`` is pika's error where the broker said why."""
 
-    def __init__(self, reason: str, cause: Exception | None = None) -> None:
+    def __init__(
+        self, reason: str, cause: Exception | None = None, *, outstanding: int = 0
+    ) -> None:
         super().__init__(reason)
         self.cause = cause
+        self.outstanding = outstanding  # messages and requests that had no answer by then
 
     @property
     def is_verdict(self) -> bool:
@@ -51,6 +54,10 @@ class LinkLost(Exception):
         return isinstance(cause, exceptions.ConnectionClosedByBroker) and (
             cause.reply_code not in NOT_A_VERDICT
         )
+
+    def convicts(self, own: int = 1) -> bool:
+        """Whether the broker meant the caller, who had ``own`` of them outstanding."""
+        return self.is_verdict and self.outstanding <= own
 
 
 class Receiver(Protocol):
@@ -117,6 +124,7 @@ class LinkChannel:
         self.is_confirming = False
         self.next_tag = 1  # of the next message, in confirm mode
         self.unsettled: dict[int, Sent] = {}
+        self.keeps_more: Callable[[], bool] = lambda: False  # messages that are not in `unsettled`
         self._receiver = receiver
         self._asked: list[Ask] = []
         self._closing: Ask | None = None
@@ -129,6 +137,12 @@ class LinkChannel:
     def is_asked(self) -> bool:
         """Whether a request waits for its answer."""
         return bool(self._asked)
+
+    @property
+    def outstanding(self) -> int:
+        """Messages and requests without an answer; the mode belongs to its first message."""
+        asked = sum(spec.Confirm.SelectOk not in ask.replies for ask in self._asked)
+        return asked + len(self.unsettled) + self.keeps_more()
 
     def ask(self, method: Any, *replies: type) -> Ask:
         """Write a request; raises the caller's encoding errors and writes nothing then."""
@@ -396,7 +410,8 @@ class Link:
             self.send(0, spec.Connection.CloseOk())
             cause = exceptions.ConnectionClosedByBroker(method.reply_code, method.reply_text)
             text = f"the broker closed the connection: {method.reply_code} {method.reply_text}"
-            raise LinkLost(text, cause)
+            outstanding = sum(channel.outstanding for channel in self.channels.values())
+            raise LinkLost(text, cause, outstanding=outstanding)
         if kind is spec.Connection.CloseOk:
             self.is_closed = True
         elif kind in (spec.Connection.Blocked, spec.Connection.Unblocked):

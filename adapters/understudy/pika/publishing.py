@@ -7,7 +7,8 @@ Rules
 * Without its own `confirm_delivery` the application never sees a nack or an unroutable message as
   an error, as in pika: a nack is logged and told as `MessageFailed`, a returned message goes to its
   on_return callback.
-* A message whose sending made brokers close the connection twice is refused.
+* A message whose sending made brokers close the connection twice is refused; only closes at which
+  nothing else was outstanding on the connection count.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ class Publishing(Transactions):
         verdicts = 0
         written = False
         while True:
+            sent = None
             try:
                 wire = session.usable(deadline)
                 if wire.unwritten > HIGH_WATER:
@@ -111,7 +113,7 @@ class Publishing(Transactions):
                 elif not session.wait(wire, sent.is_settled, deadline.moment):
                     raise DeadlinePassed
             except LinkLost as lost:
-                verdicts += lost.is_verdict
+                verdicts += sent is not None and lost.convicts(own=int(link.is_confirming))
                 if verdicts >= VERDICTS:
                     raise refused(lost.cause or lost, message.message_id) from None
             except DeadlinePassed:

@@ -102,7 +102,7 @@ def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline
                 wire.sever(f"no answer to {name} within timeout")  # it would be another's
                 raise DeadlinePassed
         except LinkLost as lost:
-            verdicts += lost.is_verdict
+            verdicts += lost.convicts()
             if verdicts >= VERDICTS and lost.cause is not None:
                 raise lost.cause from None
         except DeadlinePassed:

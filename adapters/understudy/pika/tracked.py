@@ -250,6 +250,7 @@ class TrackedPublisher:
     def _open(self, wire: Wire) -> LinkChannel:
         number = wire.free_number(self._session.channels)
         link = wire.open_channel(number, self)
+        link.keeps_more = lambda: not self._outbox.is_empty
         if self._session.options.confirms:
             link.select_confirms()
         self._link = link
@@ -266,9 +267,7 @@ class TrackedPublisher:
         link, self._link = self._link, None
         if lost.is_verdict and link is not None:
             alone = not any(
-                other.unsettled or other.is_asked
-                for other in link.link.channels.values()
-                if other is not link
+                other.outstanding for other in link.link.channels.values() if other is not link
             )
             self._convict(self._outbox.channel_closed(alone=alone), lost.cause or lost)
         else:

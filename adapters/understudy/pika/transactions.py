@@ -115,7 +115,7 @@ class Transactions(Generating):
                 try:
                     return self._commit(log, deadline)
                 except LinkLost as lost:
-                    verdicts += lost.is_verdict
+                    verdicts += lost.convicts()
                     if verdicts >= VERDICTS and lost.cause is not None:
                         log.ended()
                         raise lost.cause from None
