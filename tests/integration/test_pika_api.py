@@ -170,7 +170,7 @@ def test_callbacks_run_in_an_outage(
     consuming = lab.background(channel.start_consuming)
     proxy.refuse()
     proxy.reset()
-    assert wait_until(lambda: connection._session._recovering)
+    assert wait_until(lambda: connection._session._recoverer)
     connection.add_callback_threadsafe(channel.stop_consuming)
     consuming.join(10)
     ran: list[int] = []
@@ -342,7 +342,7 @@ def test_f39_close_ends_every_wait(lab: Lab, connect: Connect, rabbit_a: RabbitM
     proxy.refuse()
     proxy.reset()
     sending = lab.background(partial(channel.basic_publish, "", "q", "x"))
-    assert wait_until(lambda: connection._session._recovering)
+    assert wait_until(lambda: connection._session._recoverer)
     lab.background(connection.close).join(10)
     with pytest.raises(pika.exceptions.AMQPConnectionError):
         sending.join(10)

@@ -93,3 +93,35 @@ def test_an_interrupted_call_hinders_no_other(
     found = Counter(message.id for message in take_all(rabbit_a, unique))
     lost = sorted(set(sent) - set(found))
     assert not lost, f"{len(lost)} of {len(sent)} are lost"
+
+
+def test_a_handler_that_sends_while_its_own_thread_reconnects_gets_an_error(lab: Lab) -> None:
+    """It would wait for the call that it has interrupted; with timeout=-1 for ever."""
+    peer = lab.peer()
+    connection = BlockingConnection(lab.uri(peer, timeout=-1))
+    channel = connection.channel()
+    peer.close()
+    refusals: list[str] = []
+    rings: list[int] = []
+
+    def ring(*_: Any) -> None:
+        rings.append(1)
+        if len(rings) > 3:
+            raise Alarm  # it hangs
+        try:
+            channel.basic_publish("", "q", b"inside")
+        except pika.exceptions.ReentrancyError as exc:
+            refusals.append(str(exc))
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3, 1.0)
+        with pytest.raises(Alarm):
+            channel.basic_publish("", "q", b"outside")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(refusals) == 1
+    assert "send after that call" in refusals[0]
+    connection.close()

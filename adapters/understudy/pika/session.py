@@ -56,6 +56,10 @@ T = TypeVar("T")
 
 GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 BUFFERED = 16 * 2**20  # bytes of deliveries nobody has taken, above which no more are read unasked
+WITHIN = (
+    "there is no connection now, and this signal handler has interrupted the call that brings it "
+    "back: only leave a note in the handler, and send after that call"
+)
 SLICE = 0.1  # s between two looks around while another thread brings the connection back
 
 
@@ -83,7 +87,7 @@ class Session:
         self._polling = False
         self._poller = 0  # the thread that does
         self._waiters = Waiters()  # threads that wait for what another one does
-        self._recovering = False
+        self._recoverer = 0  # the thread that brings the connection back
         self._steps: Iterator[Step] | None = None  # what is still to be restored
         self._step: Step = ((lambda: True), math.inf)
         self._refusals: dict[Endpoint, Exception] = {}  # of endpoints that could not be restored
@@ -192,24 +196,26 @@ class Session:
 
         ``on_wait`` is called about every 100 ms of an outage; what it raises ends the wait.
         Raises DeadlinePassed, ConnectFailed when reconnecting was given up, ConnectionLost when
-        closed or with reconnect=false, and the broker's channel error when no endpoint restores
-        what there was.
+        closed or with reconnect=false, the broker's channel error when no endpoint restores what
+        there was, and ReentrancyError in a signal handler that has interrupted all that.
         """
         wire = self.wire
         if wire is not None and wire.lost is None and self._steps is None:
             return wire
         while not self.is_live:
             self.check_open()
-            if self._recovering:
+            if self._recoverer == threading.get_ident():
+                raise exceptions.ReentrancyError(WITHIN)
+            if self._recoverer:
                 deadline.check()
                 self._wait_for_change(min(deadline.remaining(), SLICE))
                 on_wait()
                 continue
-            self._recovering = True
+            self._recoverer = threading.get_ident()
             try:
                 self._recover(deadline, on_wait)
             finally:
-                self._recovering = False
+                self._recoverer = 0
                 self._waiters.ring()
         assert self.wire is not None
         return self.wire
@@ -409,7 +415,7 @@ class Session:
         self.is_closed = True
         self.wire = self._steps = None
         self.wakeup.close()
-        self._polling = self._recovering = False
+        self._polling, self._recoverer = False, 0
         self._waiters = Waiters()
 
 
