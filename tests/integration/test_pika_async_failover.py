@@ -593,6 +593,31 @@ def test_an_open_transaction_is_replayed(rabbit_a: RabbitMQ, unique: str) -> Non
     run_clean(main())
 
 
+def test_a_message_that_is_not_written_in_time_is_not_in_its_transaction(
+    rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """F30: its caller has the error, and may send it again."""
+
+    async def main() -> None:
+        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
+            async with AsyncConnection(uri(proxy, timeout=5000)) as connection:
+                channel = await connection.channel()
+                await channel.queue_declare(unique, durable=True)
+                await channel.tx_select()
+                await channel.basic_publish("", unique, b"first")
+                proxy.black_hole()
+                with pytest.raises(SendTimeout) as caught:
+                    await channel.basic_publish("", unique, bytes(2**25))
+                assert caught.value.written
+                proxy.heal(drop=True)
+                await channel.basic_publish("", unique, b"last")
+                await channel.tx_commit()
+                assert await take_all(channel, unique) == [b"first", b"last"]
+                await channel.queue_delete(unique)
+
+    run_clean(main())
+
+
 def test_a_transaction_with_acknowledgements_is_rolled_back(
     rabbit_a: RabbitMQ, unique: str
 ) -> None:

@@ -55,7 +55,12 @@ class AsyncTransactions(AsyncReceiving):
         with session.writing(wire):
             link.publish(message)
         with contextlib.suppress(LinkLost):  # it is replayed, or the commit tells
-            await session.answered(wire, lambda: wire.unwritten < HIGH_WATER, deadline.moment)
+            is_written = lambda: wire.unwritten < HIGH_WATER  # noqa: E731
+            if not await session.answered(wire, is_written, deadline.moment):
+                wire.sever("a write did not end within timeout")  # or the rest would follow later
+                session.changed()
+                log.taken_back(message)
+                raise too_late(message, True, session, deadline)
 
     async def tx_select(self) -> None:
         """Begin with transactions, on a channel that has not published with confirms."""
