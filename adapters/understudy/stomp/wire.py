@@ -126,13 +126,19 @@ class Wire:
                 raise WireBroken(self.severed or "closed")
             if self._write_failed is not None:
                 raise WireBroken(self._write_failed)
-            was_idle = not self._waiting
-            self._waiting.append(memoryview(data))
-            self.waiting_bytes += len(data)
-            if was_idle:
-                self._send_waiting()
-                if self._waiting:
-                    self._wakeup.set()  # the reading thread sends the rest
+            try:
+                was_idle = not self._waiting
+                self._waiting.append(memoryview(data))
+                self.waiting_bytes += len(data)
+                if was_idle:
+                    self._send_waiting()
+                    if self._waiting:
+                        self._wakeup.set()  # the reading thread sends the rest
+            except WireBroken:
+                raise
+            except BaseException:  # of a signal handler; nobody would send what waits now
+                self.sever("the call that used it was interrupted")
+                raise
 
     def _send_waiting(self) -> None:
         """Send what the kernel takes now; the lock is held."""
@@ -153,9 +159,6 @@ class Wire:
             self._write_failed = self.severed or f"{type(exc).__name__}: {exc}"
             self._wakeup.set()
             raise WireBroken(self._write_failed) from exc
-        except BaseException:
-            self.sever("the call that used it was interrupted")
-            raise
 
     # --- reading: one thread --------------------------------------------------------------------
 
