@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
+import pytest
 from pika import frame, spec
 
 from understudy.core.uri import parse
@@ -305,3 +306,32 @@ def test_what_is_recovered_does_not_wait_for_an_acknowledgement_any_more() -> No
     lab.asked()
     channel.basic_ack(0, multiple=True)
     assert lab.asked() == []
+
+
+@pytest.mark.parametrize("name", ["basic_cancel", "close"])
+def test_what_ends_while_others_are_still_restored_ends_at_the_broker(name: str) -> None:
+    """Its consumer is on the new link already, and would take messages that nobody sees."""
+    lab = Lab()
+    consume(lab)
+    with lab.restoring():
+        pass
+    lab.is_live = False
+    lab.soon(spec.Basic.CancelOk("mine") if name == "basic_cancel" else spec.Channel.CloseOk())
+    getattr(lab.channel, name)(*["mine"] * (name == "basic_cancel"))
+    expected = spec.Basic.Cancel if name == "basic_cancel" else spec.Channel.Close
+    assert [type(one) for one in lab.asked()] == [expected]
+
+
+def test_f17_a_rollback_while_others_are_still_restored_is_one_at_the_broker() -> None:
+    """F17: what was replayed on the new link would belong to the next transaction."""
+    lab = Lab()
+    lab.soon(spec.Tx.SelectOk())
+    lab.channel.tx_select()
+    lab.lose()
+    lab.channel.restore_on(lab.wire)
+    lab.feed(spec.Channel.OpenOk())
+    lab.channel.restored(lab.channel._fresh)
+    lab.asked()
+    lab.soon(spec.Tx.RollbackOk())
+    lab.channel.tx_rollback()
+    assert [type(one) for one in lab.asked()] == [spec.Tx.Rollback]

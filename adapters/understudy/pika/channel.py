@@ -116,7 +116,7 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
             self._raise_if_not_open()
             wire, link = session.wire, self._link
             try:
-                if wire is not None and link is not None and session.is_live:
+                if wire is not None and link is not None:
                     ask = link.close(reply_code, reply_text)
                     session.wait(wire, ask.is_over, time.monotonic() + self._patience())
             except LinkLost:

@@ -366,8 +366,8 @@ class Consuming(Requests):
 
     def _cancel_at_broker(self, consumer_tag: str) -> None:
         session, wire, link = self._session, self._session.wire, self._link
-        if wire is None or not session.is_live or link is None:
-            return  # it is not restored any more, and that is all
+        if wire is None or link is None:
+            return  # it is not restored any more; one that just is, is cancelled then
         deadline = session.deadline()
         ask = link.ask(spec.Basic.Cancel(consumer_tag=consumer_tag), spec.Basic.CancelOk)
         try:

@@ -155,7 +155,7 @@ class Transactions(Generating):
             self._unsettled |= self._settled_in_transaction
             self._settled_in_transaction.clear()
             wire, link = session.wire, self._link
-            if wire is None or link is None or not session.is_live:
+            if wire is None or link is None:
                 return frame.Method(self.number, spec.Tx.RollbackOk())
             deadline = session.deadline()
             ask = link.ask(spec.Tx.Rollback(), spec.Tx.RollbackOk)
