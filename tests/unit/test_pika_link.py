@@ -6,11 +6,12 @@ import struct
 from typing import Any
 
 import pika
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from understudy.pika.link import Link, LinkLost
+from understudy.pika.link import INTERRUPTED, Link, LinkLost
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.properties import decoded_properties
 from understudy.pika.topology import Topology
@@ -277,3 +278,33 @@ def test_a_close_convicts_only_who_was_alone_with_it() -> None:
     assert not closed(1, 2).convicts()
     assert not closed(1, 1).convicts()
     assert not closed(1, more=True).convicts()
+
+
+def test_an_exception_of_a_signal_handler_is_not_the_brokers_fault() -> None:
+    """Celery's SoftTimeLimitExceeded is an Exception, and comes wherever it will."""
+
+    class SoftTimeLimitExceeded(Exception):
+        pass
+
+    class Interrupted(Told):
+        def delivered(self, method: Any, properties: Any, body: bytes) -> None:
+            raise SoftTimeLimitExceeded
+
+    link, _ = opened()
+    link.open_channel(1, Interrupted())
+    deliver = spec.Basic.Deliver("tag", 1, False, "", "key")
+    with pytest.raises(SoftTimeLimitExceeded):
+        link.feed(
+            method(1, spec.Channel.OpenOk()) + content(1, deliver, pika.BasicProperties(), b"")
+        )
+    assert str(link.lost) == INTERRUPTED
+
+
+def test_a_time_that_no_system_can_tell_breaks_the_protocol() -> None:
+    """It is an OSError in Python."""
+    link, _ = opened()
+    table = b"\x01xT" + struct.pack(">Q", 2**60)
+    start = struct.pack(">IBBI", spec.Connection.Start.INDEX, 0, 9, len(table)) + table
+    payload = start + struct.pack(">II", 0, 0)
+    link.feed(struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce")
+    assert "broke the protocol" in str(link.lost)

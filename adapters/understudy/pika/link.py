@@ -2,8 +2,9 @@
 
 Rules
 * Whatever a lying peer can make this code raise is translated in `feed`, once: the link is `lost`.
-  Nothing is read or written after that. A frame is never larger than what was negotiated, a
-  message never larger than `LARGEST_MESSAGE`.
+  Anything else comes from a signal handler: the link is lost through nobody's fault. Nothing is
+  read or written after that. A frame is never larger than what was negotiated, a message never
+  larger than `LARGEST_MESSAGE`.
 * Requests may be written one behind the other: the answers of a channel come in their order.
 * A link is not thread-safe; its owner serialises all calls. It never waits.
 * ``lost.is_verdict``: the broker itself closed the connection, with an error that what we sent may
@@ -12,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import platform
 import struct
 from collections.abc import Callable
@@ -27,6 +29,18 @@ LARGEST_MESSAGE = 2**29  # bytes; what RabbitMQ can be set to at most
 HANDSHAKE_FRAME = 131072  # bytes; before anything is negotiated
 NOT_A_VERDICT = (200, 320, 506)
 ACK, NACK = spec.Basic.Ack.INDEX, spec.Basic.Nack.INDEX
+CODEC_ERRORS = (  # of pika's codec and of ours
+    exceptions.AMQPError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 CONTENT = (spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return)
 FRAME = struct.Struct(">BHI")
 SETTLE = struct.Struct(">QB")
@@ -358,6 +372,9 @@ class Link:
         except LinkLost as lost:
             self.lost = lost
         except Exception as exc:
+            if not _is_of_codec(exc):
+                self.interrupted()
+                raise
             self.lost = LinkLost(f"the broker broke the protocol: {type(exc).__name__}: {exc}", exc)
 
     def _parse(self, data: bytes) -> None:
@@ -451,6 +468,11 @@ class Link:
 
 def _decoded(method_id: int, payload: bytes) -> Any:
     return spec.methods[method_id]().decode(payload, 4)
+
+
+def _is_of_codec(exc: BaseException) -> bool:
+    is_bad_time = isinstance(exc, OSError) and exc.errno == errno.EOVERFLOW
+    return is_bad_time or isinstance(exc, CODEC_ERRORS)
 
 
 def _smaller(ours: int | None, theirs: int) -> int:
