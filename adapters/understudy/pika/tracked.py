@@ -44,6 +44,7 @@ __all__ = ["TrackedPublisher"]
 TICK = 0.01  # s
 LINGER = 1.0  # s that the thread stays when there is nothing to do; starting one costs 0.1 ms
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
+RETURNABLE = 10_000  # mandatory messages that may still come back where no confirm ends that
 BATCH = 256  # messages written in one call; about 4 ms of work
 
 _publishers: weakref.WeakSet[TrackedPublisher] = weakref.WeakSet()
@@ -89,7 +90,7 @@ class TrackedPublisher:
         while not self._outbox.offer(message, size, message.message_id):
             self._wait_for_room(message, size, deadline)
         if message.mandatory:
-            self._mandatory[message.message_id] = channel
+            self._note_mandatory(message.message_id, channel)
         self._puts += 1
         self._write()
         if self._thread is None:
@@ -99,6 +100,11 @@ class TrackedPublisher:
             self._tick.notify_all()
         if _Exit.has_begun:
             self.flush_at_exit()  # another atexit handler sends, and ours has run already
+
+    def _note_mandatory(self, key: str, channel: Publishing) -> None:
+        self._mandatory[key] = channel
+        if not self._session.options.confirms and len(self._mandatory) > RETURNABLE:
+            del self._mandatory[next(iter(self._mandatory))]
 
     def _wait_for_room(self, message: OutMessage, size: int, deadline: Deadline) -> None:
         outbox, limit = self._outbox, self._session.options.max_cache_size
