@@ -167,7 +167,8 @@ def test_one_of_many_wins(lab: Lab) -> None:
         thread.join()
     winners = [n for n in range(8) if answers[n] and answers[n].record == records[n]]  # type: ignore[union-attr]
     assert len(winners) == 1
-    assert {answer.record for answer in answers if answer} == {records[winners[0]]}
+    # a loser may look while the winner, who holds the file locked, has not written yet
+    assert {answer.record for answer in answers if answer} <= {None, records[winners[0]]}
 
 
 def test_another_life_of_the_store_shows_and_takes_no_old_swap(lab: Lab) -> None:

@@ -179,7 +179,7 @@ def test_everything_a_node_opens_is_on_loopback(rabbit_a: RabbitMQ) -> None:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in ours:
                 listening.append(fields[1].split(":")[0])
-    assert listening == ["0100007F"] * 2  # AMQP, and Erlang's own
+    assert listening == ["0100007F"] * 3  # AMQP, STOMP, and Erlang's own
 
 
 def test_users_vhosts_stomp_management_and_rabbitmqctl(
