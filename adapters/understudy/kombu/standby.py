@@ -25,7 +25,7 @@ from understudy.kombu.topology import outlives_connection
 if TYPE_CHECKING:
     from understudy.kombu.transport import Transport
 
-__all__ = ["DEFERRABLE", "Standby", "deferred_answer"]
+__all__ = ["DEFERRABLE", "NobodyThere", "Standby", "deferred_answer"]
 
 RETRY = 1.0  # s after which a broker that is there is asked for a connection again
 
@@ -35,6 +35,10 @@ DEFERRABLE = frozenset({"exchange_declare", "queue_declare", "queue_bind", "exch
 def deferred_answer(method: str, arguments: dict[str, Any]) -> Any:
     """What a declaration answers that is still to be done; counts are unknown, and 0."""
     return queue_declare_ok_t(arguments["queue"], 0, 0) if method == "queue_declare" else None
+
+
+class NobodyThere(Exception):
+    """No broker is there now; whoever asked can do without."""
 
 
 class Standby:
@@ -114,13 +118,19 @@ class StandbyChannel:
         def declare(*args: Any, **kwargs: Any) -> Any:
             home = self._home
             arguments = by_name(getattr(amqp.Channel, name), args, kwargs)
-            if outlives_connection(name, arguments) and home.defers(name):
+            if not outlives_connection(name, arguments):
+                return getattr(self._open(), name)(**arguments)
+            if home.defers(name):
                 return home.defer(name, arguments)
-            return getattr(self._open(), name)(**arguments)
+            try:
+                channel = self._open(gives_way=True)
+            except NobodyThere:  # its loss had not been noticed yet
+                return home.defer(name, arguments)
+            return getattr(channel, name)(**arguments)
 
         return declare
 
-    def _open(self) -> Any:
+    def _open(self, *, gives_way: bool = False) -> Any:
         if self._real is None or not self._real.connection.client.connected:
-            self._real = self._home.open_real_channel()
+            self._real = self._home.open_real_channel(gives_way=gives_way)
         return self._real

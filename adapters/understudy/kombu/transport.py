@@ -40,7 +40,7 @@ from understudy.kombu.logical import LogicalBroker, broker_for
 from understudy.kombu.masking import MaskedURI
 from understudy.kombu.message import OutMessage
 from understudy.kombu.publisher import Publisher
-from understudy.kombu.standby import DEFERRABLE, Standby, deferred_answer
+from understudy.kombu.standby import DEFERRABLE, NobodyThere, Standby, deferred_answer
 from understudy.kombu.topology import Declaration
 from understudy.kombu.waiting import replies_until
 
@@ -67,6 +67,7 @@ class Transport(CandidatesTransport):
         self._inner = None
         self._call = CallDeadline()
         self._is_real_wanted = False  # by a standby channel, also while a producer publishes
+        self._gives_way = False  # it can do without, where nobody is there
         self._answer_for_candidates()
 
     @property
@@ -112,7 +113,7 @@ class Transport(CandidatesTransport):
     def _acquire(self, broker: LogicalBroker) -> Inner:
         deadline = NEVER if is_for_a_consuming_loop() else self.deadline()
         try:
-            return broker.acquire(deadline, self.check_open)
+            return broker.acquire(deadline, self._look_around)
         except DeadlinePassed:
             limit = broker.options.timeout
             raise SendTimeout(
@@ -140,13 +141,22 @@ class Transport(CandidatesTransport):
         except errors.ConnectFailed as exc:
             raise self._given_up(exc) from exc
 
-    def open_real_channel(self) -> Any:
-        """For a standby channel, when it is asked for what needs a broker."""
-        self._is_real_wanted = True
+    def open_real_channel(self, *, gives_way: bool = False) -> Any:
+        """For a standby channel, when it is asked for what needs a broker.
+
+        With ``gives_way`` raises NobodyThere where it would have to wait for one.
+        """
+        self._is_real_wanted, self._gives_way = True, gives_way
         try:
             return self.client.channel()
         finally:
-            self._is_real_wanted = False
+            self._is_real_wanted = self._gives_way = False
+
+    def _look_around(self) -> None:
+        """While a connection is waited for."""
+        self.check_open()
+        if self._gives_way and self.broker.supervisor.current is None:
+            raise NobodyThere
 
     def _given_up(self, exc: errors.ConnectFailed) -> Exception:
         if not self.broker.options.reconnect and self.broker.supervisor.epoch:
