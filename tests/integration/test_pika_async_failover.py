@@ -671,8 +671,10 @@ def test_a_commit_without_an_answer_is_in_doubt_and_never_repeated(
                     await channel.tx_commit()
 
                 proxy.cut_on(method, direction=direction)  # type: ignore[arg-type]
-                with pytest.raises(TransactionRolledBack, match="in doubt"):
+                with pytest.raises(TransactionRolledBack, match="in doubt") as caught:
                     await transaction()
+                assert caught.value.is_in_doubt
+                assert caught.value.message_ids == tuple(f"{unique}-{n}" for n in range(3))
                 await transaction()
                 window, new, all_of_them = DuplicateWindow(), [], 0
                 while (message := await channel.basic_get(unique, auto_ack=True)) is not None:

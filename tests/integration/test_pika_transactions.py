@@ -139,8 +139,10 @@ def test_f27_commit_in_doubt(
         proxy.cut_on(TX_COMMIT, direction="up", before=True)
     else:
         proxy.cut_on(TX_COMMIT_OK, direction="down", before=True)
-    with pytest.raises(TransactionRolledBack, match="before its commit was answered"):
+    with pytest.raises(TransactionRolledBack, match="before its commit was answered") as caught:
         channel.tx_commit()
+    assert caught.value.is_in_doubt
+    assert caught.value.message_ids
     channel.basic_publish("", unique, "x", properties)
     channel.tx_commit()
     found = take_all(rabbit_a, unique)

@@ -138,9 +138,12 @@ def test_a_commit_in_doubt_is_rolled_back_and_says_so(lab: StompLab) -> None:
     with StompPeer(die_at_commit) as first, StompPeer(serve) as second:
         connection = lab.connect(first, second)
         name = connection.begin()
-        connection.send("/queue/q", "x", transaction=name)
-        with pytest.raises(TransactionRolledBack, match="in doubt"):
+        own = {"x-understudy-id": "mine"}
+        connection.send("/queue/q", "x", headers=own, transaction=name)
+        with pytest.raises(TransactionRolledBack, match="in doubt") as caught:
             connection.commit(name)
+        assert caught.value.is_in_doubt
+        assert caught.value.message_ids == ("mine",)
         connection.send("/queue/q", "y")
         connection.disconnect()
 

@@ -97,9 +97,13 @@ class AsyncTransactions(AsyncReceiving):
         if self._broken is not None:
             raise self._ended(log)
         if log.doom is not None:
-            reason = log.doom.reason
+            doom, keys = log.doom, log.keys
             await self.tx_rollback()
-            raise TransactionRolledBack(f"the transaction was rolled back: {reason}")
+            raise TransactionRolledBack(
+                f"the transaction was rolled back: {doom.reason}",
+                message_ids=keys,
+                is_in_doubt=doom.is_in_doubt,
+            )
         wire = session.wire
         assert wire is not None
         log.committing()
@@ -124,10 +128,13 @@ class AsyncTransactions(AsyncReceiving):
             raise self._ended(log)
         is_in_doubt = ask.answer is None and not log.is_empty
         reason = log.doom.reason if log.doom is not None else "its channel was closed"
+        keys = log.keys
         log.ended()
         self._acked_in_transaction.clear()
         if is_in_doubt:
-            raise TransactionRolledBack(f"the transaction is in doubt: {reason}")
+            raise TransactionRolledBack(
+                f"the transaction is in doubt: {reason}", message_ids=keys, is_in_doubt=True
+            )
 
     async def tx_rollback(self) -> None:
         """Forget what was published and acknowledged since the last commit.

@@ -108,10 +108,14 @@ class Transactions(Generating):
             while True:
                 session.leave_if_lost()
                 if log.doom is not None:
-                    doom = log.doom
+                    doom, keys = log.doom, log.keys
                     self.tx_rollback()
                     state = "is in doubt" if doom.is_in_doubt else "was rolled back"
-                    raise TransactionRolledBack(f"the transaction {state}: {doom.reason}")
+                    raise TransactionRolledBack(
+                        f"the transaction {state}: {doom.reason}",
+                        message_ids=keys,
+                        is_in_doubt=doom.is_in_doubt,
+                    )
                 try:
                     return self._commit(log, deadline)
                 except LinkLost as lost:

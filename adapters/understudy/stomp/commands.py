@@ -217,6 +217,7 @@ class Commands:
             link = session.link
             if transaction.log.is_doomed:
                 if link is not None and transaction.link is link:
+                    link.unacked = {**transaction.acked, **link.unacked}
                     self._write(link, "ABORT", {"transaction": transaction.name}, None)
                 raise self._rolled_back(transaction)
             if link is None:
@@ -267,7 +268,9 @@ class Commands:
         assert doom is not None
         state = " (in doubt: the broker may have committed it)" if doom.is_in_doubt else ""
         return TransactionRolledBack(
-            f"transaction {transaction.name} was rolled back: {doom.reason}{state}"
+            f"transaction {transaction.name} was rolled back: {doom.reason}{state}",
+            message_ids=transaction.log.keys,
+            is_in_doubt=doom.is_in_doubt,
         )
 
     # --- helpers; the lock is held --------------------------------------------------------------

@@ -11,7 +11,7 @@ from stomp import ConnectionListener
 from stomp.exception import StompException
 
 from understudy.core.events import Event
-from understudy.stomp import Connection
+from understudy.stomp import Connection, TransactionRolledBack
 from understudy.testing.scenarios.port import Client, Delivery, Handler
 
 __all__ = ["StompDriver"]
@@ -125,6 +125,8 @@ class StompTransaction:
         self._frames: queues.Queue[Any] = queues.Queue()
         self._subscribed: set[str] = set()
         self._name: str | None = None
+        self._held: list[tuple[object, Any]] = []  # frames acknowledged in it, and their link
+        self._again: list[Any] = []  # those of one that was rolled back
 
     def _open(self) -> str:
         if self._name is None:
@@ -144,16 +146,34 @@ class StompTransaction:
             self._client.subscribe(queue, self._frames.put, count)
         taken: list[Delivery] = []
         while len(taken) < count:
-            frame = self._frames.get(timeout=15)
+            frame = self._again.pop(0) if self._again else self._frames.get(timeout=15)
             delivery = StompDelivery(self._connection, frame, self._open())
+            stale = self._connection.stale_acks
             delivery.ack()
+            if self._connection.stale_acks == stale:
+                self._held.append((self._link, frame))
             taken.append(delivery)
         return taken
 
+    @property
+    def _link(self) -> object:
+        return self._connection.transport.session.link
+
+    def _take_again(self) -> None:
+        """A broker delivers nothing again on the same connection; on another one it does."""
+        self._again += [frame for link, frame in self._held if link is self._link]
+        self._held = []
+
     def commit(self) -> None:
         name, self._name = self._open(), None
-        self._connection.commit(name)
+        try:
+            self._connection.commit(name)
+        except TransactionRolledBack:
+            self._take_again()
+            raise
+        self._held = []
 
     def rollback(self) -> None:
         name, self._name = self._open(), None
         self._connection.abort(name)
+        self._take_again()
