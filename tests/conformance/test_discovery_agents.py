@@ -435,7 +435,8 @@ def is_of_server(stand: Stand, descriptor: int) -> bool:
         return False
     with socket.socket(fileno=os.dup(descriptor)) as sock:
         try:
-            return bool(sock.getpeername()[1] != stand.port)
+            peer = sock.getpeername()  # no tuple: a socket pair of somebody else's
+            return not isinstance(peer, tuple) or peer[1] != stand.port
         except OSError:
             return True
 
