@@ -15,7 +15,8 @@ from pika import frame, spec
 from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER, Deadline
 from understudy.pika.channel import BlockingChannel
-from understudy.pika.link import Link, LinkChannel
+from understudy.pika.link import Link
+from understudy.pika.link_channel import LinkChannel
 from understudy.pika.restoring import REPLIES
 from understudy.pika.topology import Topology
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from understudy.pika.link import INTERRUPTED, Link, LinkLost
+from understudy.pika.link import INTERRUPTED, Link
+from understudy.pika.link_channel import LinkLost
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.properties import decoded_properties
 from understudy.pika.topology import Topology

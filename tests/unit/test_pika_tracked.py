@@ -13,7 +13,8 @@ from pika import spec
 from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER
 from understudy.pika import tracked
-from understudy.pika.link import Link, LinkLost
+from understudy.pika.link import Link
+from understudy.pika.link_channel import LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.tracked import TrackedPublisher
 

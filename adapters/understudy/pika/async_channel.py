@@ -15,7 +15,8 @@ from understudy.pika.async_publisher import AsyncPublisher
 from understudy.pika.async_session import GOODBYE, AsyncSession
 from understudy.pika.async_transactions import AsyncTransactions
 from understudy.pika.declarations import Declarations
-from understudy.pika.link import Link, LinkChannel, LinkLost
+from understudy.pika.link import Link
+from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.wire import Wire
 

@@ -27,7 +27,7 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 from understudy.pika.errors import ConnectionLost, Nacked, Unroutable, refused
-from understudy.pika.link import LinkChannel
+from understudy.pika.link_channel import LinkChannel
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.requests import HIGH_WATER, check_size, too_late
 

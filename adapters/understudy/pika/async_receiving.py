@@ -24,7 +24,7 @@ from understudy.failover.notifier import logger
 from understudy.pika.async_consumer import Consumer, Message
 from understudy.pika.async_requests import AsyncRequests
 from understudy.pika.async_session import AsyncSession
-from understudy.pika.link import Ask, LinkChannel
+from understudy.pika.link_channel import Ask, LinkChannel
 
 __all__ = ["AsyncReceiving"]
 

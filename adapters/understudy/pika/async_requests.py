@@ -17,7 +17,7 @@ from pika import exceptions
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.errors import SendTimeout
-from understudy.pika.link import Ask, LinkChannel, LinkLost
+from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
 from understudy.pika.requests import VERDICTS
 from understudy.pika.wire import Wire
 

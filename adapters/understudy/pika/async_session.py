@@ -34,7 +34,7 @@ from understudy.failover.supervisor import Supervisor
 from understudy.pika import restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
-from understudy.pika.link import LinkLost
+from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
 from understudy.pika.wire import Wire

@@ -23,7 +23,7 @@ from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.pika.async_receiving import AsyncReceiving
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.errors import TransactionRolledBack
-from understudy.pika.link import Ask, LinkChannel, LinkLost
+from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.requests import HIGH_WATER, check_size, timed_out, too_late
 

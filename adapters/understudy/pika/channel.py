@@ -11,7 +11,8 @@ import pika
 from pika import exceptions, spec
 
 from understudy.pika.declarations import Declarations
-from understudy.pika.link import Ask, Link, LinkChannel, LinkLost
+from understudy.pika.link import Link
+from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
 from understudy.pika.publishing import Publishing
 from understudy.pika.session import GOODBYE
 

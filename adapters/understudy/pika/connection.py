@@ -25,7 +25,7 @@ from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed
 from understudy.pika.fanout import FanoutPublisher
-from understudy.pika.link import LinkLost
+from understudy.pika.link_channel import LinkLost
 from understudy.pika.requests import answered, timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher

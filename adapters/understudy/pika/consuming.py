@@ -25,7 +25,7 @@ from pika.adapters import blocking_connection as blocking
 
 from understudy.core.transaction import TransactionLog
 from understudy.failover.notifier import logger
-from understudy.pika.link import LinkChannel, LinkLost
+from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.requests import Requests
 
 __all__ = ["Cancellation", "Consuming", "Delivery"]

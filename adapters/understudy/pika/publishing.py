@@ -23,7 +23,7 @@ from understudy.core.events import MessageFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 from understudy.pika.errors import Nacked, Unroutable, refused
-from understudy.pika.link import LinkChannel, LinkLost, Sent
+from understudy.pika.link_channel import LinkChannel, LinkLost, Sent
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.requests import HIGH_WATER, VERDICTS, check_size, too_late
 from understudy.pika.transactions import Transactions

@@ -10,7 +10,8 @@ from pika import exceptions
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.supervisor import Supervisor
 from understudy.pika.errors import SendTimeout, refused
-from understudy.pika.link import Ask, Link, LinkChannel, LinkLost
+from understudy.pika.link import Link
+from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.restoring import REPLIES
 from understudy.pika.session import Session

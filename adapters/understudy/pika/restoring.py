@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from pika import exceptions, spec
 
-from understudy.pika.link import Ask, Link, LinkChannel
+from understudy.pika.link import Link
+from understudy.pika.link_channel import Ask, LinkChannel
 
 __all__ = ["REPLIES", "RestoreFailed", "Restored", "Step", "channels", "topology"]
 

@@ -42,7 +42,8 @@ from understudy.failover.waiters import Waiter, Waiters
 from understudy.pika import restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
-from understudy.pika.link import INTERRUPTED, LinkLost
+from understudy.pika.link import INTERRUPTED
+from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
 from understudy.pika.wire import Wakeup, Wire

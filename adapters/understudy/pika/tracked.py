@@ -31,7 +31,7 @@ from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 from understudy.pika.errors import Nacked, SendTimeout, Unroutable, refused
-from understudy.pika.link import LinkChannel, LinkLost
+from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.session import Session
 from understudy.pika.wire import Wire

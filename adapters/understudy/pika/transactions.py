@@ -21,7 +21,7 @@ from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika import restoring
 from understudy.pika.errors import TransactionRolledBack
 from understudy.pika.generating import Generating
-from understudy.pika.link import LinkChannel, LinkLost
+from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
 from understudy.pika.requests import VERDICTS, check_size, timed_out, too_late
 from understudy.pika.restoring import Restored, RestoreFailed, Step

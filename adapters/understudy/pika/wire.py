@@ -25,7 +25,8 @@ from typing import Any
 
 from understudy.core.endpoint import Endpoint
 from understudy.failover.polling import is_at_end, is_readable
-from understudy.pika.link import INTERRUPTED, Link, LinkLost
+from understudy.pika.link import INTERRUPTED, Link
+from understudy.pika.link_channel import LinkLost
 
 __all__ = ["Wakeup", "Wire"]
 
