@@ -1,4 +1,4 @@
-"""What the kombu tests share: failover connections, faults in front of brokers, a look into queues.
+"""What the kombu and pika tests share: connections, faults in front of brokers, looks into queues.
 
 Every test gets connections under a URI of its own, so nothing of one test's state (the current
 broker, back-off, the outbox) is known to another. When the test ends everything it made is closed.
@@ -10,7 +10,6 @@ import contextlib
 import logging
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,8 @@ from understudy.core.events import Event
 from understudy.failover.notifier import settle
 from understudy.kombu import logical
 from understudy.kombu.message import ID_HEADER, RESEND_HEADER
-from understudy.testing import FaultProxy, ScriptedPeer
+from understudy.pika import BlockingConnection
+from understudy.testing import Background, FaultProxy, ScriptedPeer
 from understudy.testing.brokers import RabbitMQ
 
 T = TypeVar("T")
@@ -53,37 +53,6 @@ class Found:
     @property
     def is_resend(self) -> bool:
         return bool(self.headers.get(RESEND_HEADER))
-
-
-class Background:
-    """A call in a thread of its own; what it raised or returned is asked for later."""
-
-    def __init__(self, call: Callable[[], object]) -> None:
-        self.error: BaseException | None = None
-        self.result: object = None
-        self._call = call
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call()
-        except BaseException as exc:
-            self.error = exc
-
-    @property
-    def is_running(self) -> bool:
-        return self._thread.is_alive()
-
-    def is_over_within(self, seconds: float) -> bool:
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def join(self, seconds: float = 30.0) -> None:
-        """Wait for the end, which must come; raises what the call raised."""
-        assert self.is_over_within(seconds), f"the call still hangs after {seconds:g} s"
-        if self.error is not None:
-            raise self.error
 
 
 class Lab:
@@ -148,6 +117,22 @@ def lab() -> Iterator[Lab]:
         lab = Lab(stack)
         yield lab
         lab.close()
+
+
+@pytest.fixture
+def connect(lab: Lab) -> Iterator[Callable[..., BlockingConnection]]:
+    """A connection of the pika adapter to a failover list, closed with the test."""
+    made: list[BlockingConnection] = []
+
+    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
+        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
+        made.append(one)
+        return one
+
+    yield connection
+    for one in made:
+        if one.is_open:
+            one.close()
 
 
 @pytest.fixture

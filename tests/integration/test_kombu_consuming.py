@@ -19,7 +19,9 @@ from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Background, Found, Lab
+    from tests.integration.conftest import Found, Lab
+
+    from understudy.testing import Background
 
 pytestmark = pytest.mark.integration
 

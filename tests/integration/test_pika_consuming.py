@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
-from understudy.pika import BlockingConnection, SendTimeout
+from understudy.pika import SendTimeout
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK
@@ -25,22 +25,6 @@ pytestmark = pytest.mark.integration
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 Connect = Callable[..., Any]
 Plain = Callable[[RabbitMQ], "amqp.Channel"]
-
-
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            one.close()
 
 
 def ready(connection: Any, queue: str) -> int:

@@ -33,22 +33,6 @@ Connect = Callable[..., Any]
 TRANSIENT = pika.BasicProperties(delivery_mode=1)
 
 
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            one.close()
-
-
 def bodies(found: list[Found]) -> list[str]:
     return [message.body for message in found]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import pika
 import pytest
 
 from understudy import errors
-from understudy.pika import BlockingConnection, SendTimeout
+from understudy.pika import SendTimeout
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import (
@@ -29,22 +29,6 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 Connect = Callable[..., Any]
-
-
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            one.close()
 
 
 def bodies(found: list[Found]) -> list[str]:

@@ -7,6 +7,7 @@ the scene puts fault proxies between the two.
 
 from __future__ import annotations
 
+from understudy.testing.background import Background
 from understudy.testing.scenarios.noise import Noise
 from understudy.testing.scenarios.port import (
     Client,
@@ -17,7 +18,7 @@ from understudy.testing.scenarios.port import (
     Transacting,
     Transaction,
 )
-from understudy.testing.scenarios.scene import Background, Events, Inbox, Scene, consuming
+from understudy.testing.scenarios.scene import Events, Inbox, Scene, consuming
 
 __all__ = [
     "Background",
