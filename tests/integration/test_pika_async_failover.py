@@ -6,80 +6,35 @@ import asyncio
 import contextlib
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 
 import pika
 import pytest
 from pika import exceptions
 
-from understudy.core.events import Event, MessageFailed
-from understudy.duplicates import DuplicateWindow, message_id
+from understudy.core.events import MessageFailed
+from understudy.duplicates import message_id
 from understudy.failover.message_ids import RESEND_HEADER
 from understudy.pika import (
     AsyncChannel,
     AsyncConnection,
     ConnectFailed,
     SendTimeout,
-    TransactionRolledBack,
 )
 from understudy.testing import FaultProxy, ScriptedPeer
 from understudy.testing.brokers import RabbitMQ, free_port
 from understudy.testing.clean_loop import run_clean
-from understudy.testing.frames import BASIC_ACK, BASIC_CONSUME, QUEUE_DECLARE
+from understudy.testing.frames import BASIC_ACK
+from understudy.testing.pika_async_lab import (
+    PATIENCE,
+    Told,
+    in_order,
+    noticed,
+    take_all,
+    uri,
+)
 
 pytestmark = pytest.mark.integration
-
-Place = RabbitMQ | FaultProxy | ScriptedPeer
-PATIENCE = 30.0  # s for what takes a second at most on a healthy machine
-
-
-def uri(*places: Place, **options: object) -> str:
-    members = ",".join(f"amqp://guest:guest@{place.host}:{place.port}" for place in places)
-    given = {"timeout": 30000, "heartbeat": 0, "randomize": "false", **options}
-    return f"failover:({members})?" + "&".join(f"{k}={v}" for k, v in given.items())
-
-
-QUEUE_DECLARE_OK = (50, 11)
-BASIC_CONSUME_OK = (60, 21)
-TX_COMMIT, TX_COMMIT_OK = (90, 20), (90, 21)
-
-
-class Told:
-    """Events, by name."""
-
-    def __init__(self) -> None:
-        self.all: list[Event] = []
-
-    @property
-    def names(self) -> list[str]:
-        return [type(event).__name__ for event in self.all]
-
-
-async def noticed(connection: AsyncConnection, fault: Callable[[], None]) -> None:
-    """Let a fault happen, and wait until the connection has lost its wire over it."""
-    session = connection._session
-    assert session is not None
-    wire = session.wire
-    fault()
-    while session.wire is wire:
-        await asyncio.sleep(0.001)
-
-
-async def take_all(channel: AsyncChannel, queue: str) -> list[bytes]:
-    """Everything that is in a queue now."""
-    bodies = []
-    while (message := await channel.basic_get(queue, auto_ack=True)) is not None:
-        bodies.append(message.body)
-    return bodies
-
-
-def in_order(bodies: list[bytes]) -> list[int]:
-    """The numbers, each where it came first."""
-    return list(dict.fromkeys(int(body) for body in bodies))
-
-
-# --- publishing ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tracked", ["false", "true"])
@@ -431,288 +386,6 @@ def test_cancelling_at_random_through_drops_loses_nothing_else(
     assert confirmed <= set(found)
     assert confirmed | cancelled == set(range(400))
     assert [number for number in found if number in confirmed] == sorted(confirmed)
-
-
-# --- consuming ----------------------------------------------------------------------------------
-
-
-def test_an_iterator_goes_on_across_a_kill(rabbits: tuple[RabbitMQ, RabbitMQ], unique: str) -> None:
-    """F19, F21, F23: queue, qos and consumer are there again; tags rise; late acks are dropped."""
-    a, b = rabbits
-
-    async def main() -> None:
-        async with AsyncConnection(uri(a, b)) as connection:
-            channel = await connection.channel()
-            await channel.basic_qos(prefetch_count=3)
-            queue = (await channel.queue_declare("", exclusive=True)).method.queue
-            await channel.exchange_declare(unique, "fanout", auto_delete=True)
-            await channel.queue_bind(queue, unique)
-            for number in range(10):
-                await channel.basic_publish(unique, "", str(number))
-            async with channel.consume(queue) as messages:
-                held = [await anext(messages) for _ in range(3)]
-                await held[0].ack()
-                await asyncio.to_thread(a.kill)
-                for number in range(10, 20):
-                    await channel.basic_publish(unique, "", str(number))
-                for message in held[1:]:
-                    await message.ack()  # of the broker that is gone
-                got = []
-                tags = [message.delivery_tag for message in held]
-                async for message in messages:
-                    got.append(int(message.body))
-                    tags.append(message.delivery_tag)
-                    await message.ack()
-                    if message.body == b"19":
-                        break
-            assert tags == sorted(set(tags))
-            assert [number for number in got if number >= 10] == list(range(10, 20))
-            assert connection.stale_acks == 2
-
-    run_clean(main(), PATIENCE * 2)
-
-
-def test_an_iterator_that_was_cancelled_while_it_began_can_be_used_again(
-    rabbit_a: RabbitMQ, unique: str
-) -> None:
-    """F53: whether its request was written or not."""
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, exclusive=True)
-                for fault, heal in ((proxy.black_hole, proxy.reset), (proxy.refuse, proxy.reset)):
-                    messages = channel.consume(unique)
-                    fault()
-                    if fault == proxy.refuse:
-                        await noticed(connection, proxy.reset)
-                    for _ in range(3):
-                        with pytest.raises(asyncio.TimeoutError):
-                            await asyncio.wait_for(anext(messages), 0.05)
-                    proxy.heal(drop=True)
-                    heal()
-                    await channel.basic_publish("", unique, b"through")
-                    message = await anext(messages)
-                    assert message.body == b"through"
-                    await message.ack()
-                    await messages.cancel()
-
-    run_clean(main())
-
-
-def test_everything_is_processed_through_many_drops(rabbit_a: RabbitMQ, unique: str) -> None:
-    """F20, F21: publisher and consumer on one proxy, dropped again and again."""
-    drops, count = 12, 600
-    told = Told()
-    processed: Counter[int] = Counter()
-
-    async def consume(channel: AsyncChannel, window: DuplicateWindow) -> None:
-        async for message in channel.consume(unique):
-            async with window.processing(message) as is_new:
-                if is_new:
-                    processed[int(message.body)] += 1
-            with contextlib.suppress(ValueError):
-                await message.ack()
-            if len(processed) == count:
-                return
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            places = uri(proxy, initialReconnectDelay=0)
-            async with AsyncConnection(places, on_event=told.all.append) as connection:
-                publishing, consuming = await connection.channel(), await connection.channel()
-                await publishing.queue_declare(unique, durable=True)
-                await consuming.basic_qos(prefetch_count=20)
-                consumer = asyncio.create_task(consume(consuming, DuplicateWindow()))
-                for drop in range(drops):
-                    numbers = range(drop * count // drops, (drop + 1) * count // drops)
-                    sends = [
-                        asyncio.create_task(publishing.basic_publish("", unique, str(number)))
-                        for number in numbers
-                    ]
-                    await asyncio.sleep(0.01 * (drop % 3))
-                    proxy.reset()
-                    await asyncio.gather(*sends)
-                await asyncio.wait_for(consumer, PATIENCE)
-                await publishing.queue_delete(unique)
-
-    run_clean(main(), PATIENCE * 2)
-    assert sorted(processed) == list(range(count))
-    assert set(processed.values()) == {1}
-    assert told.names.count("Interrupted") == told.names.count("Resumed")
-
-
-@pytest.mark.parametrize(
-    ("method", "direction"),
-    [
-        (QUEUE_DECLARE, "up"),
-        (QUEUE_DECLARE_OK, "down"),
-        (BASIC_CONSUME, "up"),
-        (BASIC_CONSUME_OK, "down"),
-    ],
-)
-def test_a_cut_in_a_call_or_while_restoring_is_just_another_loss(
-    rabbit_a: RabbitMQ, unique: str, method: tuple[int, int], direction: str
-) -> None:
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                cut = proxy.cut_on(method, direction=direction, times=3)  # type: ignore[arg-type]
-                await channel.queue_declare(unique, exclusive=True)
-                async with channel.consume(unique) as messages:
-                    await channel.basic_publish("", unique, b"through")
-                    assert (await anext(messages)).body == b"through"
-                    assert cut.fired == 3
-
-    run_clean(main())
-
-
-# --- transactions -------------------------------------------------------------------------------
-
-
-def test_an_open_transaction_is_replayed(rabbit_a: RabbitMQ, unique: str) -> None:
-    """F30."""
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await channel.tx_select()
-                for number in range(3):
-                    await channel.basic_publish("", unique, str(number))
-                await noticed(connection, proxy.reset)
-                for number in range(3, 6):
-                    await channel.basic_publish("", unique, str(number))
-                await channel.tx_commit()
-                assert [int(body) for body in await take_all(channel, unique)] == list(range(6))
-                await channel.queue_delete(unique)
-
-    run_clean(main())
-
-
-def test_a_message_that_is_not_written_in_time_is_not_in_its_transaction(
-    rabbit_a: RabbitMQ, unique: str
-) -> None:
-    """F30: its caller has the error, and may send it again."""
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy, timeout=5000)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await channel.tx_select()
-                await channel.basic_publish("", unique, b"first")
-                proxy.black_hole()
-                with pytest.raises(SendTimeout) as caught:
-                    await channel.basic_publish("", unique, bytes(2**25))
-                assert caught.value.written
-                proxy.heal(drop=True)
-                await channel.basic_publish("", unique, b"last")
-                await channel.tx_commit()
-                assert await take_all(channel, unique) == [b"first", b"last"]
-                await channel.queue_delete(unique)
-
-    run_clean(main())
-
-
-def test_a_transaction_with_acknowledgements_is_rolled_back(
-    rabbit_a: RabbitMQ, unique: str
-) -> None:
-    """F26: the application repeats it with what is delivered again."""
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await channel.queue_declare(f"{unique}-out", durable=True)
-                await channel.basic_publish("", unique, b"work")
-                working = await connection.channel()
-                await working.tx_select()
-                for is_repeated in (False, True):
-                    message = await working.basic_get(unique)
-                    assert message is not None
-                    await working.basic_publish("", f"{unique}-out", b"result")
-                    await message.ack()
-                    if not is_repeated:
-                        proxy.reset()
-                        with pytest.raises(TransactionRolledBack):
-                            await working.tx_commit()
-                    else:
-                        await working.tx_commit()
-                assert await take_all(channel, f"{unique}-out") == [b"result"]
-                assert await take_all(channel, unique) == []
-                await channel.queue_delete(unique)
-                await channel.queue_delete(f"{unique}-out")
-
-    run_clean(main())
-
-
-@pytest.mark.parametrize(("method", "direction"), [(TX_COMMIT, "up"), (TX_COMMIT_OK, "down")])
-def test_a_commit_without_an_answer_is_in_doubt_and_never_repeated(
-    rabbit_a: RabbitMQ, unique: str, method: tuple[int, int], direction: str
-) -> None:
-    """F27: repeated by the application with the same ids, a window tells the copies."""
-
-    async def main() -> int:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await channel.tx_select()
-
-                async def transaction() -> None:
-                    for number in range(3):
-                        named = pika.BasicProperties(message_id=f"{unique}-{number}")
-                        await channel.basic_publish("", unique, str(number), named)
-                    await channel.tx_commit()
-
-                proxy.cut_on(method, direction=direction)  # type: ignore[arg-type]
-                with pytest.raises(TransactionRolledBack, match="in doubt") as caught:
-                    await transaction()
-                assert caught.value.is_in_doubt
-                assert caught.value.message_ids == tuple(f"{unique}-{n}" for n in range(3))
-                await transaction()
-                window, new, all_of_them = DuplicateWindow(), [], 0
-                while (message := await channel.basic_get(unique, auto_ack=True)) is not None:
-                    all_of_them += 1
-                    async with window.processing(message) as is_new:
-                        if is_new:
-                            new.append(message.body)
-                await channel.queue_delete(unique)
-                assert new == [b"0", b"1", b"2"]
-                return all_of_them
-
-    assert run_clean(main()) == (3 if direction == "up" else 6)
-
-
-def test_a_commit_that_is_cancelled_goes_on(rabbit_a: RabbitMQ, unique: str) -> None:
-    """F53: and what comes next waits for its end, so that no message changes its transaction."""
-
-    async def main() -> None:
-        with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy)) as connection:
-                channel = await connection.channel()
-                await channel.queue_declare(unique, durable=True)
-                await channel.tx_select()
-                proxy.delay(0.2)
-                for number in range(3):
-                    await channel.basic_publish("", unique, str(number))
-                    committing = asyncio.create_task(channel.tx_commit())
-                    await asyncio.sleep(0.05)
-                    committing.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await committing
-                await channel.basic_publish("", unique, b"rolled back")
-                await channel.tx_rollback()
-                proxy.heal()
-                assert await take_all(channel, unique) == [b"0", b"1", b"2"]
-                await channel.queue_delete(unique)
-
-    run_clean(main())
 
 
 # --- the topology -------------------------------------------------------------------------------

@@ -1,0 +1,59 @@
+"""What the tests of AsyncConnection share: URIs, faults that are noticed, looks into a queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from understudy.core.events import Event
+from understudy.pika import (
+    AsyncChannel,
+    AsyncConnection,
+)
+from understudy.testing import FaultProxy, ScriptedPeer
+from understudy.testing.brokers import RabbitMQ
+
+__all__ = ["PATIENCE", "Place", "Told", "in_order", "noticed", "take_all", "uri"]
+
+Place = RabbitMQ | FaultProxy | ScriptedPeer
+PATIENCE = 30.0  # s for what takes a second at most on a healthy machine
+
+
+def uri(*places: Place, **options: object) -> str:
+    members = ",".join(f"amqp://guest:guest@{place.host}:{place.port}" for place in places)
+    given = {"timeout": 30000, "heartbeat": 0, "randomize": "false", **options}
+    return f"failover:({members})?" + "&".join(f"{k}={v}" for k, v in given.items())
+
+
+class Told:
+    """Events, by name."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [type(event).__name__ for event in self.all]
+
+
+async def noticed(connection: AsyncConnection, fault: Callable[[], None]) -> None:
+    """Let a fault happen, and wait until the connection has lost its wire over it."""
+    session = connection._session
+    assert session is not None
+    wire = session.wire
+    fault()
+    while session.wire is wire:
+        await asyncio.sleep(0.001)
+
+
+async def take_all(channel: AsyncChannel, queue: str) -> list[bytes]:
+    """Everything that is in a queue now."""
+    bodies = []
+    while (message := await channel.basic_get(queue, auto_ack=True)) is not None:
+        bodies.append(message.body)
+    return bodies
+
+
+def in_order(bodies: list[bytes]) -> list[int]:
+    """The numbers, each where it came first."""
+    return list(dict.fromkeys(int(body) for body in bodies))
