@@ -31,8 +31,12 @@ class Shop:
                 raise self.raises
             return value
 
-        self.task = self.app.task(name="work", bind=True, base=once(self.window))(work)
-        self.other = self.app.task(name="other", bind=True, base=once(self.window))(work)
+        self.task = self.app.task(name="work", bind=True, shared=False, base=once(self.window))(
+            work
+        )
+        self.other = self.app.task(name="other", bind=True, shared=False, base=once(self.window))(
+            work
+        )
 
     def run(self, task: Any = None, value: object = 1, **request: Any) -> str:
         """Run a delivery of the task; the state in which it ended."""
@@ -82,7 +86,7 @@ def test_asking_for_a_retry_is_not_done(shop: Shop) -> None:
         shop.ran.append(task.request.retries)
         raise task.retry(countdown=3600)
 
-    asking = shop.app.task(name="asking", bind=True, base=once(shop.window))(ask)
+    asking = shop.app.task(name="asking", bind=True, shared=False, base=once(shop.window))(ask)
     assert [shop.run(task=asking), shop.run(task=asking)] == [states.RETRY, states.RETRY]
     assert shop.ran == [0, 0]
 

@@ -26,7 +26,9 @@ def make_app(settings: Mapping[str, Any], **options: Any) -> Any:
     made = Celery("understudy_tests", **options)
     made.conf.update(settings)
     for function, task_options in _tasks:
-        made.task(name=f"tests.{function.__name__}", bind=True, **task_options)(function)
+        made.task(name=f"tests.{function.__name__}", bind=True, shared=False, **task_options)(
+            function
+        )
     return made
 
 
