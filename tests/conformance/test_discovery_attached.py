@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from understudy import ConfigurationError, parse
+from understudy import ConfigurationError, ConnectFailed, parse
 from understudy.core.events import Event
 from understudy.discovery import (
     Discovery,
@@ -52,6 +52,10 @@ class Place:
     def connect(self) -> FakeConnection:
         self.supervisor.attach(self.user)
         return self.supervisor.acquire(Deadline(PATIENCE))
+
+    @staticmethod
+    def told(error: ConnectFailed) -> dict[str, str]:
+        return {attempt.endpoint: attempt.cause for attempt in error.attempts}
 
     @property
     def known(self) -> list[str]:
@@ -297,6 +301,27 @@ def test_a_failing_source_keeps_what_it_found_and_is_logged_once(
     assert count(log, "memory:one fails: it tells no address") == 1
     assert count(log, "works again") == 1
     assert count(log, "s3cret") == 0
+
+
+def test_who_cannot_connect_is_told_why_no_broker_was_found(place: Callable[..., Place]) -> None:
+    both = "failover:(amqp://a,discovery:(memory:one),discovery:(memory:two))"
+    it = place(both, startupMaxReconnectAttempts="1")
+    it.dialer.fail("amqp://a", "amqp://b")
+    with pytest.raises(ConnectFailed) as failed:
+        it.connect()
+    nobody = "it knows no broker"
+    assert it.told(failed.value) == {
+        "amqp://a": "ConnectionRefusedError: refused by the script",
+        "discovery by memory:one": nobody,
+        "discovery by memory:two": nobody,
+    }
+    it.agents[0].fail("no such file")
+    it.agents[1].announce("amqp://b")
+    with pytest.raises(ConnectFailed) as failed:
+        it.connect()
+    told = it.told(failed.value)
+    assert told.keys() == {"amqp://a", "amqp://b", "discovery by memory:one"}
+    assert told["discovery by memory:one"] == "no such file"
 
 
 def test_an_agent_that_fails_in_every_way_harms_nobody(

@@ -77,11 +77,13 @@ class TimeUp:
 class Listed:
     """The endpoints found beside the configured ones are now these.
 
-    ``rebalance``: the cluster asks its clients to spread over the new list.
+    ``rebalance``: the cluster asks its clients to spread over the new list. ``troubles`` tells of
+    each source that has found nothing why that is so.
     """
 
     endpoints: tuple[Endpoint, ...]
     rebalance: bool = False
+    troubles: tuple[Attempt, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class Machine:
         self.passes_failed = 0  # in this outage; while connected: refusals in a row
         self._configured = tuple(endpoints)
         self._learned: tuple[Endpoint, ...] = ()
+        self._troubles: tuple[Attempt, ...] = ()  # of who looks for endpoints
         self._spares: tuple[Endpoint, ...] = ()
         self._options = options
         self._rng = rng
@@ -127,8 +128,9 @@ class Machine:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """Each endpoint's last failure in this outage."""
-        return tuple(Attempt(str(e), cause) for e, cause in self._causes.items())
+        """Each endpoint's last failure in this outage, and that of each source of endpoints."""
+        failed = tuple(Attempt(str(e), cause) for e, cause in self._causes.items())
+        return failed if self.current else failed + self._troubles
 
     @property
     def priority(self) -> tuple[Endpoint, ...]:
@@ -284,7 +286,7 @@ class Machine:
 
     def _listed(self, happening: Listed) -> list[Action]:
         before = self.endpoints
-        self._learned = happening.endpoints
+        self._learned, self._troubles = happening.endpoints, happening.troubles
         if set(self.endpoints) == set(before):
             return []
         for endpoint in self._causes.keys() - set(self.endpoints):

@@ -32,7 +32,7 @@ from understudy.discovery.addresses import MOST
 from understudy.discovery.agent import DiscoveryAgent, ListensOnConnection
 from understudy.discovery.learned import Learner
 from understudy.discovery.registry import agents_of
-from understudy.errors import ConfigurationError
+from understudy.errors import Attempt, ConfigurationError
 from understudy.failover import forking
 from understudy.failover.supervisor import Supervisor
 
@@ -98,6 +98,7 @@ class Discovery:
                 self._running = {label: _Running(self, label) for label in self._agents}
                 for label, running in list(self._running.items()):
                     self._start(label, running)
+                self._tell()
             elif not wanted:
                 self._stop()
 
@@ -164,10 +165,9 @@ class Discovery:
             if self._failing.pop(label, None) is not None:
                 self._log(logging.INFO, f"discovery by {label} works again")
             self._told[label], self._found[label] = listed, tuple(found)
-            everything = dict.fromkeys(e for some in self._found.values() for e in some)
             options = self._options
             spread = rebalance and options.rebalance_update_uris and options.reconnect_supported
-            self._supervisor.found(tuple(everything), rebalance=spread)
+            self._tell(rebalance=spread)
             target = None if move_to is None else self._learned(label, move_to)
             if target is not None and options.reconnect_supported:
                 self._supervisor.prefer(target, f"{label} asked its clients to go there")
@@ -180,6 +180,17 @@ class Discovery:
                 self._failing[label] = cause
                 text = f"discovery by {label} fails: {cause}; what it found before stays"
                 self._log(logging.WARNING, text)
+                self._tell()
+
+    def _tell(self, *, rebalance: bool = False) -> None:
+        """Tell the supervisor what is known, and why nothing is from this agent or that."""
+        everything = dict.fromkeys(e for some in self._found.values() for e in some)
+        troubles = tuple(
+            Attempt(f"discovery by {label}", redact(self._failing.get(label, "it knows no broker")))
+            for label in self._running
+            if not self._found.get(label)
+        )
+        self._supervisor.found(tuple(everything), rebalance=rebalance, troubles=troubles)
 
     def _learned(self, label: str, address: str) -> Endpoint | None:
         try:

@@ -188,13 +188,20 @@ class Supervisor(Generic[C]):
         with self._control.lock:
             self._connections.forget(connection)
 
-    def found(self, endpoints: tuple[Endpoint, ...], *, rebalance: bool = False) -> None:
+    def found(
+        self,
+        endpoints: tuple[Endpoint, ...],
+        *,
+        rebalance: bool = False,
+        troubles: tuple[Attempt, ...] = (),
+    ) -> None:
         """Discovery knows these endpoints beside the configured ones.
 
-        ``rebalance``: if that is a change, move to where a new connection would go.
+        ``rebalance``: if that is a change, move to where a new connection would go. ``troubles``:
+        why a source has found none, for the errors of who cannot connect.
         """
         with self._control.lock:
-            self._control.feed(Listed(endpoints, rebalance))
+            self._control.feed(Listed(endpoints, rebalance, troubles))
             gone = self._dialing.forget_all_but(set(self._machine.endpoints))
         for connection in gone:
             self.dialer.discard(connection)
