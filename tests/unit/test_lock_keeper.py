@@ -526,3 +526,17 @@ def test_stepping_down_before_the_promotion_promotes_nobody() -> None:
     assert contender.kinds() == ["Released"]
     assert store.record is not None
     assert store.record.released
+
+
+def test_a_tombstone_names_for_whom_the_lock_was_let_go() -> None:
+    store = Store()
+    master = Contender(store)
+    master.go_on(10)
+    master.feed(Permit(False))
+    master.feed(Step("switchover to b", heir="b"))
+    master.feed(Fenced())
+    assert store.record is not None
+    assert (store.record.released, store.record.heir) == (True, "b")
+    heir = Contender(store, "b")
+    heir.go_on(1)
+    assert (store.record.holder, store.record.heir) == ("b", "")

@@ -117,6 +117,7 @@ class Keeper:
         self._must_look = False  # before the next claim: the last one may have succeeded
         self._permit = Permit(False)
         self._cause = ""  # of stepping down, for the tombstone
+        self._heir = ""
         self._is_lost = False  # FENCING: the lock is somebody else's by now
         self._give_up = math.inf  # RELEASING: when to stop trying
         self._refused = ""
@@ -178,6 +179,7 @@ class Keeper:
     def _step_down(self, event: Step, now: float) -> list[Action]:
         if self.state is not State.HOLDING:
             return []
+        self._heir = event.heir
         if self.is_promoted:
             return self._fence(event.cause, is_lost=False)
         self._cause = event.cause  # no broker was started
@@ -249,6 +251,7 @@ class Keeper:
     def _won(self, claim: _Attempt, seen: Observation, now: float) -> list[Action]:
         self.state = State.HOLDING
         self.is_promoted = self._is_lost = False
+        self._heir = ""
         self._watch = self._claim = None
         return self._acknowledged(claim, seen, now)
 
@@ -356,6 +359,7 @@ class Keeper:
             incarnation=self.observation.incarnation,
             released=is_release,
             cause=self._cause if is_release else self.record.cause,
+            heir=self._heir if is_release else "",
         )
         return [self._swap(self.observation, record, now)]
 

@@ -47,6 +47,7 @@ class LockRecord:
     released: bool = False
     api: str = ""  # where the holder's sidecar answers
     cause: str = ""  # why this holder took over, or why it let go
+    heir: str = ""  # in a tombstone: the node that the holder let go for, if it was for one
 
     @property
     def version(self) -> Version:

@@ -68,10 +68,12 @@ class Permit:
 class Step:
     """Step down: hand over, shut down, or the broker is ill.
 
-    It ends this reign only; ``Permit(False)`` before it keeps this node from the next one.
+    It ends this reign only; ``Permit(False)`` before it keeps this node from the next one. The
+    tombstone names the ``heir``, for the others to let that node go first.
     """
 
     cause: str
+    heir: str = ""
 
 
 @dataclass(frozen=True)
