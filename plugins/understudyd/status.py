@@ -1,0 +1,147 @@
+"""What a node says of itself and of its group: the JSON of the API and of the board.
+
+The fields of the answers are the contract; `to_json` of each gives its object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from understudy import __version__
+
+__all__ = [
+    "BrokerStatus",
+    "ClusterStatus",
+    "HistoryEntry",
+    "Member",
+    "NodeStatus",
+    "Role",
+    "stamp",
+]
+
+T = TypeVar("T")
+
+
+class Role:
+    """What a node is for clients and balancers; its ``state`` says more."""
+
+    MASTER = "master"  # it has the lock and its broker was started
+    STANDBY = "standby"  # ready to take over
+    NONE = "none"  # neither: just starting, stopping, refused or not to be master
+
+
+def stamp(moment: float) -> str:
+    """A wall-clock time (seconds since 1970) as text: ``2026-11-21T18:00:00.123Z``."""
+    text = datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class BrokerStatus:
+    healthy: bool = False
+    pid: int | None = None
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """``GET /status``."""
+
+    group: str
+    node: str
+    role: str  # one of Role
+    state: str  # of the node's machine, for people
+    token: int | None = None  # of the reign of this node
+    lease_remaining_s: float | None = None
+    master: str | None = None  # the name of the node that has the lock, as far as known
+    broker: BrokerStatus = BrokerStatus()
+    version: str = __version__
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NodeStatus:
+        broker = _build(BrokerStatus, data.get("broker") or {})
+        return _build(cls, {**data, "broker": broker})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node as the others see it: what it puts on the board, and a row of ``GET /cluster``."""
+
+    name: str
+    role: str
+    state: str
+    weight: int = 1
+    api: str = ""
+    healthy: bool = False  # its broker; a standby's: whether it could be started
+    seen_s: float | None = None  # how long ago it said so; None: it never did
+    nofailover: bool = False
+    token: int | None = None
+    stamp: int = 0  # the highest token that its store has seen
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Member:
+        return _build(cls, data)
+
+
+@dataclass(frozen=True)
+class ClusterStatus:
+    """``GET /cluster``."""
+
+    group: str
+    lock: str  # redacted
+    master: str | None = None
+    token: int | None = None
+    nodes: tuple[Member, ...] = ()
+    is_paused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        shown = ("name", "role", "state", "weight", "api", "healthy", "seen_s")
+        return {
+            "group": self.group,
+            "lock": self.lock,
+            "master": self.master,
+            "token": self.token,
+            "paused": self.is_paused,
+            "nodes": [{name: getattr(node, name) for name in shown} for node in self.nodes],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ClusterStatus:
+        nodes = tuple(Member.from_json(node) for node in data.get("nodes", ()))
+        return _build(cls, {**data, "nodes": nodes, "is_paused": bool(data.get("paused"))})
+
+
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One change of a role: an entry of ``GET /history``."""
+
+    token: int
+    node: str
+    role: str  # what the node became: one of Role
+    at: str  # as `stamp` writes it
+    cause: str
+    took_s: float  # s from the cause's being noticed to the role's being taken or given up
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HistoryEntry:
+        return _build(cls, data)
+
+
+def _build(kind: type[T], data: Mapping[str, Any]) -> T:
+    """From what another version may have written: unknown names are left out.
+
+    Raises TypeError where something is missing.
+    """
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in data.items() if name in known})
