@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from understudy import ConfigurationError
 from understudy.duplicates import DuplicateWindow, MemoryStore, SQLiteStore, Store
 from understudy.duplicates.redis import RedisStore
 from understudy.duplicates.window import LONGEST_REST
@@ -122,10 +123,14 @@ def test_a_fork_does_not_wait_for_a_locked_file(
 
 
 def test_a_file_that_cannot_be_opened_makes_every_message_new(tmp_path: Path) -> None:
-    clock = Hand()
-    window = DuplicateWindow(SQLiteStore(tmp_path / "missing" / "window.db"), clock=clock)
+    clock, folder = Hand(), tmp_path / "unmounted"
+    with pytest.raises(ConfigurationError, match="unmounted does not exist"):
+        SQLiteStore(folder / "window.db")
+    folder.mkdir()
+    window = DuplicateWindow(SQLiteStore(folder / "window.db"), clock=clock)
+    folder.rmdir()
     assert [works(window, "a"), works(window, "a")] == [True, True]
-    (tmp_path / "missing").mkdir()
+    folder.mkdir()
     clock.skip_rest()
     assert [works(window, "a"), works(window, "a")] == [True, False]
     window.close()

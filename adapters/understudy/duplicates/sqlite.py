@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from understudy.duplicates.store import DEFAULT_AGE, DEFAULT_LIMIT, Verdict, check_bounds
+from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
 
@@ -47,11 +48,14 @@ class SQLiteStore:
     ) -> None:
         """Remember at most ``limit`` ids, for at most ``age`` seconds; None = no such bound.
 
-        The file is made at first use; its folder has to exist. All users of a file should agree on
-        the bounds.
+        The file is made at first use. All users of a file should agree on the bounds. Raises
+        ConfigurationError when the folder does not exist.
         """
         check_bounds(limit, age)
         self._path = os.fspath(path)
+        folder = os.path.dirname(os.path.abspath(self._path))
+        if not os.path.isdir(folder):
+            raise ConfigurationError(f"SQLiteStore: the folder {folder} does not exist; make it")
         self._limit = limit
         self._age = age
         self._clock = clock  # of the whole machine, unlike the monotonic one over a restart
