@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from understudy import ConfigurationError
 from understudy.duplicates import DuplicateWindow, MemoryStore, SQLiteStore, Store
 from understudy.duplicates.redis import RedisStore
 from understudy.duplicates.window import LONGEST_REST
