@@ -1,0 +1,168 @@
+"""The page that the sidecar shares with its API: what to answer, and until when it is true.
+
+Rules
+* One writer, any number of readers, no lock: a reader never waits, whatever the writer does. Each
+  cell has two slots, written in turn and checked by a sum; a reader takes the newest whole one. A
+  writer that is killed in the middle leaves the last whole one.
+* Two cells. The *snapshot* is written when something has changed. The *pulse* (deadline, token and
+  the writer's own beat) is written at least every `BEAT` seconds: it is small, and what makes a
+  snapshot true or stale.
+* Times are seconds of CLOCK_BOOTTIME, the keeper's clock, which all processes of a host share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
+
+__all__ = ["BEAT", "Page", "Pulse", "Snapshot", "now"]
+
+BEAT = 0.25  # s
+SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
+PULSE = struct.Struct("=ddQ")  # beat, deadline, token
+ROUNDS = 5  # a slot that changes while it is read was written twice meanwhile: look again
+SNAPSHOT_SIZE = 256 * 1024  # bytes; a hundred entries of history and as many nodes are 50 KB
+
+
+def now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the API needs to answer."""
+
+    status: NodeStatus
+    cluster: ClusterStatus
+    history: tuple[HistoryEntry, ...] = ()
+    uris: tuple[str, ...] = ()  # where clients reach the group, the master first; no userinfo
+    is_ready: bool = True  # this node could do its part: the lock answers, nothing is refused
+    trouble: str = ""  # why it is not ready, for people
+    metrics: Mapping[str, float] = field(default_factory=dict)  # names: `metrics.METRICS`
+
+    def to_json(self) -> bytes:
+        data: dict[str, Any] = {
+            "status": self.status.to_json(),
+            "cluster": {
+                **self.cluster.to_json(),
+                "nodes": [node.to_json() for node in self.cluster.nodes],
+            },
+            "history": [entry.to_json() for entry in self.history],
+            "uris": self.uris,
+            "is_ready": self.is_ready,
+            "trouble": self.trouble,
+            "metrics": self.metrics,
+        }
+        return json.dumps(data, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Snapshot:
+        data = json.loads(text)
+        return cls(
+            status=NodeStatus.from_json(data["status"]),
+            cluster=ClusterStatus.from_json(data["cluster"]),
+            history=tuple(map(HistoryEntry.from_json, data["history"])),
+            uris=tuple(data["uris"]),
+            is_ready=data["is_ready"],
+            trouble=data["trouble"],
+            metrics=data["metrics"],
+        )
+
+
+@dataclass(frozen=True)
+class Pulse:
+    beat: float = -math.inf  # when the writer was last known to live
+    deadline: float = -math.inf  # until when the lease of ``token`` may be relied on
+    token: int = 0
+
+
+class Page:
+    """Shared memory behind a file descriptor, which another process maps as well."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        """A new page, or the one behind an inherited descriptor."""
+        size = 2 * (SLOT.size + PULSE.size) + 2 * (SLOT.size + SNAPSHOT_SIZE)
+        if descriptor is None:
+            descriptor = os.memfd_create("understudy-api", os.MFD_CLOEXEC)
+            os.truncate(descriptor, size)
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, size)
+        self._pulse = _Cell(self._memory, 0, PULSE.size)
+        self._snapshot = _Cell(self._memory, 2 * (SLOT.size + PULSE.size), SNAPSHOT_SIZE)
+        self._read: tuple[int, Snapshot | None] = (0, None)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Raises ValueError when it is larger than the page."""
+        self._snapshot.write(snapshot.to_json())
+
+    def beat(self, deadline: float = -math.inf, token: int = 0) -> None:
+        """The writer lives; its lease, if it has one, lasts until the deadline."""
+        self._pulse.write(PULSE.pack(now(), deadline, token))
+
+    def pulse(self) -> Pulse:
+        _, data = self._pulse.read()
+        return Pulse(*PULSE.unpack(data)) if data else Pulse()
+
+    def snapshot(self) -> Snapshot | None:
+        """The last one; None before the first."""
+        sequence, data = self._snapshot.read(known=self._read[0])
+        if data:
+            self._read = (sequence, Snapshot.from_json(data))
+        return self._read[1]
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self.descriptor)
+
+
+class _Cell:
+    def __init__(self, memory: mmap.mmap, offset: int, size: int) -> None:
+        self._memory = memory
+        self._offsets = (offset, offset + SLOT.size + size)
+        self._size = size
+
+    def write(self, data: bytes) -> None:
+        if len(data) > self._size:
+            raise ValueError(f"{len(data)} bytes do not fit into {self._size}")
+        heads = [self._head(offset) for offset in self._offsets]
+        sequence = max(head[0] for head in heads) + 1
+        offset = self._offsets[heads[0][0] > heads[1][0]]
+        begin = offset + SLOT.size
+        SLOT.pack_into(self._memory, offset, 0, 0, 0, 0)  # nobody shall read it meanwhile
+        self._memory[begin : begin + len(data)] = data
+        facts = (sequence, len(data), zlib.crc32(data))
+        SLOT.pack_into(self._memory, offset, *facts, _sum(*facts))
+
+    def read(self, known: int = 0) -> tuple[int, bytes]:
+        """Sequence and data of the newest whole slot, if it is newer than the known one."""
+        for _ in range(ROUNDS):
+            found = [(*self._head(offset), offset) for offset in self._offsets]
+            sequence, length, total, offset = max(found)
+            if sequence <= known:
+                break
+            begin = offset + SLOT.size
+            data = self._memory[begin : begin + length]
+            if zlib.crc32(data) == total:
+                return sequence, data
+        return known, b""
+
+    def _head(self, offset: int) -> tuple[int, int, int]:
+        """(0, 0, 0) for a slot that is empty or being written."""
+        sequence, length, total, check = SLOT.unpack_from(self._memory, offset)
+        if check != _sum(sequence, length, total) or length > self._size:
+            return 0, 0, 0
+        return sequence, length, total
+
+
+def _sum(sequence: int, length: int, total: int) -> int:
+    return zlib.crc32(struct.pack("=QII", sequence, length, total)) if sequence else 0
