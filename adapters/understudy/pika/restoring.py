@@ -6,7 +6,7 @@ Rules
   on from there.
 * Requests are written in one go wherever their order alone is enough.
 * What an earlier connection of ours still holds, because the broker has not noticed its death
-  (exclusive queues 405, exclusive consumers 403), is asked for again until two heartbeats have
+  (exclusive queues 405, exclusive consumers 403), is asked for again until three heartbeats have
   passed. Anything else that a broker refuses makes this endpoint fail.
 """
 
@@ -25,6 +25,7 @@ from understudy.pika.link_channel import Ask, LinkChannel
 __all__ = ["REPLIES", "RestoreFailed", "Restored", "Step", "channels", "topology"]
 
 AGAIN = 0.1  # s between two tries to get what is still locked
+GRACE = 1.0  # s that a broker may take to tidy up after a connection
 LOCKED = {403: "exclusive", 405: ""}  # reply codes, and what the text then says
 
 Step = tuple[Callable[[], bool], float]
@@ -65,8 +66,12 @@ class Restored(Protocol):
 
 
 def patience(heartbeat: float) -> float:
-    """Seconds in which a broker notices that an earlier connection of ours is dead."""
-    return 2 * heartbeat
+    """Seconds in which a broker notices that an earlier connection of ours is dead.
+
+    RabbitMQ looks once in each heartbeat and gives up at the second look in vain: after two to
+    three of them.
+    """
+    return 3 * heartbeat + GRACE
 
 
 class Nobody:

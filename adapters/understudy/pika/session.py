@@ -195,7 +195,8 @@ class Session:
     def usable(self, deadline: Deadline, on_wait: Callable[[], None] = _nothing) -> Wire:
         """With the lock held: the wire, everything restored.
 
-        ``on_wait`` is called about every 100 ms of an outage; what it raises ends the wait.
+        ``on_wait`` is called about every 100 ms of an outage, and of restoring; DeadlinePassed, if
+        it raises that, ends the wait.
         Raises DeadlinePassed, ConnectFailed when reconnecting was given up, ConnectionLost when
         closed or with reconnect=false, the broker's channel error when no endpoint restores what
         there was, and ReentrancyError in a signal handler that has interrupted all that.
@@ -239,12 +240,12 @@ class Session:
                     raise ConnectionLost(str(exc)) from None
                 raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
         try:
-            self._restore(deadline)
+            self._restore(deadline, look_around)
         except LinkLost as lost:
             if lost.is_verdict and lost.cause is not None:
                 self._endpoint_failed(RestoreFailed(lost.cause))
         except DeadlinePassed:
-            deadline.check()
+            raise  # the next caller goes on from here
         except RestoreFailed as exc:
             self._endpoint_failed(exc)
         except BaseException:
@@ -280,13 +281,17 @@ class Session:
             yield from restoring.topology(wire, methods, self.channels, until)
         yield from restoring.channels(wire, list(self.channels.values()), until)
 
-    def _restore(self, deadline: Deadline) -> None:
+    def _restore(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
         wire = self.wire
         assert wire is not None
         while self._steps is not None:
             is_over, until = self._step
-            if not self.wait(wire, is_over, min(until, deadline.moment)):
+            limit = min(until, deadline.moment)
+            while not self.wait(wire, is_over, min(limit, time.monotonic() + SLICE)):
                 deadline.check()
+                on_wait()
+                if time.monotonic() >= until:
+                    break
             step = next(self._steps, None)
             if step is None:
                 self._steps = None
