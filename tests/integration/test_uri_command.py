@@ -184,6 +184,17 @@ def test_json() -> None:
     assert report["options"]["updateURIsURL"] == {"value": None, "origin": "default"}
 
 
+@pytest.mark.parametrize(
+    ("members", "notes"),
+    [("amqp://a,stomp://b", 1), ("amqp://a,redis://b", 0), ("tcp://a,stomp+ssl://b", 0)],
+)
+def test_protocols_that_nobody_speaks_together_are_noted(members: str, notes: int) -> None:
+    done = run(f"failover:({members})")
+    assert done.stdout.count("note: stomp and amqp stand in one list") == notes
+    assert done.returncode == 0
+    assert len(json.loads(run(f"failover:({members})", "--json").stdout)["notes"]) == notes
+
+
 def test_discovery_agents() -> None:
     done = run(f"discovery:(http://u:{SECRET}@h.invalid/uris)")
     assert "agent http://u:**@h.invalid/uris (URI)" in done.stdout.splitlines()

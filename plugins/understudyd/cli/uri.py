@@ -20,9 +20,12 @@ from understudy.core.options import OPTIONS
 from understudy.core.redact import MASK, is_secret
 from understudy.core.uri import COMPOSITES
 from understudy.discovery import Look, agent_schemes, agents_of, look
+from understudy.discovery.learned import ADAPTERS_OWN
 from understudyd.cli.probe import Answer, probe_all
 
 __all__ = ["uri"]
+
+STOMP = ("stomp", "stomp+ssl")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,19 @@ def _parsed(address: str) -> FailoverURI:
     return parse(address, schemes=schemes, agents=agent_schemes())
 
 
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What is odd about the endpoints together."""
+    schemes = [row.endpoint.scheme for row in rows]
+    stomp = [scheme for scheme in schemes if scheme in STOMP]
+    others = [scheme for scheme in schemes if scheme not in (*STOMP, *ADAPTERS_OWN)]
+    if stomp and others:
+        return [
+            f"{stomp[0]} and {others[0]} stand in one list, and no client library speaks both: "
+            "make a list for each protocol"
+        ]
+    return []
+
+
 def _member_options(endpoint: Endpoint) -> dict[str, object]:
     """What the member says itself (or got from ``nested.*``), ours first."""
     said = {name: getattr(endpoint.options, name) for name in MEMBER_OPTIONS}
@@ -142,6 +158,7 @@ def _report(
             }
             for agent, one in agents.items()
         ],
+        "notes": _notes(rows),
         "options": {
             name: {"value": value, "origin": origin}
             for name, (value, origin) in _options(parsed).items()
@@ -179,6 +196,8 @@ def _print_lines(
         click.echo(" ".join(filter(None, [*words, end])))
     for agent, answer in agents.items():
         click.echo(f"agent {agent} (URI) {_told(answer)}".rstrip())
+    for note in _notes(rows):
+        click.echo(f"note: {note}")
     for name, (value, origin) in _options(parsed).items():
         click.echo(f"option {name}={_shown(value)} ({origin})")
 
@@ -200,6 +219,8 @@ def _print_tables(
         told = [Text(_told(answer), "red" if answer and answer.error else "")] if probed else []
         table.add_row("…", Text(agent, overflow="fold"), "URI", "announces more", *told)
     console.print(table)
+    for note in _notes(rows):
+        console.print(Text(note, "yellow"))
     table = Table("option", "value", "from", "meaning")
     for name, (value, origin) in _options(parsed).items():
         known = OPTIONS.get(name)
