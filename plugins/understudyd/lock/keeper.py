@@ -120,7 +120,7 @@ class Keeper:
         self._heir = ""
         self._is_lost = False  # FENCING: the lock is somebody else's by now
         self._give_up = math.inf  # RELEASING: when to stop trying
-        self._refused = ""
+        self.refused = ""  # why this node can't take part
 
     def __repr__(self) -> str:
         version = f" {self.record.version}" if self.record else ""
@@ -320,7 +320,7 @@ class Keeper:
 
     def _check(self, record: LockRecord | None, is_alive: bool, now: float) -> list[Action]:
         """Refuse to campaign beside somebody whom we do not fit together with."""
-        cause = self._refused
+        cause = self.refused
         if record is not None and record.group != self._group:
             cause = f"the lock is used by group {record.group!r}, this node is of {self._group!r}"
         elif record is None or record.is_void or record.released:
@@ -335,8 +335,8 @@ class Keeper:
                 f"{record.holder} has the lock with lease={record.lease:g}, this node has "
                 f"lease={self._timings.lease:g}; all nodes of a group need the same timings"
             )
-        is_news = cause != self._refused
-        self._refused = cause
+        is_news = cause != self.refused
+        self.refused = cause
         return [Refuse(cause)] if cause and is_news else []
 
     # --- what to do next ------------------------------------------------------------------------
@@ -391,7 +391,7 @@ class Keeper:
     def _claim_time(self) -> float:
         """When the record may be claimed, as far as is known."""
         watch = self._watch
-        may_claim = self._permit.may_campaign and not self._refused and not self._must_look
+        may_claim = self._permit.may_campaign and not self.refused and not self._must_look
         if watch is None or not may_claim:
             return math.inf
         is_due = watch.observation.is_proven_free or watch.observation.record is None
