@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from understudyd.config.here import about, check_here, select_group, select_node
+from understudyd.config.load import load
 from understudyd.config.model import (
     Api,
     BrokerConfig,
@@ -24,4 +26,9 @@ __all__ = [
     "Node",
     "Place",
     "Secret",
+    "about",
+    "check_here",
+    "load",
+    "select_group",
+    "select_node",
 ]

@@ -20,6 +20,7 @@ from understudyd.lock.timings import Timings
 
 __all__ = [
     "DRIVERS",
+    "EXEC_COMMANDS",
     "HEALTH_KINDS",
     "HOOKS",
     "Api",
@@ -37,6 +38,7 @@ __all__ = [
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DRIVERS = ("process", "exec")
+EXEC_COMMANDS = ("promote", "demote", "fence")  # that the driver exec needs
 HEALTH_KINDS = ("amqp", "stomp", "tcp", "http", "command")
 HOOKS = ("fence", "pre_promote", "post_promote", "post_demote")  # in the order of a promotion
 

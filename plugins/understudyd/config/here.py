@@ -1,0 +1,114 @@
+"""What a process needs of the estate: its group, its node, and whether this machine fits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from understudy.core.option_reader import nearest
+from understudy.errors import ConfigurationError
+from understudyd.config.model import EXEC_COMMANDS, Estate, Group, Node
+
+__all__ = ["about", "check_here", "select_group", "select_node"]
+
+
+def select_node(estate: Estate, address: str) -> tuple[Group, Node]:
+    """``GROUP/NODE``. Raises ConfigurationError with the names there are."""
+    name, slash, node = address.partition("/")
+    if not slash:
+        raise ConfigurationError(f'a node is named as GROUP/NODE, not "{address}"')
+    group = select_group(estate, name)
+    if node not in group.nodes:
+        raise ConfigurationError(
+            f"{estate.path}: groups.{name}.nodes has no {node!r} "
+            f"(there are: {', '.join(group.nodes)}){nearest(node, group.nodes)}"
+        )
+    return group, group.nodes[node]
+
+
+def select_group(estate: Estate, name: str | None) -> Group:
+    """The group of that name; without a name the only one."""
+    if not estate.groups:
+        raise ConfigurationError(f"{estate.path}: has no group: write [groups.NAME]")
+    if name is None and len(estate.groups) == 1:
+        return next(iter(estate.groups.values()))
+    if name is None or name not in estate.groups:
+        what = "say which group" if name is None else f"groups has no {name!r}"
+        raise ConfigurationError(
+            f"{estate.path}: {what} (there are: {', '.join(estate.groups)})"
+            f"{nearest(name or '', estate.groups)}"
+        )
+    return estate.groups[name]
+
+
+@contextlib.contextmanager
+def about(estate: Estate, key: str) -> Iterator[None]:
+    """Says of a ConfigurationError which key of the file it is about."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"{estate.path}: {key}: {exc}") from exc
+
+
+def check_here(estate: Estate, group: Group, node: Node) -> None:
+    """Raises ConfigurationError for what this machine lacks, before anything is started."""
+    base = f"groups.{group.name}"
+    scheme, _, path = group.lock.reveal().partition(":")
+    if scheme == "file":
+        with about(estate, f"{base}.lock"):
+            _check_folder(Path(path).parent, "the lock's folder")
+    if group.store is not None:
+        with about(estate, f"{base}.store"):
+            _check_folder(group.store, "the store")
+    broker, key = node.broker, f"{base}.nodes.{node.name}.broker"
+    if broker.cwd is not None:
+        with about(estate, f"{key}.cwd"):
+            _check_folder(broker.cwd, "the broker's folder", writable=False)
+    if broker.user is not None:
+        with about(estate, f"{key}.user"):
+            _check_user(broker.user)
+    commands = {"command": broker.command, "health": broker.health.argv}
+    for name in EXEC_COMMANDS:
+        command = getattr(broker, name)
+        commands[name] = command.argv if command else ()
+    for name, argv in commands.items():
+        with about(estate, f"{key}.{name}"):
+            _check_program(argv, broker.env.get("PATH"), broker.cwd)
+    for name, hook in group.hooks.items():
+        with about(estate, f"{base}.hooks.{name}"):
+            _check_program(hook.argv, None, None)
+    for name in ("tls_cert", "tls_key"):
+        file = getattr(estate.api, name)
+        with about(estate, f"api.{name}"):
+            if file is not None and not os.access(file, os.R_OK):
+                raise ConfigurationError(f"{file} can't be read")
+
+
+def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
+    if not folder.is_dir():
+        raise ConfigurationError(f"{what} {folder} does not exist")
+    if writable and not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"{what} {folder} is not writable for us")
+
+
+def _check_user(user: str) -> None:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigurationError(f"this machine has no user {user!r}") from None
+    if os.geteuid() not in (0, pwd.getpwnam(user).pw_uid):
+        raise ConfigurationError(f"only root can start a broker as {user!r}")
+
+
+def _check_program(argv: tuple[str, ...], path: str | None, cwd: Path | None) -> None:
+    if not argv:
+        return
+    program = argv[0]
+    if cwd is not None and "/" in program:
+        program = str(cwd / program)
+    if shutil.which(program, path=path) is None:
+        raise ConfigurationError(f"there is no program {argv[0]!r} to run")

@@ -1,0 +1,195 @@
+"""Single values of the configuration: text or TOML in, a checked value out.
+
+Every reader raises `Bad`, which says what would be valid; it never repeats the value. A value that
+comes from a variable is always text (`Said`), which readers of numbers, lists and the like parse.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from understudy import ConfigurationError, parse
+from understudy.core.option_reader import nearest
+from understudy.core.redact import redact
+from understudyd.config.model import Network, Place, Secret
+
+__all__ = [
+    "Bad",
+    "Said",
+    "argv",
+    "choice",
+    "duration",
+    "flag",
+    "lock",
+    "network",
+    "place",
+    "secret",
+    "several",
+    "text",
+    "uri",
+    "whole",
+]
+
+T = TypeVar("T")
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+LONGEST = 86_400.0  # s; a day, to catch a unit too large
+HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
+
+
+class Bad(ValueError):
+    """What would be valid."""
+
+
+class Said(str):
+    """The text of a variable."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise Bad("must be a text that is not empty")
+    return str(value)
+
+
+def whole(lowest: int, highest: int) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if isinstance(value, Said) and re.fullmatch(r"-?[0-9]{1,9}", value):
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise Bad(f"must be a whole number from {lowest} to {highest}")
+        return value
+
+    return read
+
+
+def flag(value: object) -> bool:
+    if isinstance(value, Said):
+        value = {"true": True, "false": False}.get(value.casefold(), value)
+    if not isinstance(value, bool):
+        raise Bad("must be true or false")
+    return value
+
+
+def choice(valid: Iterable[str], what: str) -> Callable[[object], str]:
+    names = tuple(valid)
+
+    def read(value: object) -> str:
+        if value not in names:
+            near = nearest(value, names) if isinstance(value, str) else ""
+            raise Bad(f"is no {what} (valid: {', '.join(names)}){near}")
+        return str(value)
+
+    return read
+
+
+def duration(value: object) -> float:
+    """Seconds, above 0."""
+    found = DURATION.fullmatch(value) if isinstance(value, str) else None
+    seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= LONGEST:
+        raise Bad('must be a duration with its unit, as "20s", "500ms" or "2m", up to a day')
+    return seconds
+
+
+def place(value: object) -> Place:
+    valid = Bad('must be host:port, as "10.0.0.1:8801" or "[::1]:8801"')
+    if not isinstance(value, str):
+        raise valid
+    head, _, port = value.rpartition(":")
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise valid
+    if head.startswith("[") and head.endswith("]"):
+        try:
+            return Place(str(ipaddress.IPv6Address(head[1:-1])), int(port))
+        except ValueError:
+            raise valid from None
+    if not HOST.fullmatch(head):
+        raise valid
+    return Place(head, int(port))
+
+
+def argv(value: object) -> tuple[str, ...]:
+    """A command: a list of words, or one text that is split as a shell would."""
+    valid = Bad('must be a command: ["program", "argument"] or "program argument"')
+    if isinstance(value, str):
+        try:
+            value = shlex.split(value)
+        except ValueError as exc:
+            raise Bad(f"is no command: {exc}") from None
+    if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise valid
+    if not value[0] or any("\0" in word for word in value):
+        raise valid
+    return tuple(value)
+
+
+def network(value: object) -> Network:
+    try:
+        return ipaddress.ip_network(text(value), strict=False)
+    except ValueError:
+        raise Bad('must be addresses or networks, as "10.0.0.7" or "10.0.0.0/8"') from None
+
+
+def several(read: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
+    """A list; in a variable, separated by commas."""
+
+    def read_all(value: object) -> tuple[T, ...]:
+        if isinstance(value, Said):
+            value = [word.strip() for word in value.split(",")]
+        if not isinstance(value, list):
+            raise Bad('must be a list, as ["10.0.0.0/8"]')
+        return tuple(map(read, value))
+
+    return read_all
+
+
+def secret(value: object) -> Secret:
+    word = text(value)
+    if not re.fullmatch(r"[!-~]+", word):
+        raise Bad("must be printable ASCII characters without blanks")
+    return Secret(word)
+
+
+def uri(value: object) -> Secret:
+    """One broker."""
+    address = text(value)
+    try:
+        endpoints = parse(address).endpoints
+    except ConfigurationError as exc:
+        raise Bad(f"is no broker's address: {exc}") from None
+    if len(endpoints) != 1 or not endpoints[0].host:
+        raise Bad("must be the address of one broker, as amqp://host:5672/vhost")
+    return Secret(address, endpoints[0].redacted)
+
+
+def lock(value: object) -> Secret:
+    """A lock's address; which kinds there are is for `lock.open` to say."""
+    address = text(value)
+    if not SCHEME.match(address):
+        raise Bad('must be a lock\'s address, as "file:/mnt/shared/orders.lock" or "redis://host"')
+    try:
+        urlsplit(address)
+    except ValueError:
+        raise Bad("is no address") from None
+    return Secret(address, redact(address, strict=True))
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, on one line, without passwords."""
+    if isinstance(value, str):
+        told = redact(str(value))
+        return f'"{told if len(told) <= 80 else told[:80] + "…"}"'.replace("\n", "\\n")
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    return str(value).lower() if isinstance(value, bool) else str(value)

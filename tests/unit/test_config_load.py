@@ -1,0 +1,347 @@
+"""The configuration file: what is read, and how what is wrong is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from understudy.errors import ConfigurationError
+from understudyd.config import Estate, check_here, load, select_group, select_node
+from understudyd.config.model import Command, Place
+from understudyd.lock.timings import PRESETS, Timings
+
+FILE = """
+[groups.orders]
+lock   = "redis://:hush@10.0.0.9:6379/0"
+preset = "fast"
+store  = "data"
+
+[groups.orders.nodes.a]
+uri    = "amqp://app:hush@10.0.0.1:5672/%2f"
+api    = "10.0.0.1:8801"
+listen = "0.0.0.0:8801"
+weight = 2
+[groups.orders.nodes.a.broker]
+command = ["rabbitmq-server"]
+env     = { RABBITMQ_NODENAME = "orders@localhost", SOME_PASSWORD = "hush" }
+stop_timeout = "20s"
+
+[groups.orders.nodes.b]
+uri  = "stomp://10.0.0.2:61613"
+api  = "[::1]:8801"
+nofailover = true
+[groups.orders.nodes.b.broker]
+driver  = "exec"
+promote = "systemctl start mq"
+demote  = "systemctl stop mq"
+fence   = "systemctl kill -s KILL mq"
+fence_timeout = "500ms"
+health  = ["/bin/check", "--fast"]
+
+[api]
+token = "hush"
+allow = ["10.0.0.0/8", "::1"]
+
+[bridges.home]
+source = "orders"
+[network]
+api = "10.0.0.1:8900"
+"""
+
+
+def read(folder: Path, text: str = FILE, **variables: str) -> Estate:
+    file = folder / "understudy.toml"
+    file.write_text(text)
+    return load(file, variables)
+
+
+def refusal(folder: Path, text: str, **variables: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        read(folder, text, **variables)
+    told = str(caught.value)
+    assert "hush" not in told
+    return told
+
+
+def test_reads_a_whole_estate(tmp_path: Path) -> None:
+    estate = read(tmp_path)
+    group = estate.groups["orders"]
+    assert group.timings == PRESETS["fast"]
+    assert group.store == tmp_path / "data"
+    assert list(group.nodes) == ["a", "b"]
+    a, b = group.nodes.values()
+    assert (a.weight, a.nofailover, b.weight, b.nofailover) == (2, False, 1, True)
+    assert (str(a.api), str(a.listen), str(b.api)) == (
+        "10.0.0.1:8801",
+        "0.0.0.0:8801",
+        "[::1]:8801",
+    )
+    assert b.listen == b.api == Place("::1", 8801)
+    assert a.broker.driver == "process"
+    assert a.broker.command == ("rabbitmq-server",)
+    assert a.broker.env["RABBITMQ_NODENAME"] == "orders@localhost"
+    assert (a.broker.stop_timeout, a.broker.health.kind) == (20.0, "amqp")
+    assert b.broker.promote == Command(("systemctl", "start", "mq"))
+    assert b.broker.fence == Command(("systemctl", "kill", "-s", "KILL", "mq"), 0.5)
+    assert (b.broker.health.kind, b.broker.health.argv) == ("command", ("/bin/check", "--fast"))
+    assert estate.api.token is not None
+    assert estate.api.token.reveal() == "hush"
+    assert [str(network) for network in estate.api.allow] == ["10.0.0.0/8", "::1/128"]
+    assert group.lock.reveal() == "redis://:hush@10.0.0.9:6379/0"
+
+
+def test_shows_no_password(tmp_path: Path) -> None:
+    estate = read(tmp_path)
+    assert "hush" not in repr(estate) + str(estate)
+    group = estate.groups["orders"]
+    assert "hush" not in f"{group.lock} {group.nodes['a'].uri} {estate.api.token}"
+    assert "10.0.0.9" in str(group.lock)
+
+
+def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
+    text = FILE.replace("redis://:hush@10.0.0.9:6379/0", "file:shared/orders.lock")
+    assert (
+        read(tmp_path, text).groups["orders"].lock.reveal() == f"file:{tmp_path}/shared/orders.lock"
+    )
+    text = FILE.replace("redis://:hush@10.0.0.9:6379/0", "file:///mnt/orders.lock")
+    assert read(tmp_path, text).groups["orders"].lock.reveal() == "file:/mnt/orders.lock"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"fast"',
+            '"fst"',
+            'groups.orders.preset = "fst" is no preset (valid: fast, normal, safe)',
+        ),
+        ('"fast"', '"fst"', "did you mean fast?"),
+        ('"20s"', "20", "groups.orders.nodes.a.broker.stop_timeout = 20 must be a duration with"),
+        ('"20s"', '"20 s"', 'stop_timeout = "20 s" must be a duration with its unit, as "20s"'),
+        ('"20s"', '"0s"', 'stop_timeout = "0s" must be a duration'),
+        ('"500ms"', '"9999h"', "broker.fence_timeout = "),
+        ("weight = 2", 'weight = "2"', 'a.weight = "2" must be a whole number from 0 to 1000'),
+        ("weight = 2", "weight = true", "a.weight = true must be a whole number"),
+        ("weight = 2", "wieght = 2", "nodes.a.wieght is no known key (valid: api, broker, listen,"),
+        ("weight = 2", "wieght = 2", "did you mean weight?"),
+        ("nofailover = true", 'nofailover = "yes"', 'b.nofailover = "yes" must be true or false'),
+        ('"exec"', '"exce"', 'driver = "exce" is no driver (valid: process, exec); did you mean'),
+        ('"exec"', '"systemd"', 'driver = "systemd" is no driver (valid: process, exec)'),
+        ('fence   = "sys', 'fnce   = "sys', "groups.orders.nodes.b.broker.fence is missing"),
+        ('["rabbitmq-server"]', "[]", 'a.broker.command = a list must be a command: ["program"'),
+        ('["rabbitmq-server"]', '"don\'t"', "is no command: No closing quotation"),
+        ('"10.0.0.1:8801"', '"10.0.0.1"', 'a.api = "10.0.0.1" must be host:port'),
+        ('"10.0.0.1:8801"', '"10.0.0.1:99999"', "must be host:port"),
+        (
+            '"[::1]:8801"',
+            '"10.0.0.1:8801"',
+            'groups.orders.nodes.b.api = "10.0.0.1:8801" is groups',
+        ),
+        ("amqp://app", "ampq://app", "groups.orders.nodes.a.uri = "),
+        ("stomp://10.0.0.2:61613", "failover:(stomp://a,stomp://b)", "must be the address of one"),
+        (
+            '["/bin/check", "--fast"]',
+            '"amqp"',
+            "does not fit to the node's uri, which is of stomp:",
+        ),
+        ('["/bin/check", "--fast"]', '"stmp"', "an http: address or a command"),
+        ("redis://:hush@10.0.0.9:6379/0", "10.0.0.9", 'groups.orders.lock = "10.0.0.9" must be a'),
+        ("redis://:hush@10.0.0.9:6379/0", "file:/mnt/", "must name a file"),
+        ("redis://:hush@10.0.0.9:6379/0", "file://host/x", "must be a path of this machine"),
+        ('["10.0.0.0/8", "::1"]', '["example.org"]', "must be addresses or networks"),
+        ('["10.0.0.0/8", "::1"]', '"10.0.0.0/8"', 'api.allow = "10.0.0.0/8" must be a list'),
+        ('token = "hush"', 'token = "hush hush"', "api.token = ** must be printable ASCII"),
+        ('token = "hush"', 'tls_cert = "c.pem"', "api.tls_key is missing"),
+        (
+            "[network]",
+            "[netwrok]",
+            "netwrok is no known key (valid: api, bridges, groups, network)",
+        ),
+        ("[groups.orders.nodes.b]", "[groups.orders.nodes.a]", "is no valid TOML: Cannot declare"),
+        ("nodes.b", "nodes.A", "groups.orders.nodes.A has the name of a but for case or signs"),
+        ("nodes.b", 'nodes."b c"', "groups.orders.nodes.b c must be named with letters, digits"),
+        ("SOME_PASSWORD", "UNDERSTUDY_LOCK_TOKEN", "env.UNDERSTUDY_LOCK_TOKEN is set by the side"),
+        ("[api]\n", "api = 3\n", "nodes.b.broker.api is no known key"),
+    ],
+)
+def test_refuses_with_file_key_value_and_what_is_valid(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in FILE
+    told = refusal(tmp_path, FILE.replace(old, new))
+    assert told.startswith(f"{tmp_path}/understudy.toml: ")
+    assert message in told
+
+
+def test_refuses_unsafe_timings_with_the_rule(tmp_path: Path) -> None:
+    """Catalogue 6, L13."""
+    timings = 'timings = {lease = "3s", renew = "1s", attempt = "500ms", kill = "1s"}'
+    told = refusal(tmp_path, FILE.replace('preset = "fast"', timings))
+    assert "groups.orders.timings can't be used: these timings are not safe" in told
+    assert "lease x 0.999 - kill - margin must be at least renew + 3 x attempt" in told
+
+
+def test_timings_stand_in_place_of_a_preset(tmp_path: Path) -> None:
+    timings = 'timings = {lease = "1s", renew = "200ms", attempt = "100ms", kill = "100ms"}'
+    estate = read(tmp_path, FILE.replace('preset = "fast"', timings))
+    assert estate.groups["orders"].timings == Timings(1, 0.2, 0.1, 0.1)
+    told = refusal(tmp_path, FILE.replace('preset = "fast"', f'{timings}\npreset = "fast"'))
+    assert "groups.orders.timings stand in place of preset" in told
+    told = refusal(tmp_path, FILE.replace('preset = "fast"', 'timings = {lease = "1s"}'))
+    assert "groups.orders.timings.renew is missing" in told
+
+
+@pytest.mark.parametrize("text", ["[groups.orders", "\x00", "a = 1\na = 2"])
+def test_refuses_what_is_no_toml(tmp_path: Path, text: str) -> None:
+    assert "is no valid TOML" in refusal(tmp_path, text)
+
+
+def test_refuses_a_file_that_can_t_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.toml: can't be read: No such file"):
+        load(tmp_path / "absent.toml", {})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="it is no UTF-8"):
+        load(tmp_path / "binary.toml", {})
+
+
+def test_refuses_one_file_lock_for_two_groups(tmp_path: Path) -> None:
+    """Catalogue 5."""
+    group = '[groups.{0}]\nlock = "{1}"\n[groups.{0}.nodes.a]\nuri = "amqp://h"\n'
+    group += 'api = "h:{2}"\nbroker.command = "true"\n'
+    told = refusal(tmp_path, group.format("x", "file:l", 1) + group.format("y", "file:./l", 2))
+    assert "groups.y.lock" in told
+    assert "is the lock of groups.x already" in told
+    shared = group.format("x", "redis://r", 1) + group.format("y", "redis://r", 2)
+    assert len(read(tmp_path, shared).groups) == 2  # the key has the group's name
+
+
+def test_refuses_a_group_without_nodes(tmp_path: Path) -> None:
+    told = refusal(tmp_path, '[groups.x]\nlock = "file:l"\n')
+    assert "groups.x.nodes are missing: write [groups.x.nodes.NAME]" in told
+
+
+# --- variables ------------------------------------------------------------------------------------
+
+
+def test_variables_go_before_the_file(tmp_path: Path) -> None:
+    estate = read(
+        tmp_path,
+        UNDERSTUDY_GROUPS__ORDERS__LOCK="file:/mnt/x.lock",
+        UNDERSTUDY_GROUPS__ORDERS__NODES__A__WEIGHT="7",
+        UNDERSTUDY_GROUPS__ORDERS__NODES__B__NOFAILOVER="false",
+        UNDERSTUDY_GROUPS__ORDERS__NODES__A__BROKER__STOP_TIMEOUT="2m",
+        UNDERSTUDY_GROUPS__ORDERS__NODES__A__BROKER__COMMAND="sleep 60",
+        UNDERSTUDY_GROUPS__ORDERS__NODES__A__BROKER__ENV__SOME_PASSWORD="other",
+        UNDERSTUDY_API__TOKEN="another",
+        UNDERSTUDY_API__ALLOW="10.1.0.0/16, 10.2.0.7",
+    )
+    group = estate.groups["orders"]
+    a, b = group.nodes.values()
+    assert group.lock.reveal() == "file:/mnt/x.lock"
+    assert (a.weight, b.nofailover, a.broker.stop_timeout) == (7, False, 120.0)
+    assert a.broker.command == ("sleep", "60")
+    assert a.broker.env["SOME_PASSWORD"] == "other"
+    assert estate.api.token is not None
+    assert estate.api.token.reveal() == "another"
+    assert len(estate.api.allow) == 2
+
+
+def test_a_variable_may_give_what_the_file_leaves_out(tmp_path: Path) -> None:
+    text = FILE.replace('lock   = "redis://:hush@10.0.0.9:6379/0"\n', "")
+    assert "groups.orders.lock is missing (as a variable: UNDERSTUDY_GROUPS__ORDERS__LOCK)" in (
+        refusal(tmp_path, text)
+    )
+    estate = read(tmp_path, text, UNDERSTUDY_GROUPS__ORDERS__LOCK="redis://r")
+    assert estate.groups["orders"].lock.reveal() == "redis://r"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "UNDERSTUDY_GROUPS__ORDERS__PRESET",
+            "fst",
+            "variable UNDERSTUDY_GROUPS__ORDERS__PRESET: ",
+        ),
+        ("UNDERSTUDY_GROUPS__ORDERS__PRESET", "fst", 'groups.orders.preset = "fst" is no preset'),
+        ("UNDERSTUDY_GROUPS__ORDRS__PRESET", "fast", "stands for no key of"),
+        ("UNDERSTUDY_GROUPS__ORDRS__PRESET", "fast", "did you mean UNDERSTUDY_GROUPS__ORDERS__PRE"),
+        ("UNDERSTUDY_API_TOKEN", "hush", "did you mean UNDERSTUDY_API__TOKEN?"),
+        ("UNDERSTUDY_GROUPS__ORDERS__NODES__A__WEIGHT", "2.5", "must be a whole number"),
+        ("UNDERSTUDY_API__TOKEN", "hu sh", "api.token = ** must be printable ASCII"),
+    ],
+)
+def test_refuses_a_variable_by_its_name(
+    tmp_path: Path, name: str, value: str, message: str
+) -> None:
+    assert message in refusal(tmp_path, FILE, **{name: value})
+
+
+def test_leaves_foreign_variables_alone(tmp_path: Path) -> None:
+    """What a sidecar gives its broker, and what Kubernetes sets for a service of that name."""
+    read(
+        tmp_path,
+        UNDERSTUDY_LOCK_TOKEN="7",
+        UNDERSTUDY_PORT_8801_TCP_ADDR="10.0.0.1",
+        UNDERSTUDY_SERVICE_HOST="10.0.0.1",
+        UNDERSTUDY_BRIDGES__HOME__RATE="5",
+    )
+
+
+# --- secrets in files -----------------------------------------------------------------------------
+
+
+def test_secrets_may_stand_in_files(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-file\n")
+    (tmp_path / "uri").write_text("amqp://app:hush@h\n")
+    text = FILE.replace('token = "hush"', 'token_file = "token"')
+    text = text.replace('uri    = "amqp://app:hush@10.0.0.1:5672/%2f"', 'uri_file = "uri"')
+    estate = read(tmp_path, text)
+    assert estate.api.token is not None
+    assert estate.api.token.reveal() == "from-file"
+    assert estate.groups["orders"].nodes["a"].uri.reveal() == "amqp://app:hush@h"
+
+
+def test_refuses_a_secrets_file_by_its_key(tmp_path: Path) -> None:
+    text = FILE.replace('token = "hush"', 'token_file = "token"')
+    assert "api.token_file" in refusal(tmp_path, text)
+    assert "can't be read: No such file" in refusal(tmp_path, text)
+    (tmp_path / "token").write_text("")
+    assert "its content must be" in refusal(tmp_path, text)
+    (tmp_path / "token").write_text("hush")
+    text = FILE.replace('token = "hush"', 'token_file = "token"\ntoken = "hush"')
+    assert "api.token and token_file are both given" in refusal(tmp_path, text)
+
+
+# --- one process's part ---------------------------------------------------------------------------
+
+
+def test_selects_group_and_node(tmp_path: Path) -> None:
+    estate = read(tmp_path)
+    group, node = select_node(estate, "orders/b")
+    assert (group.name, node.name) == ("orders", "b")
+    assert select_group(estate, None) is group
+    for address, message in {
+        "orders": "a node is named as GROUP/NODE",
+        "ordres/a": "did you mean orders?",
+        "orders/c": r"has no 'c' \(there are: a, b\)",
+    }.items():
+        with pytest.raises(ConfigurationError, match=message):
+            select_node(estate, address)
+
+
+def test_checks_what_a_node_needs_of_its_machine(tmp_path: Path) -> None:
+    lock = FILE.replace("redis://:hush@10.0.0.9:6379/0", "file:shared/orders.lock")
+    text = lock.replace('["rabbitmq-server"]', '["sleep"]')
+    estate = read(tmp_path, text)
+    with pytest.raises(ConfigurationError, match=r"orders\.lock: the lock's folder .* not exist"):
+        check_here(estate, *select_node(estate, "orders/a"))
+    (tmp_path / "shared").mkdir()
+    with pytest.raises(ConfigurationError, match=r"groups\.orders\.store: the store .* not exist"):
+        check_here(estate, *select_node(estate, "orders/a"))
+    (tmp_path / "data").mkdir()
+    check_here(estate, *select_node(estate, "orders/a"))
+    estate = read(tmp_path, text.replace('["sleep"]', '["no-such-broker"]'))
+    with pytest.raises(ConfigurationError, match=r"a\.broker\.command: there is no program 'no-su"):
+        check_here(estate, *select_node(estate, "orders/a"))
