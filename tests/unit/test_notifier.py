@@ -57,6 +57,20 @@ def test_the_thread_ends_when_nothing_is_told_and_comes_back(
     assert [event.endpoint for event in told] == list("01234")
 
 
+def test_settling_while_the_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier_module, "IDLE_TIME", 0.01)
+    notifier = Notifier()
+    notifier.tell(Connected("a"))
+
+    class Late(threading.Event):
+        def __init__(self) -> None:
+            super().__init__()
+            assert has_ended(notifier)
+
+    monkeypatch.setattr(notifier_module.threading, "Event", Late)
+    assert notifier.settle(1)
+
+
 def test_where_no_thread_can_be_started_the_caller_tells(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -102,10 +102,13 @@ class Notifier:
 
     def settle(self, seconds: float) -> bool:
         """Wait until all that was told so far has arrived; False if it takes longer."""
-        if self._generation != forking.generation() or self._thread is None:
+        if self._generation != forking.generation():
             return True
         told = threading.Event()
-        self._queue.put(told.set)
+        with self._lock:  # under which an idle thread ends
+            if self._thread is None:
+                return True
+            self._queue.put(told.set)
         return told.wait(seconds)
 
     def close(self) -> None:
