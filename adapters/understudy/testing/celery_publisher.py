@@ -2,9 +2,8 @@
 
 ``python -m understudy.testing.celery_publisher RATE FILE`` with the environment of
 `celery_app`. FILE gets one line for each thing: ``sent ID SECONDS`` once `delay()` has returned,
-``failed ERROR``, ``on ENDPOINT`` with each new connection, ``pace CALLS SECONDS READY`` about every
-second, and at last ``done COUNT SECONDS``. READY are those of the seconds in which this thread was
-ready to run and got no processor, because other programs had it.
+``failed ERROR``, ``on ENDPOINT`` with each new connection, ``pace CALLS SECONDS`` about every
+second, and at last ``done COUNT SECONDS``.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from understudy.core.events import Connected, Resumed
@@ -24,28 +22,20 @@ from understudy.testing.celery_app import make_app
 
 __all__ = ["main"]
 
-SCHEDULER = Path("/proc/thread-self/schedstat")  # ns run, ns ready to run, times run; Linux only
-
-
-def time_ready() -> float:
-    """Seconds that this thread has spent ready to run and not running; 0 where nobody counts."""
-    return int(SCHEDULER.read_text().split()[1]) / 1e9 if SCHEDULER.exists() else 0.0
-
 
 class Pace:
     """How many calls were done in each second."""
 
     def __init__(self) -> None:
-        self._since, self._ready, self._calls = time.monotonic(), time_ready(), 0
+        self._since, self._calls = time.monotonic(), 0
 
     def after(self, calls: int) -> str:
         """The line to write after so many calls; empty before a second is over."""
         took = time.monotonic() - self._since
         if took < 1.0:
             return ""
-        since, ready, before = self._since + took, time_ready(), self._calls
-        line = f"pace {calls - before} {took:.3f} {ready - self._ready:.3f}\n"
-        self._since, self._ready, self._calls = since, ready, calls
+        line = f"pace {calls - self._calls} {took:.3f}\n"
+        self._since, self._calls = self._since + took, calls
         return line
 
 
