@@ -3,8 +3,12 @@ BIN := .venv/bin
 ARGS ?=
 
 # The longest a whole run may take. SIGINT, so that pytest ends its servers and prints its summary.
-LIMIT ?= 30m
+LIMIT ?= 40m
 BOUNDED = timeout --foreground --signal=INT --kill-after=60s $(LIMIT)
+
+# Most of a run is waiting for brokers, so two run side by side, each with brokers of its own.
+# For a debugger: make test WORKERS=0
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench chaos fmt
@@ -18,7 +22,7 @@ demo: ## kill and freeze real brokers under a running application
 
 test: ## all tests, with real brokers, except the long fault runs
 	@.ci/setup --brokers
-	@$(BOUNDED) $(BIN)/pytest -m 'not slow' --durations=15 $(ARGS)
+	@$(BOUNDED) $(BIN)/pytest -m 'not slow' -n $(WORKERS) --dist worksteal --durations=15 $(ARGS)
 
 check: ## format, lint, types, import rules and unit tests; needs no broker
 	@.ci/setup

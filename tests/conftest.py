@@ -1,5 +1,8 @@
 """Fixtures for all tests: real brokers, started when first asked for, and unique names.
 
+Each of pytest's workers has servers of its own. The table of scenarios is kept here, because where
+workers run the tests, the process that prints the summary reads this conftest alone.
+
 A server that is not installed skips the test and names the command to install it; where the
 environment says ``CI=true`` it fails the test instead, so that no run there is silently smaller.
 """
@@ -23,8 +26,27 @@ from understudy.testing.brokers import (
     ServerMissing,
     start_all,
 )
+from understudy.testing.scenarios.table import Table
 
 S = TypeVar("S", bound=Server)
+
+TABLE = Table()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, value in report.user_properties:
+        if name == "cell" and (report.when == "call" or report.outcome != "passed"):
+            *ids, column = map(str, value)  # type: ignore[call-overload]  # put there by `_noted`
+            for scenario in ids:
+                TABLE.note(scenario, column, report.outcome)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if TABLE.is_empty:
+        return
+    terminalreporter.section("scenarios of the catalogue")
+    for line in TABLE.lines():
+        terminalreporter.write_line(line)
 
 
 def _missing(error: ServerMissing) -> NoReturn:

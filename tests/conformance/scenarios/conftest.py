@@ -1,4 +1,4 @@
-"""Runs each scenario on each adapter that it applies to, and ends with a table of all of them."""
+"""Runs each scenario on each adapter that it applies to, and notes its cell of the table."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from understudy.testing.brokers import ActiveMQ
 from understudy.testing.scenarios import Driver, Scene
 from understudy.testing.scenarios.drivers import DRIVERS
 from understudy.testing.scenarios.places import ActivePlace, Place, RabbitPlace
-from understudy.testing.scenarios.table import NOT_APPLICABLE, Table
-
-TABLE = Table()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "scenario(*ids): which scenarios of the catalogue the test is"
-    )
+from understudy.testing.scenarios.table import NOT_APPLICABLE
 
 
 def scenario_ids(node: pytest.Item | pytest.Function) -> tuple[str, ...]:
@@ -40,27 +32,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def _noted(request: pytest.FixtureRequest) -> None:
-    """Tell the table which cell this test is."""
+    """Tell the table, which the run ends with, which cell this test is."""
     callspec = getattr(request.node, "callspec", None)
     driver: Driver | None = callspec.params.get("driver") if callspec else None
     column = driver.name if driver else "core"
     request.node.user_properties.append(("cell", (*scenario_ids(request.node), column)))
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    for name, value in report.user_properties:
-        if name == "cell" and (report.when == "call" or report.outcome != "passed"):
-            *ids, column = map(str, value)  # type: ignore[call-overload]  # what `_noted` put there
-            for scenario in ids:
-                TABLE.note(scenario, column, report.outcome)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TABLE.is_empty:
-        return
-    terminalreporter.section("scenarios of the catalogue")
-    for line in TABLE.lines():
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
