@@ -67,7 +67,7 @@ def test_settling_while_the_idle_thread_ends(monkeypatch: pytest.MonkeyPatch) ->
             super().__init__()
             assert has_ended(notifier)
 
-    monkeypatch.setattr(notifier_module.threading, "Event", Late)
+    monkeypatch.setattr(threading, "Event", Late)
     assert notifier.settle(1)
 
 
