@@ -24,7 +24,7 @@ from understudy import Endpoint, UnderstudyError, redact
 from understudy.core.endpoint import DEFAULT_PORTS
 from understudy.core.redact import MASK
 
-__all__ = ["Answer", "probe_all"]
+__all__ = ["Answer", "probe", "probe_all"]
 
 TOGETHER = 64  # threads; more endpoints are probed in turns
 GRACE = 0.25  # s for a thread to tell its own timeout in its own words
@@ -60,7 +60,7 @@ def _probe_together(endpoints: Sequence[Endpoint], timeout: float) -> list[Answe
     answers: dict[int, Answer] = {}
 
     def run(number: int, endpoint: Endpoint) -> None:
-        answers[number] = _probe(endpoint, timeout)
+        answers[number] = probe(endpoint, timeout)
 
     threads = [
         threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(endpoints)
@@ -74,7 +74,8 @@ def _probe_together(endpoints: Sequence[Endpoint], timeout: float) -> list[Answe
     return [answers.get(number, silent) for number in range(len(endpoints))]
 
 
-def _probe(endpoint: Endpoint, timeout: float) -> Answer:
+def probe(endpoint: Endpoint, timeout: float) -> Answer:
+    """One answer; a library that hangs may hang longer than the timeout."""
     begin = time.monotonic()
     try:
         server = _prober(endpoint.scheme)(endpoint, timeout)

@@ -4,17 +4,21 @@ Rules
 * Nothing here blocks: a call begins something, an event tells how it ended. Events are of the reign
   whose token they carry; of an earlier one they mean nothing any more.
 * After ``promote`` there is something to fence, whatever happens: only ``Dead`` with nothing left
-  ends a reign. Until then the lock is not let go.
+  ends that. Until then the lock is not let go.
 * The lease's deadline is enforced below the sidecar, which may be frozen: a driver gets it with
   ``promote`` and ``extend``, and has the broker dead soon after it, whether it is told to or not.
+* A broker that ends by itself is told by ``Exited``, and by ``Dead`` once all that it left behind
+  is dead too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-__all__ = ["BrokerEvent", "Dead", "Driver", "Exited", "Reign", "Started"]
+from understudyd.guard.words import Event
+
+__all__ = ["Driver", "Event", "Reign"]
 
 
 @dataclass(frozen=True)
@@ -25,50 +29,21 @@ class Reign:
     epoch: str  # the life of the lock's store that gave the token
 
 
-@dataclass(frozen=True)
-class Started:
-    """The broker's process runs, or its promote command is done. Health is another matter."""
-
-    token: int
-    pid: int | None = None
-
-
-@dataclass(frozen=True)
-class Exited:
-    """The broker ended by itself, or could not be started; ``fence`` clears away the rest."""
-
-    token: int
-    cause: str
-
-
-@dataclass(frozen=True)
-class Dead:
-    """The broker is dead with all that it started, and reaped.
-
-    ``left`` names what could not be killed: while it is not empty nothing is proven, the lock stays
-    ours, and the driver goes on trying and tells again.
-    """
-
-    token: int
-    took_s: float  # from the order, or the deadline
-    left: tuple[str, ...] = ()
-
-
-BrokerEvent: TypeAlias = Started | Exited | Dead
-
-
 class Driver(Protocol):
-    def fileno(self) -> int:
-        """Readable while there are events. May be another after each call of ``events``."""
+    def start(self) -> None:
+        """Make ready what has to be there before a broker is. Raises OSError."""
 
-    def events(self) -> list[BrokerEvent]:
+    def fileno(self) -> int:
+        """Readable while there are events."""
+
+    def events(self) -> list[Event]:
         """What happened since the last call; never waits."""
 
     def promote(self, reign: Reign, deadline: float, descriptors: tuple[int, ...] = ()) -> None:
         """Begin to start the broker, which may live until the deadline (seconds, CLOCK_BOOTTIME).
 
-        ``descriptors`` are the lock's: whatever is started inherits them. Told by Started, or by
-        Exited when it could not be started. Also for a restart in place, after Dead.
+        ``descriptors`` are the lock's: whatever is started inherits them. Also for a restart in
+        place, after a Dead that nobody ordered.
         """
 
     def extend(self, deadline: float) -> None:
@@ -77,8 +52,11 @@ class Driver(Protocol):
     def demote(self, until: float) -> None:
         """Stop the broker cleanly until that moment; what runs then is killed. Told by Dead."""
 
-    def fence(self) -> None:
+    def fence(self, cause: str) -> None:
         """Kill the broker, at once. Told by Dead, also when there was nothing to kill."""
+
+    def over(self) -> None:
+        """The lock was let go: nobody has to release it for this reign any more."""
 
     def close(self) -> None:
         """Fence what lives, end own helpers. Blocks no longer than a kill takes."""

@@ -1,0 +1,81 @@
+"""The broker as a process of its own, under the guards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterable, Mapping
+
+from understudyd.config.model import BrokerConfig
+from understudyd.drivers.port import Event, Reign
+from understudyd.guard.client import Guard
+from understudyd.guard.words import Command, GuardLost, Lock
+
+__all__ = ["ProcessDriver", "environment"]
+
+
+def environment(config: BrokerConfig, reign: Reign, own: Mapping[str, str]) -> dict[str, str]:
+    """What a command of ours sees: the sidecar's own environment, the configured one, the token."""
+    ours = {name: value for name, value in own.items() if not name.startswith("UNDERSTUDY_")}
+    token = {
+        "UNDERSTUDY_LOCK_TOKEN": str(reign.token),
+        "UNDERSTUDY_LOCK_EPOCH": reign.epoch,
+    }
+    return {**ours, **config.env, **token}
+
+
+class ProcessDriver:
+    def __init__(
+        self,
+        config: BrokerConfig,
+        lock: Lock | None,
+        *,
+        kill: float,
+        owned: Callable[[], Iterable[int]],
+    ) -> None:
+        """``lock``, ``kill`` and ``owned`` as `Guard` takes them."""
+        self.config = config
+        self._guard = Guard(lock, kill=kill, owned=owned)
+        self._token = 0
+
+    def start(self) -> None:
+        self._guard.start()
+
+    def fileno(self) -> int:
+        return self._guard.fileno()
+
+    def events(self) -> list[Event]:
+        events: list[Event] = self._guard.events()
+        if any(isinstance(event, GuardLost) for event in events):
+            with contextlib.suppress(OSError):  # `promote` tries again, and tells
+                self._guard.start()
+        return events
+
+    def promote(self, reign: Reign, deadline: float, descriptors: tuple[int, ...] = ()) -> None:
+        self._token = reign.token
+        command = Command(
+            argv=self.config.command,
+            env=environment(self.config, reign, os.environ),
+            cwd=str(self.config.cwd or "/"),
+            user=self.config.user,
+        )
+        if not self._guard.is_ready:
+            self._guard.start()
+        self._guard.extend(deadline, reign.token)
+        self._guard.launch(command, reign.token, descriptors)
+
+    def extend(self, deadline: float) -> None:
+        self._guard.extend(deadline, self._token)
+
+    def demote(self, until: float) -> None:
+        self._guard.stop(signal.SIGTERM, until)
+
+    def fence(self, cause: str) -> None:
+        self._guard.kill(cause)
+
+    def over(self) -> None:
+        self._guard.over()
+
+    def close(self) -> None:
+        self._guard.close()

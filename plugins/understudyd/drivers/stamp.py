@@ -1,0 +1,67 @@
+"""The stamp in the shared store: the highest token that was master there.
+
+It refuses an older master where the lock has forgotten, or never knew, a newer one. Read, compared
+and written under a lock of its own, synced with its folder; a token is never written down.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudyd.lock.record import RecordError
+
+__all__ = ["FILE", "Stamp", "put", "read"]
+
+FILE = ".understudy-token"
+
+
+@dataclass(frozen=True)
+class Stamp:
+    token: int = 0
+    node: str = ""
+
+
+def read(store: Path) -> Stamp:
+    """The stamp that is there; token 0 where there is none. Raises OSError and RecordError."""
+    try:
+        return _parsed((store / FILE).read_bytes())
+    except FileNotFoundError:
+        return Stamp()
+
+
+def put(store: Path, stamp: Stamp) -> Stamp:
+    """Write ``stamp`` unless a higher token is there; return what is there then.
+
+    Raises OSError and RecordError.
+    """
+    descriptor = os.open(store / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        there = _parsed(os.pread(descriptor, 4096, 0))
+        if there.token > stamp.token:
+            return there
+        data = json.dumps({"token": stamp.token, "node": stamp.node}).encode() + b"\n"
+        os.pwrite(descriptor, data.ljust(os.fstat(descriptor).st_size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    folder = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return stamp
+
+
+def _parsed(data: bytes) -> Stamp:
+    if not data.strip(b" \n\0"):
+        return Stamp()
+    try:
+        found = json.loads(data)
+        return Stamp(int(found["token"]), str(found["node"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{FILE} holds no stamp: {error}") from error

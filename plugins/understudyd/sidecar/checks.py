@@ -1,0 +1,64 @@
+"""When the broker is asked how it is, and what its answers come to. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from understudyd.config import model
+from understudyd.health.port import Health
+
+__all__ = ["Checks"]
+
+EAGER = 0.1  # s between two checks of a broker that is starting
+GRACE = 1.0  # s beyond its own limit until a check counts as unanswered
+
+
+class Checks:
+    """One check at a time; an answer to an earlier one is not listened to."""
+
+    def __init__(self) -> None:
+        self.is_healthy = False
+        self.detail = ""  # what was answered last
+        self.due = math.inf  # when the next check is due, or the one under way overdue
+        self._misses = 0  # in a row
+        self._number = 0
+        self._is_asking = False
+
+    def begin(self, now: float) -> None:
+        """A broker was started."""
+        self.end()
+        self.due = now
+
+    def end(self) -> None:
+        """There is no broker any more."""
+        self.is_healthy = self._is_asking = False
+        self._misses = 0
+        self.due = math.inf
+
+    def ask(self, now: float, settings: model.Health) -> int | None:
+        """The number of a check to begin now, if one is due. After `overdue`."""
+        if now < self.due or self._is_asking:
+            return None
+        self._number += 1
+        self._is_asking = True
+        self.due = now + settings.timeout + GRACE
+        return self._number
+
+    def overdue(self, now: float) -> int | None:
+        """The number of the check that should have been answered by now."""
+        return self._number if self._is_asking and now >= self.due else None
+
+    def answer(self, number: int, health: Health, now: float, settings: model.Health) -> bool:
+        """Take in an answer; return whether it is one that counts.
+
+        A broker that was healthy stays so until ``settings.failures`` checks in a row have failed.
+        """
+        if number != self._number or not self._is_asking:
+            return False
+        self._is_asking = False
+        self.detail = health.detail
+        self._misses = 0 if health.ok else self._misses + 1
+        self.is_healthy = health.ok or (self.is_healthy and self._misses < settings.failures)
+        pause = settings.interval if self.is_healthy else min(EAGER, settings.interval)
+        self.due = now + pause
+        return True

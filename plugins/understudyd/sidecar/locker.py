@@ -1,0 +1,75 @@
+"""The lock's backend on a thread of its own, for a keeper that never waits.
+
+Rules
+* One call at a time. While one is under way the next attempt fails at once: the keeper has given
+  up the one before by then, and paces itself.
+* An answer that nobody waits for any more is dropped here. What it would have shown is read again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeAlias
+
+from understudy.core.redact import redact
+from understudyd.lock.port import LockBackend, Observation, Unavailable
+from understudyd.lock.record import RecordError
+from understudyd.lock.words import Failed, Read, Seen, Swap
+from understudyd.sidecar.worker import Worker
+
+__all__ = ["Locker"]
+
+Tell: TypeAlias = Callable[[Seen | Failed], None]
+
+
+class Locker:
+    def __init__(self, backend: LockBackend, tell: Tell) -> None:
+        """``tell`` is called from another thread, once for each attempt at most."""
+        self._backend = backend
+        self._tell = tell
+        self._worker = Worker("understudy-lock")
+        self._wanted = 0  # the attempt whose answer the keeper waits for
+        self._is_to_close = False
+        self._guard = threading.Lock()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What the broker has to inherit, of a lock that we hold."""
+        descriptor = getattr(self._backend, "descriptor", None)
+        return () if descriptor is None else (descriptor,)
+
+    def attempt(self, action: Read | Swap) -> None:
+        self._wanted = action.attempt
+        if not self._worker.do(lambda: self._call(action)):
+            self._tell(Failed(action.attempt, "the call before has not come back"))
+
+    def close(self) -> None:
+        """Close the backend, after the call under way if there is one."""
+        with self._guard:
+            self._is_to_close = True
+        self._worker.do(self._close_if_asked)
+
+    def _call(self, action: Read | Swap) -> None:
+        self._close_if_asked()
+        answer: Seen | Failed
+        try:
+            answer = Seen(action.attempt, self._ask(action))
+        except (Unavailable, RecordError) as error:
+            answer = Failed(action.attempt, str(error))
+        except Exception as error:  # a third party's backend; whatever it is, nothing is known
+            answer = Failed(action.attempt, redact(f"{type(error).__name__}: {error}"))
+        if action.attempt == self._wanted:
+            self._tell(answer)
+        self._close_if_asked()
+
+    def _ask(self, action: Read | Swap) -> Observation:
+        if isinstance(action, Read):
+            return self._backend.read()
+        return self._backend.swap(action.expected, action.record)
+
+    def _close_if_asked(self) -> None:
+        with self._guard:
+            is_asked, self._is_to_close = self._is_to_close, False
+        if is_asked:
+            self._backend.close()

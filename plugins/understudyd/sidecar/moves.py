@@ -1,0 +1,45 @@
+"""Whether the master may be given up for another node now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from understudyd import election
+from understudyd.board.port import Answer, Request
+from understudyd.config.model import Group
+from understudyd.status import Member
+
+__all__ = ["judge"]
+
+
+def judge(request: Request, group: Group, me: str, members: Iterable[Member]) -> tuple[Answer, str]:
+    """The answer of the master, and its heir if that is 202.
+
+    A switchover needs a candidate that could be master now; a failover to a node that is named
+    believes whoever named it.
+    """
+    known = {one.name: one for one in members}
+    if request.to == me:
+        return Answer(409, f"{me} is master already"), ""
+    if request.to is None:
+        ready = [one for one in known.values() if election.is_candidate(one) and one.name != me]
+        if not ready:
+            return Answer(409, "no other node could be master now"), ""
+        return Answer(202), min(ready, key=lambda one: (-one.weight, one.name)).name
+    if request.to not in group.nodes:
+        names = ", ".join(group.nodes)
+        return Answer(409, f"there is no node {request.to!r}; nodes: {names}"), ""
+    candidate = known.get(request.to)
+    if request.command == "switchover" and not (candidate and election.is_candidate(candidate)):
+        return Answer(409, f"{request.to} could not be master now: {_why_not(candidate)}"), ""
+    return Answer(202), request.to
+
+
+def _why_not(member: Member | None) -> str:
+    if member is None or member.seen_s is None:
+        return "it was never heard of"
+    if member.seen_s > election.FRESH:
+        return f"it was last heard of {member.seen_s:.0f} s ago"
+    if member.nofailover:
+        return "it is not to be master (nofailover)"
+    return f"it is {member.state}" + ("" if member.healthy else " and not ready")

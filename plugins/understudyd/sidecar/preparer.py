@@ -1,0 +1,59 @@
+"""What has to be done between taking the lock and starting the broker.
+
+Fence the old holder's broker where only the lease says that it is dead; stamp the store, which
+refuses an older token; run pre_promote, which may refuse for reasons of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from understudyd.config.model import Group, Node
+from understudyd.drivers import stamp
+from understudyd.drivers.command import run
+from understudyd.drivers.port import Reign
+from understudyd.drivers.process import environment
+from understudyd.lock.record import RecordError
+from understudyd.sidecar.words import Prepare, Prepared
+
+__all__ = ["follow", "hook_environment", "prepare"]
+
+
+def prepare(group: Group, node: Node, order: Prepare, warn: Callable[[str], None]) -> Prepared:
+    """Blocks; raises nothing."""
+    token = order.reign.token
+    env = hook_environment(group, node, order.reign, old=order.old)
+    if order.old and "fence" in group.hooks:
+        outcome = run(group.hooks["fence"], env)
+        if not outcome.ok:  # the lease is over: its guard has fenced it, this was to make sure
+            warn(f"the hook fence failed for {order.old}: {outcome.detail}")
+    if group.store is not None:
+        try:
+            there = stamp.put(group.store, stamp.Stamp(token, node.name))
+        except (OSError, RecordError) as error:
+            return Prepared(token, f"the store could not be stamped: {error}")
+        if there.token > token:
+            veto = f"the store has the stamp of token {there.token}, of {there.node}"
+            return Prepared(token, veto, there.token)
+    if "pre_promote" in group.hooks:
+        outcome = run(group.hooks["pre_promote"], env)
+        if not outcome.ok:
+            return Prepared(token, f"the hook pre_promote refused: {outcome.detail}")
+    return Prepared(token)
+
+
+def follow(group: Group, node: Node, hook: str, reign: Reign, warn: Callable[[str], None]) -> None:
+    """Run a hook that can't refuse. Blocks; raises nothing."""
+    outcome = run(group.hooks[hook], hook_environment(group, node, reign))
+    if not outcome.ok:
+        warn(f"the hook {hook} failed: {outcome.detail}")
+
+
+def hook_environment(group: Group, node: Node, reign: Reign, *, old: str = "") -> dict[str, str]:
+    facts = {
+        "UNDERSTUDY_GROUP": group.name,
+        "UNDERSTUDY_NODE": node.name,
+        "UNDERSTUDY_OLD_MASTER": old,
+    }
+    return {**environment(node.broker, reign, os.environ), **facts}

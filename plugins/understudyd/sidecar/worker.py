@@ -1,0 +1,79 @@
+"""What blocks runs elsewhere: an inbox for answers, and threads that do one thing at a time.
+
+Rules
+* A call that does not come back is waited for by its thread alone. What its thread should do next
+  meanwhile is refused at once, so threads do not pile up behind a dead mount or a deaf server.
+* The threads are daemons: none of them keeps the sidecar from ending.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Inbox", "Worker"]
+
+T = TypeVar("T")
+
+
+class Inbox(Generic[T]):
+    """Events from all threads, for one that waits on descriptors."""
+
+    def __init__(self) -> None:
+        self._events: deque[T] = deque()
+        self._signal = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._signal
+
+    def put(self, event: T) -> None:
+        """From any thread, and from signal handlers."""
+        self._events.append(event)
+        with contextlib.suppress(BlockingIOError):  # it is signalled as loud as can be
+            os.eventfd_write(self._signal, 1)
+
+    def take(self) -> list[T]:
+        """All that came since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._signal)
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        return events
+
+    def close(self) -> None:
+        os.close(self._signal)
+
+
+class Worker:
+    """A thread for one kind of call."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._is_busy = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def do(self, job: Callable[[], None]) -> bool:
+        """Begin ``job``, which raises nothing; False if the one before is still under way."""
+        if not self._is_busy.acquire(blocking=False):
+            return False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+        return True
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                job()
+            finally:
+                del job
+                self._is_busy.release()
