@@ -20,7 +20,7 @@ import struct
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
@@ -48,6 +48,7 @@ class Snapshot:
     uris: tuple[str, ...] = ()  # where clients reach the group, the master first; no userinfo
     is_ready: bool = True  # this node could do its part: the lock answers, nothing is refused
     trouble: str = ""  # why it is not ready, for people
+    at: float = 0.0  # when it was written; set by `Page.publish`
     metrics: Mapping[str, float] = field(default_factory=dict)  # names: `metrics.METRICS`
 
     def to_json(self) -> bytes:
@@ -61,6 +62,7 @@ class Snapshot:
             "uris": self.uris,
             "is_ready": self.is_ready,
             "trouble": self.trouble,
+            "at": self.at,
             "metrics": self.metrics,
         }
         return json.dumps(data, separators=(",", ":")).encode()
@@ -75,6 +77,7 @@ class Snapshot:
             uris=tuple(data["uris"]),
             is_ready=data["is_ready"],
             trouble=data["trouble"],
+            at=data["at"],
             metrics=data["metrics"],
         )
 
@@ -103,7 +106,7 @@ class Page:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Raises ValueError when it is larger than the page."""
-        self._snapshot.write(snapshot.to_json())
+        self._snapshot.write(replace(snapshot, at=now()).to_json())
 
     def beat(self, deadline: float = -math.inf, token: int = 0) -> None:
         """The writer lives; its lease, if it has one, lasts until the deadline."""

@@ -1,0 +1,25 @@
+"""``python -m understudyd.api PAGE CHANNEL CONTROL``: the API process; the sidecar starts it.
+
+The first two are inherited descriptors (the shared page, a socket to the sidecar), the third is the
+sidecar's process id.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+
+from understudyd.api.page import Page
+from understudyd.api.server import serve
+
+
+def main() -> int:
+    page, channel, control = map(int, sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the sidecar decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so does systemd
+    return serve(Page(page), socket.socket(fileno=channel), control)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""The sidecar's end of the API process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.api.page import Page
+from understudyd.api.words import LARGEST, Failed, Listening, Order, Settings, Verdict, pack, unpack
+
+__all__ = ["ApiProcess", "Gone"]
+
+START_TIME = 15.0  # s; it takes 0.2 s, or as long as the place of a dead sidecar's API is taken
+STOP_TIME = 2.0  # s
+
+
+class Gone:
+    """The API process has ended; `ApiProcess.start` starts another."""
+
+
+class ApiProcess:
+    """A context manager. Not started yet; what is published before is answered then.
+
+    ``page`` is where to publish; it stays the same when the process has to be started again.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.page = Page()
+        self._settings = self._wanted = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def __enter__(self) -> ApiProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Returns when it answers. Raises ConfigurationError where it can't listen."""
+        self.stop()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            descriptors = (self.page.descriptor, theirs.fileno())
+            argv = [
+                sys.executable,
+                "-m",
+                "understudyd.api",
+                *map(str, descriptors),
+                str(os.getpid()),
+            ]
+            self._process = subprocess.Popen(
+                argv,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},  # nothing is imported from this folder
+            )
+            theirs.close()
+            self._channel = ours
+            ours.settimeout(START_TIME)
+            ours.send(pack(self._settings))
+            try:
+                data = ours.recv(LARGEST)
+            except TimeoutError:
+                data = b""
+            word = unpack(data) if data else Failed("the API process did not start")
+            if isinstance(word, Failed):
+                raise ConfigurationError(word.cause)
+            ours.setblocking(False)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def fileno(self) -> int:
+        """Readable while there is something to receive. Raises UnderstudyError when stopped."""
+        if self._channel is None:
+            raise UnderstudyError("the API process is not started")
+        return self._channel.fileno()
+
+    def receive(self) -> list[Order | Failed | Listening | Gone]:
+        """What happened since the last call; never waits.
+
+        Failed and Listening answer `configure`. After Gone nothing comes until `start`.
+        """
+        words: list[Order | Failed | Listening | Gone] = []
+        while self._channel is not None:
+            try:
+                data = self._channel.recv(LARGEST)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.stop()
+                words.append(Gone())
+                break
+            word = unpack(data)
+            if isinstance(word, Listening):
+                self._settings = self._wanted
+            if isinstance(word, (Order, Failed, Listening)):
+                words.append(word)
+        return words
+
+    def reply(self, order: Order, code: int, reason: str = "") -> None:
+        """202 accepted, 409 not possible now, 412 wrong state."""
+        self._send(Verdict(order.id, code, reason))
+
+    def configure(self, settings: Settings) -> None:
+        """After a reload. Told by Listening, or by Failed: then the old ones stay."""
+        self._wanted = settings
+        self._send(settings)
+
+    def stop(self) -> None:
+        """End the process: it answers 503 to who is connected, and is gone."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            try:
+                self._process.wait(STOP_TIME)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.stop()
+        self.page.close()
+
+    def _send(self, word: Verdict | Settings) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # it is dead, which the next receive() tells
+                self._channel.send(pack(word))
