@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
 import redis
@@ -24,7 +25,7 @@ from understudy.errors import ConfigurationError
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import LockRecord
 
-__all__ = ["RedisBackend"]
+__all__ = ["RedisBackend", "Server", "connect"]
 
 OPTIONS = ("db", "password", "username")
 
@@ -65,39 +66,54 @@ return {life, stored}
 )
 
 
+@dataclass(frozen=True)
+class Server:
+    """A client of the server that a lock's URI names, which has opened no connection yet."""
+
+    client: redis.Redis
+    key: str  # the lock's; others of the group begin with it
+    where: str  # for error texts, without a password
+
+
+def connect(uri: str, group: str, timeout: float, name: str = "understudy-lock") -> Server:
+    """``uri`` as redis-py takes it (``redis:``, ``rediss:``, ``unix:``).
+
+    Its query may name another ``key`` than understudy:<group>, and of redis-py's options those in
+    `OPTIONS` and of TLS (``ssl_…``); others would change what is promised here. ``timeout`` in
+    seconds, for a connect and for an answer. Raises ConfigurationError for what is no such address.
+    """
+    where = redact(uri)
+    address, _, text = uri.partition("?")
+    query = dict(parse_qsl(text, keep_blank_values=True))
+    key = query.pop("key", f"understudy:{group}")
+    if not key:
+        raise ConfigurationError(f"the lock's key= is empty: {where}")
+    for option in query:
+        if option not in OPTIONS and not option.startswith("ssl_"):
+            valid = ", ".join(("key", *OPTIONS, "ssl_…"))
+            raise ConfigurationError(
+                f'unknown option "{Source(uri).quote(option)}" (valid: {valid}): {where}'
+            )
+    try:
+        client = redis.Redis.from_url(
+            f"{address}?{urlencode(query)}",
+            single_connection_client=False,
+            max_connections=1,
+            retry=Retry(NoBackoff(), 0),
+            client_name=name,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+        )
+    except ValueError as exc:
+        raise ConfigurationError(f"{where} is no Redis address: {exc}") from None
+    return Server(client, key, where)
+
+
 class RedisBackend:
     def __init__(self, uri: str, group: str, timeout: float) -> None:
-        """``uri`` as redis-py takes it (``redis:``, ``rediss:``, ``unix:``).
-
-        Its query may name another ``key`` than understudy:<group>, and of redis-py's options those
-        in `OPTIONS` and of TLS (``ssl_…``); others would change what is promised here. ``timeout``
-        in seconds, for a connect and for an answer. Opens no connection yet. Raises
-        ConfigurationError for what is no such address.
-        """
-        self._where = redact(uri)
-        address, _, text = uri.partition("?")
-        query = dict(parse_qsl(text, keep_blank_values=True))
-        self._key = query.pop("key", f"understudy:{group}")
-        if not self._key:
-            raise ConfigurationError(f"the lock's key= is empty: {self._where}")
-        for name in query:
-            if name not in OPTIONS and not name.startswith("ssl_"):
-                valid = ", ".join(("key", *OPTIONS, "ssl_…"))
-                raise ConfigurationError(
-                    f'unknown option "{Source(uri).quote(name)}" (valid: {valid}): {self._where}'
-                )
-        try:
-            self._client = redis.Redis.from_url(
-                f"{address}?{urlencode(query)}",
-                single_connection_client=False,
-                max_connections=1,
-                retry=Retry(NoBackoff(), 0),
-                client_name="understudy-lock",
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-            )
-        except ValueError as exc:
-            raise ConfigurationError(f"{self._where} is no Redis address: {exc}") from None
+        """As `connect` takes them."""
+        server = connect(uri, group, timeout)
+        self._client, self._key, self._where = server.client, server.key, server.where
 
     def read(self) -> Observation:
         return self._call(READ, [])
