@@ -104,8 +104,8 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
     assert (
         read(tmp_path, text).groups["orders"].lock.reveal() == f"file:{tmp_path}/shared/orders.lock"
     )
-    text = FILE.replace("redis://:hush@10.0.0.9:6379/0", "file:///mnt/orders.lock")
-    assert read(tmp_path, text).groups["orders"].lock.reveal() == "file:/mnt/orders.lock"
+    text = FILE.replace("redis://:hush@10.0.0.9:6379/0", "file:///mnt/or%20ders.lock")
+    assert read(tmp_path, text).groups["orders"].lock.reveal() == "file:/mnt/or%20ders.lock"
 
 
 @pytest.mark.parametrize(

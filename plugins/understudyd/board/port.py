@@ -64,7 +64,7 @@ class Board(Protocol):
         """Put up a request in place of the last one of its subject."""
 
     def asked(self) -> list[Request]:
-        """What stands, answered or not, oldest first."""
+        """What stands, answered or not; pause or resume first."""
 
     def answer(self, request: Request, answer: Answer) -> None:
         """Show whoever asked what became of it; nothing if another has replaced it."""

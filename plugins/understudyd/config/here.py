@@ -8,6 +8,7 @@ import pwd
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
@@ -60,7 +61,7 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
     scheme, _, path = group.lock.reveal().partition(":")
     if scheme == "file":
         with about(estate, f"{base}.lock"):
-            _check_folder(Path(path).parent, "the lock's folder")
+            _check_folder(Path(unquote(path)).parent, "the lock's folder")
     if group.store is not None:
         with about(estate, f"{base}.store"):
             _check_folder(group.store, "the store")

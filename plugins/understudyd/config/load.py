@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import quote, unquote
 
 from understudy import parse
 from understudy.core.option_reader import nearest
@@ -97,7 +98,7 @@ def _with_whole_path(lock: Secret, table: Table) -> Secret:
             table.refuse(("lock",), str(lock), "must be a path of this machine: file:/path")
     if not rest or rest.endswith("/"):
         table.refuse(("lock",), str(lock), "must name a file: file:/mnt/shared/orders.lock")
-    address = f"file:{table.file_path(rest)}"
+    address = f"file:{quote(str(table.file_path(unquote(rest))))}"
     return Secret(address, address)
 
 

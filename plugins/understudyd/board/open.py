@@ -1,0 +1,36 @@
+"""From a lock's URI to the board beside it."""
+
+from __future__ import annotations
+
+import importlib
+from urllib.parse import unquote
+
+from understudy.errors import ConfigurationError
+from understudyd.board.file import FileBoard
+from understudyd.board.memory import MemoryBoard, Store
+from understudyd.board.port import Board
+
+__all__ = ["open_board"]
+
+_STORES: dict[str, Store] = {}  # of memory: locks, by URI and group
+
+
+def open_board(uri: str, group: str, timeout: float) -> Board:
+    """The board of the lock of this URI (as the configuration has it); nothing is connected yet.
+
+    A lock of another kind has no board: then it is one that shows this node to itself alone. Raises
+    ConfigurationError as the lock itself would.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme == "file":
+        return FileBoard(unquote(rest))
+    if scheme == "memory":
+        return MemoryBoard(_STORES.setdefault(f"{uri} {group}", Store()))
+    if scheme in ("redis", "rediss", "unix"):
+        try:
+            module = importlib.import_module("understudyd.board.redis")
+        except ImportError as exc:
+            raise ConfigurationError(f'{exc}; pip install "understudy[redis]"') from exc
+        board: Board = module.RedisBoard(uri, group, timeout)
+        return board
+    return MemoryBoard()

@@ -1,0 +1,87 @@
+"""What all stores of a board have in common: their text, ages, and which requests still stand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from understudyd.board.port import REQUEST_LIFE, SUBJECTS, Answer, Request
+from understudyd.board.sightings import Sightings
+from understudyd.status import HistoryEntry, Member
+
+__all__ = ["Reader", "Stored", "dump", "dump_answer", "read_history"]
+
+T = TypeVar("T")
+
+Stored = tuple[str | bytes, object, float]
+"""A text as it is stored, what changes whenever it is written, and its age in seconds."""
+
+
+def dump(value: Member | HistoryEntry | Request) -> str:
+    return json.dumps(asdict(value), separators=(",", ":"))
+
+
+def dump_answer(request: Request, answer: Answer) -> str:
+    return json.dumps({"id": request.id, **asdict(answer)}, separators=(",", ":"))
+
+
+def read_history(texts: Iterable[str | bytes]) -> list[HistoryEntry]:
+    found = (_read(text, HistoryEntry.from_json) for text in texts)
+    return [entry for entry in found if entry is not None]
+
+
+class Reader:
+    """One board's view of its store, which it looks at again and again."""
+
+    def __init__(self) -> None:
+        self._nodes = Sightings()
+        self._requests = Sightings()
+
+    def nodes(self, stored: Mapping[str, Stored]) -> list[Member]:
+        ages = _ages(self._nodes, stored)
+        found = {name: _read(stored[name][0], Member.from_json) for name in sorted(stored)}
+        return [
+            replace(member, seen_s=ages[name])
+            for name, member in found.items()
+            if member is not None
+        ]
+
+    def asked(
+        self, requests: Mapping[str, Stored], answers: Mapping[str, str | bytes]
+    ) -> list[Request]:
+        """By subject in; pause or resume first out."""
+        ages = _ages(self._requests, requests)
+        standing: list[Request] = []
+        for subject in ("pause", "move"):
+            request = _read(requests[subject][0], _request) if subject in requests else None
+            if request is None or SUBJECTS.get(request.command) != subject:
+                continue
+            if subject == "move" and ages[subject] > REQUEST_LIFE:
+                continue
+            given = _read(answers[subject], dict) if subject in answers else None
+            if given is not None and given.get("id") == request.id:
+                answer = Answer(given.get("code", 0), given.get("reason", ""))
+                request = replace(request, answer=answer)
+            standing.append(request)
+        return standing
+
+
+def _ages(sightings: Sightings, stored: Mapping[str, Stored]) -> dict[str, float]:
+    shown = {name: (version, age) for name, (_, version, age) in stored.items()}
+    return sightings.ages(shown, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def _request(data: Mapping[str, Any]) -> Request:
+    return Request(data["id"], data["command"], data.get("to"), data.get("by", ""))
+
+
+def _read(text: str | bytes, build: Callable[[Any], T]) -> T | None:
+    """None for what another version wrote, or nobody wrote to its end."""
+    try:
+        data = json.loads(text)
+        return build(data) if isinstance(data, dict) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

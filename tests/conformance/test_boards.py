@@ -1,0 +1,173 @@
+"""What every board owes to the sidecar and to the command line, over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from understudy.testing.brokers import Redis
+from understudyd.board.file import FileBoard
+from understudyd.board.memory import MemoryBoard, Store
+from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request
+from understudyd.board.redis import RedisBoard
+from understudyd.lock.port import Unavailable
+from understudyd.status import HistoryEntry, Member, Role, stamp
+
+MEMBER = Member("a", Role.STANDBY, "watching", weight=2, api="h:1", healthy=True, nofailover=True)
+ENTRY = HistoryEntry(1, "a", Role.MASTER, stamp(0.0), "first", 0.25)
+
+
+@dataclass
+class Lab:
+    open: Callable[[], Board]
+    #: make the store unreachable
+    stop: Callable[[], object]
+    #: put something unreadable in the place of node and request
+    spoil: Callable[[], object]
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    if request.param == "memory":
+        store = Store()
+
+        def spoil_memory() -> None:
+            for texts in (store.nodes, store.requests):
+                for name, (_, count, at) in texts.items():
+                    texts[name] = ("{", count, at)
+
+        yield Lab(lambda: MemoryBoard(store), lambda: setattr(store, "is_down", True), spoil_memory)
+    elif request.param == "file":
+        folder = tmp_path / "lock.board"
+
+        def stop() -> None:
+            for inner in ("nodes", "requests", "history"):
+                for path in (folder / inner).glob("*"):
+                    path.unlink()
+                if (folder / inner).is_dir():
+                    (folder / inner).rmdir()
+                folder.mkdir(exist_ok=True)
+                (folder / inner).write_text("no folder")
+
+        def spoil_files() -> None:
+            for path in folder.glob("*/*.json"):
+                path.write_text("{")
+
+        yield Lab(lambda: FileBoard(tmp_path / "lock"), stop, spoil_files)
+    else:
+        with Redis(password="p@ss:w/rd") as server:
+            boards: list[RedisBoard] = []
+
+            def connected() -> RedisBoard:
+                boards.append(RedisBoard(server.uri, "g", 5.0))
+                return boards[-1]
+
+            def spoil_keys() -> None:
+                for key, field in (("nodes", "a"), ("asked", "pause")):
+                    connected()._call("HSET", f"understudy:g:{key}", field, "1.5 {")
+
+            yield Lab(connected, server.kill, spoil_keys)
+            for board in boards:
+                board.close()
+
+
+def test_shows_who_has_published(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    assert a.nodes() == []
+    b.publish(replace(MEMBER, name="b"))
+    a.publish(MEMBER)
+    shown = b.nodes()
+    assert [replace(member, seen_s=None) for member in shown] == [
+        MEMBER,
+        replace(MEMBER, name="b"),
+    ]
+    assert all(member.seen_s is not None and 0 <= member.seen_s < 60 for member in shown)
+
+
+def test_shows_the_last_that_a_node_has_published(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    a.publish(MEMBER)
+    b.nodes()
+    a.publish(replace(MEMBER, role=Role.MASTER, token=7))
+    (shown,) = b.nodes()
+    assert (shown.role, shown.token) == (Role.MASTER, 7)
+    assert shown.seen_s == 0.0  # the reader saw it change
+
+
+def test_a_member_ages_while_it_says_nothing(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    a.publish(MEMBER)
+    first = b.nodes()[0].seen_s
+    second = b.nodes()[0].seen_s
+    assert first is not None
+    assert second is not None
+    assert second >= first
+
+
+def test_keeps_the_newest_of_the_history(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    assert a.history() == []
+    for token in range(HISTORY_LIMIT + 5):
+        a.append(replace(ENTRY, token=token, cause=f"the {token}. time, “quoted”\n"))
+    tokens = [entry.token for entry in b.history()]
+    assert tokens == list(range(5, HISTORY_LIMIT + 5))
+    assert b.history(2)[-1] == replace(
+        ENTRY, token=HISTORY_LIMIT + 4, cause=f"the {HISTORY_LIMIT + 4}. time, “quoted”\n"
+    )
+    assert len(b.history(2)) == 2
+
+
+def test_a_request_stands_until_another_of_its_subject(lab: Lab) -> None:
+    """Catalogue 98: the last of pause and resume is the state of the group."""
+    a, b = lab.open(), lab.open()
+    assert a.asked() == []
+    a.ask(Request("1", "pause", by="me"))
+    assert b.asked() == [Request("1", "pause", by="me")]
+    a.ask(Request("2", "switchover", to="b"))
+    assert b.asked() == [Request("1", "pause", by="me"), Request("2", "switchover", to="b")]
+    a.ask(Request("3", "resume"))
+    a.ask(Request("4", "failover"))
+    assert b.asked() == [Request("3", "resume"), Request("4", "failover")]
+
+
+def test_shows_the_answer_to_a_request_and_to_no_other(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    first = Request("1", "switchover", to="b")
+    a.ask(first)
+    b.answer(first, Answer(409, "b is not healthy"))
+    assert a.asked() == [replace(first, answer=Answer(409, "b is not healthy"))]
+    second = Request("2", "switchover")
+    a.ask(second)
+    assert a.asked() == [second]
+    b.answer(first, Answer(202))  # late
+    assert a.asked() == [second]
+
+
+def test_leaves_out_what_it_can_t_read(lab: Lab) -> None:
+    a, b = lab.open(), lab.open()
+    a.publish(MEMBER)
+    a.ask(Request("1", "pause"))
+    lab.spoil()
+    assert b.nodes() == []
+    assert b.asked() == []
+    a.publish(MEMBER)
+    assert len(b.nodes()) == 1
+
+
+def test_says_unavailable_when_its_store_is(lab: Lab) -> None:
+    a = lab.open()
+    a.publish(MEMBER)
+    lab.stop()
+    for call in (
+        lambda: a.publish(MEMBER),
+        a.nodes,
+        lambda: a.append(ENTRY),
+        a.history,
+        lambda: a.ask(Request("1", "pause")),
+        a.asked,
+    ):
+        with pytest.raises(Unavailable):
+            call()

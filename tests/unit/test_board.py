@@ -1,0 +1,62 @@
+"""Ages by the reader's own clock, and which requests still stand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from understudyd.board.memory import MemoryBoard
+from understudyd.board.open import open_board
+from understudyd.board.port import REQUEST_LIFE
+from understudyd.board.sightings import Sightings
+from understudyd.board.stored import Reader
+
+
+def test_only_the_first_look_believes_the_stores_clock() -> None:
+    """Catalogue 31 to 33: somebody's clock is set, and nobody looks dead or alive by it."""
+    sightings = Sightings()
+    assert sightings.ages({"a": (1, 30.0)}, now=100.0) == {"a": 30.0}
+    assert sightings.ages({"a": (1, 3630.0)}, now=102.0) == {"a": 32.0}  # an hour forward
+    assert sightings.ages({"a": (2, 3600.0)}, now=104.0) == {"a": 0.0}
+    assert sightings.ages({"a": (2, -3600.0), "b": (1, 9.0)}, now=105.0) == {"a": 1.0, "b": 0.0}
+
+
+def test_an_age_is_never_below_zero() -> None:
+    assert Sightings().ages({"a": (1, -5.0)}, now=1.0) == {"a": 0.0}
+
+
+@pytest.mark.parametrize("command", ["switchover", "failover", "pause", "resume"])
+def test_a_move_that_was_asked_for_long_ago_is_not_carried_out(command: str) -> None:
+    subject = "pause" if command in ("pause", "resume") else "move"
+    text = json.dumps({"id": "1", "command": command})
+    fresh = Reader().asked({subject: (text, 1, REQUEST_LIFE - 1)}, {})
+    old = Reader().asked({subject: (text, 1, REQUEST_LIFE + 1)}, {})
+    assert [request.command for request in fresh] == [command]
+    assert bool(old) == (subject == "pause")
+
+
+def test_a_move_that_is_seen_to_come_counts_whatever_its_age_is_told_to_be() -> None:
+    reader = Reader()
+    reader.asked({}, {})
+    text = json.dumps({"id": "1", "command": "switchover"})
+    assert len(reader.asked({"move": (text, 1, 3600.0)}, {})) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"id": "1"}', '{"id": "1", "command": "dance"}', '{"command": "pause"}'],
+)
+def test_what_is_no_request_is_left_out(text: str) -> None:
+    assert Reader().asked({"pause": (text, 1, 0.0)}, {}) == []
+
+
+def test_memory_boards_of_one_uri_and_group_are_one() -> None:
+    board = open_board("memory:x", "g", 1.0)
+    assert isinstance(board, MemoryBoard)
+    assert open_board("memory:x", "g", 1.0)._store is board._store  # type: ignore[attr-defined]
+    assert open_board("memory:x", "h", 1.0)._store is not board._store  # type: ignore[attr-defined]
+
+
+def test_a_lock_of_another_kind_has_a_board_of_its_own() -> None:
+    assert open_board("etcd://h", "g", 1.0).nodes() == []
