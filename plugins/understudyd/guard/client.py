@@ -1,13 +1,60 @@
-"""Control's end of the guards."""
+"""Control's end of the guards.
+
+Rules
+* Who says that a broker is dead: the guard; the watcher if the guard is lost; control itself if
+  both are.
+* Any end of control closes its ends of the wires, and is a death to the guards. Only an exec that
+  was announced hands the wires on.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import pwd
+import select
+import signal as signals
+import socket
+import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
-from understudyd.guard.words import Command, Event, Lock
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.guard import tree
+from understudyd.guard.page import Page, now
+from understudyd.guard.system import become_subreaper
+from understudyd.guard.wire import Wire
+from understudyd.guard.words import (
+    Beat,
+    Command,
+    Dead,
+    Event,
+    Exited,
+    Fencing,
+    GuardLost,
+    Kill,
+    Launch,
+    Lock,
+    Message,
+    Ready,
+    Seen,
+    Setup,
+    Started,
+    Stop,
+)
 
 __all__ = ["Guard"]
+
+BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from understudyd.guard.watcher import main; main()"
+)
+START = 30.0  # s, for both to be up: an interpreter, and the libraries of the lock
+SLACK = 0.05  # s, by which the watcher acts later than the guard; less than the timings' margin
+PATIENCE = 2.0  # s, for a control past its deadline to notice that its broker is dead
+FROZEN = 1.0  # s without a sign of life after which a guard is killed
 
 
 class Guard:
@@ -28,10 +75,21 @@ class Guard:
         and is killed; control becomes a child subreaper for that. None: control is no subreaper,
         and a broker that lost both guards is reported as not fenced.
         """
-        raise NotImplementedError
+        self._setup = Setup(lock, kill, SLACK, PATIENCE)
+        self._owned = owned
+        self._page = Page.create()
+        self._ends: list[End] = []
+        self._token = 0  # of the broker that is not known to be dead; 0: none
+        self._has_orphans = False  # both guards are lost while the broker may live
+        self._pending: list[Event] = []  # of our own
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  # rings for those
+        self._poll = select.epoll()
+        self._poll.register(self._bell, select.EPOLLIN)
+        if owned is not None:
+            become_subreaper()
 
     def __enter__(self) -> Guard:
-        raise NotImplementedError
+        return self
 
     def __exit__(
         self,
@@ -39,59 +97,128 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        raise NotImplementedError
+        self.close()
 
     @property
     def is_ready(self) -> bool:
         """Both guards are up: `launch` may be called."""
-        raise NotImplementedError
+        return len(self._ends) == 2 and all(end.is_alive for end in self._ends)
 
     def start(self) -> None:
-        """Start both guards, and wait until they are up. Raises OSError."""
-        raise NotImplementedError
+        """Start both guards, and wait until they are up. Raises UnderstudyError."""
+        if self._ends:
+            raise UnderstudyError("the guards are there already")
+        to_watcher, watcher = Wire.pair()
+        to_guard, guard = Wire.pair()
+        to_watcher.send(self._setup)
+        try:
+            pid = _spawn([watcher.fileno(), guard.fileno(), self._page.descriptor])
+            self._add(End("watcher", to_watcher, pid, os.pidfd_open(pid)))
+        except OSError as error:
+            to_watcher.close()
+            to_guard.close()
+            raise UnderstudyError(f"the guards could not be started: {error}") from error
+        finally:
+            watcher.close()
+            guard.close()
+        deadline = time.monotonic() + START
+        try:
+            _await_ready(to_watcher, deadline)
+            pid = _await_ready(to_guard, deadline)
+            self._add(End("guard", to_guard, pid, os.pidfd_open(pid)))
+        except (EOFError, OSError) as error:
+            to_guard.close()
+            self._forget()
+            raise UnderstudyError(
+                "the guards did not start; what they wrote to stderr tells why"
+            ) from error
 
     def extend(self, deadline: float, token: int) -> None:
         """Raise the deadline (s of CLOCK_BOOTTIME) of this reign; call before `launch` too.
 
-        It never goes back within a reign. Asks both guards for a sign of life as well; one that
-        has not given the last one within a second is frozen, and killed.
+        It never goes back within a reign. Asks both guards for a sign of life as well.
         """
-        raise NotImplementedError
+        self._page.extend(deadline, token)
+        self.beat()
+
+    def beat(self) -> None:
+        """Ask both guards for a sign of life. One that owes us one for a second is killed, and
+        what follows is as if it had died."""
+        for end in self._ends:
+            end.beat(time.monotonic())
 
     def launch(self, command: Command, token: int, descriptors: Sequence[int] = ()) -> None:
         """Start the broker. It inherits the descriptors; the first is the lock's, if any.
 
         `Started` follows, then `Exited` and `Dead`; or `Dead` alone where the deadline has passed
-        or this reign has been ended before. Raises ConfigurationError for an unknown user.
+        or this reign has been ended before. Raises ConfigurationError for an unknown user, and
+        UnderstudyError where the guards are not ready or a broker lives.
         """
-        raise NotImplementedError
+        if not self.is_ready:
+            raise UnderstudyError("a broker needs both guards, and they are not ready")
+        if self._token:
+            raise UnderstudyError(f"the broker of token {self._token} is not dead yet")
+        ids = None if command.user is None else _identity(command.user)
+        launch = Launch(
+            token,
+            command.argv,
+            command.env,
+            command.cwd,
+            command.umask,
+            ids,
+            has_lock=bool(descriptors),
+        )
+        self._token = token
+        self._order(launch, descriptors)
 
     def stop(self, signal: int, until: float) -> None:
         """Signal the broker, and kill it at ``until`` (CLOCK_BOOTTIME) or D; `Dead` follows."""
-        raise NotImplementedError
+        self._order(Stop(self._reign, signal, until))
 
     def kill(self, cause: str) -> None:
         """`Dead` follows, also where nothing runs: this reign's broker won't start any more."""
-        raise NotImplementedError
+        self._order(Kill(self._reign, cause))
 
     def over(self) -> None:
         """The lock has been let go: the guards have nothing to release for this reign."""
-        raise NotImplementedError
+        self._page.clear()
 
     def fileno(self) -> int:
         """Readable when `events` has something; the same descriptor for the life of this object."""
-        raise NotImplementedError
+        return self._poll.fileno()
 
     def events(self) -> list[Event]:
-        """What happened since the last call; does not block."""
-        raise NotImplementedError
+        """What happened since the last call; does not block.
+
+        Only where both guards are lost it kills what they left, which takes up to ``kill``; and if
+        that fails, it tries again at each call.
+        """
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        events, self._pending = self._pending, []
+        for end in self._ends:
+            for message in end.receive(self._poll):
+                events += self._heard(message)
+            end.look(self._poll)
+        if self._ends and not any(end.is_alive for end in self._ends):
+            events += self._lost()
+        elif self._has_orphans:
+            events += self._fence(0.0)
+        return events
 
     def expect_restart(self) -> str:
         """Prepare for os.exec in this process; returns what to give to `adopt` after it.
 
-        An exec without it, like any end of control, is a death: the broker is killed.
+        An exec without it, like any end of control, is a death: the broker is killed. Raises
+        UnderstudyError where the guards are not ready.
         """
-        raise NotImplementedError
+        if not self.is_ready:
+            raise UnderstudyError("without both guards there is nothing to hand on")
+        ends = [(end.name, end.wire.fileno(), end.pid, end.process) for end in self._ends]
+        handed = [self._page.descriptor, *(end[1] for end in ends), *(end[3] for end in ends)]
+        for descriptor in handed:
+            os.set_inheritable(descriptor, True)
+        return json.dumps({"page": self._page.descriptor, "token": self._token, "ends": ends})
 
     @classmethod
     def adopt(
@@ -102,9 +229,213 @@ class Guard:
         kill: float,
         owned: Callable[[], Iterable[int]] | None = None,
     ) -> Guard:
-        """Take over the guards, and the broker, from before the exec."""
-        raise NotImplementedError
+        """Take over the guards, and the broker, from before the exec.
+
+        They go on with the lock and the times that they were started with. If the deadline has
+        passed meanwhile, `events` tells that the broker is dead.
+        """
+        there = json.loads(state)
+        guard = cls(lock, kill=kill, owned=owned)
+        guard._page.close()
+        guard._page = Page(there["page"])
+        guard._token = there["token"]
+        os.set_inheritable(there["page"], False)
+        for name, wire, pid, process in there["ends"]:
+            os.set_inheritable(wire, False)
+            os.set_inheritable(process, False)
+            guard._add(End(name, Wire(socket.socket(fileno=wire)), pid, process))
+        return guard
 
     def close(self) -> None:
         """End the guards. A broker that is alive is killed; the lock is let go by the guard."""
-        raise NotImplementedError
+        for end in self._ends:
+            end.hang_up(self._poll)
+        attempt = self._setup.lock.attempt if self._setup.lock else 0.0
+        deadline = time.monotonic() + self._setup.kill + 2 * attempt + START
+        for end in self._ends:
+            if end.is_alive:
+                _wait_readable(end.process, deadline)
+                end.look(self._poll)
+        self._forget()
+        self._poll.close()
+        os.close(self._bell)
+        self._page.close()
+
+    # --------------------------------------------------------------------------------------------
+
+    @property
+    def _reign(self) -> int:
+        return self._token or self._page.read().token
+
+    def _order(self, order: Launch | Stop | Kill, descriptors: Sequence[int] = ()) -> None:
+        guard = next((end for end in self._ends if end.name == "guard"), None)
+        if guard is not None:
+            with contextlib.suppress(OSError):  # it has died: `events` tells what follows
+                guard.wire.send(order, descriptors)
+        elif not self._token:
+            self._pending.append(Dead(order.token, 0.0, cause="nothing was running"))
+            os.eventfd_write(self._bell, 1)
+
+    def _heard(self, message: Message) -> list[Event]:
+        if isinstance(message, Dead) and not message.left:
+            if message.token == self._token:
+                self._token = 0
+            for end in self._ends:
+                if end.name == "guard":
+                    with contextlib.suppress(OSError):
+                        end.wire.send(Seen(message.token))
+        return [message] if isinstance(message, (Started, Exited, Fencing, Dead)) else []
+
+    def _lost(self) -> list[Event]:
+        """Both guards are gone."""
+        watcher, *_ = self._ends
+        causes = ", ".join(f"{end.name} {end.cause}" for end in self._ends)
+        events: list[Event] = []
+        self._forget()
+        if self._token:
+            if watcher.status == 0:  # it left when nothing was alive any more
+                events.append(Dead(self._token, 0.0, cause="its guards are gone"))
+                self._token = 0
+            else:
+                self._has_orphans = True
+                events += self._fence(self._setup.kill)
+        return [*events, GuardLost(causes)]
+
+    def _fence(self, patience: float) -> list[Event]:
+        """In place of the guards. Told once while it fails, and once when it is done."""
+        begun = now()
+        is_first = patience > 0
+        left: tuple[str, ...] = ("whatever it started: control does not know its own children",)
+        if self._owned is not None:
+            left = tree.fence_orphans(set(self._owned()), patience)
+        if left and not is_first:
+            return []
+        dead = Dead(self._token, now() - begun, left, "both guards were lost")
+        if not left:
+            self._token = 0
+            self._has_orphans = False
+        return [dead]
+
+    def _add(self, end: End) -> None:
+        self._ends.append(end)
+        self._poll.register(end.wire.fileno(), select.EPOLLIN)
+        self._poll.register(end.process, select.EPOLLIN)
+
+    def _forget(self) -> None:
+        for end in self._ends:
+            end.close(self._poll)
+        self._ends = []
+
+
+class End:
+    """One guard: its wire, its process, and when it was heard of."""
+
+    def __init__(self, name: str, wire: Wire, pid: int, process: int) -> None:
+        """``process`` is its pidfd."""
+        self.name = name
+        self.wire = wire
+        self.pid = pid
+        self.process = process
+        self.is_alive = True
+        self.status: int | None = None  # if it was our child
+        self.cause = ""
+        self._number = 0  # of the last beat asked for
+        self._owes_since: float | None = None
+        self._is_open = True
+
+    def beat(self, moment: float) -> None:
+        if not self.is_alive or not self._is_open:
+            return
+        if self._owes_since is not None:
+            if moment - self._owes_since > FROZEN and not self.cause:
+                self.cause = f"was frozen for more than {FROZEN:g} s"
+                signals.pidfd_send_signal(self.process, signals.SIGKILL)
+            return
+        self._number += 1
+        with contextlib.suppress(OSError):
+            self.wire.send(Beat(self._number))
+            self._owes_since = moment
+
+    def receive(self, poll: select.epoll) -> list[Message]:
+        messages: list[Message] = []
+        try:
+            while self._is_open and (received := self.wire.receive()) is not None:
+                if isinstance(received[0], Beat):
+                    self._owes_since = None
+                else:
+                    messages.append(received[0])
+        except EOFError:
+            self.hang_up(poll)
+        return messages
+
+    def look(self, poll: select.epoll) -> None:
+        """Whether the process is alive."""
+        if not self.is_alive or not _is_readable(self.process):
+            return
+        self.is_alive = False
+        poll.unregister(self.process)
+        self._reap()
+        how = "" if self.status is None else f" (exit status {self.status})"
+        self.cause = self.cause or f"died{how}"
+
+    def hang_up(self, poll: select.epoll) -> None:
+        if self._is_open:
+            self._is_open = False
+            poll.unregister(self.wire.fileno())
+            self.wire.close()
+
+    def close(self, poll: select.epoll) -> None:
+        self.hang_up(poll)
+        if self.is_alive:
+            poll.unregister(self.process)
+        elif self.status is None:
+            self._reap()  # the watcher's end may have made it our child
+        os.close(self.process)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+
+
+def _spawn(inherited: Sequence[int]) -> int:
+    """The watcher: an interpreter of its own, as a fork would copy the locks of our threads."""
+    path = json.dumps([entry or os.getcwd() for entry in sys.path])
+    numbers = [str(number) for number in (*inherited, os.getpid())]
+    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        *((os.POSIX_SPAWN_DUP2, number, number) for number in inherited),
+    ]
+    argv = [sys.executable, "-I", "-c", BOOT, path, *numbers]
+    return os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
+
+
+def _await_ready(wire: Wire, deadline: float) -> int:
+    """The pid of the guard at the other end. Raises EOFError or TimeoutError."""
+    _wait_readable(wire.fileno(), deadline)
+    received = wire.receive()
+    if received is None:
+        raise TimeoutError
+    assert isinstance(received[0], Ready)
+    return received[0].pid
+
+
+def _wait_readable(descriptor: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(max(deadline - time.monotonic(), 0) * 1000)
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigurationError(f"the broker's user {user!r} does not exist") from None
+    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))

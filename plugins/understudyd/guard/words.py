@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 __all__ = [
+    "NEVER",
+    "Armed",
     "Beat",
     "Command",
     "Dead",
@@ -17,15 +19,31 @@ __all__ = [
     "Exited",
     "Fencing",
     "GuardLost",
+    "Idle",
     "Kill",
+    "Killing",
     "Launch",
+    "Lease",
     "Lock",
     "Message",
     "Ready",
     "Seen",
+    "Setup",
     "Started",
     "Stop",
+    "Stuck",
 ]
+
+
+NEVER = -(2**62) / 1e9  # s; before every moment
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What the deadline page says. Token 0: there is no reign."""
+
+    token: int = 0
+    deadline: float = NEVER  # s of CLOCK_BOOTTIME
 
 
 @dataclass(frozen=True)
@@ -47,6 +65,16 @@ class Command:
     cwd: str = "/"
     user: str | None = None  # None = control's own; else needs root
     umask: int = 0o022
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both guards have to know from the start."""
+
+    lock: Lock | None
+    kill: float  # s; what is not dead this long after SIGKILL counts as unkillable
+    slack: float  # s; how much later than the guard the watcher acts
+    patience: float  # s; how long a control past its deadline may take to notice that
 
 
 # --- orders -----------------------------------------------------------------------------------
@@ -151,5 +179,33 @@ class GuardLost:
     cause: str
 
 
-Message: TypeAlias = Launch | Stop | Kill | Beat | Seen | Ready | Started | Exited | Fencing | Dead
+# --- between the guards -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Armed:
+    """A broker is about to be started."""
+
+    token: int
+    has_lock: bool  # a copy of the lock's descriptor comes along
+
+
+@dataclass(frozen=True)
+class Killing:
+    """The guard is at work."""
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """Something can't be killed; that is no reason to suspect the guard."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """All are dead. The watcher closes its copy of the lock's descriptor and says the same."""
+
+
+Order: TypeAlias = Launch | Stop | Kill | Beat | Seen
+Report: TypeAlias = Ready | Started | Exited | Fencing | Dead
+Message: TypeAlias = Setup | Order | Report | Armed | Killing | Stuck | Idle
 Event: TypeAlias = Started | Exited | Fencing | Dead | GuardLost

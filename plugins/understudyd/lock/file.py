@@ -42,6 +42,11 @@ class _Open:
     device: int
     incarnation: str
 
+    @classmethod
+    def of(cls, descriptor: int) -> _Open:
+        facts = os.fstat(descriptor)
+        return cls(descriptor, facts.st_dev, f"{facts.st_dev:x}:{facts.st_ino:x}")
+
 
 class FileBackend:
     def __init__(self, path: str | Path, *, local: bool | None = None) -> None:
@@ -64,6 +69,11 @@ class FileBackend:
     def descriptor(self) -> int | None:
         """The locked descriptor, to hand on to the guard; None while the lock is not ours."""
         return None if self._held is None else self._held.descriptor
+
+    def adopt(self, descriptor: int) -> None:
+        """Be the holder by an inherited copy, which is ours to close from now on."""
+        self.close()
+        self._held = _Open.of(descriptor)
 
     def read(self) -> Observation:
         if self._held is not None:
@@ -129,9 +139,7 @@ class FileBackend:
 
     def _open(self) -> _Open:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self.path, flags, 0o660)
-        facts = os.fstat(descriptor)
-        return _Open(descriptor, facts.st_dev, f"{facts.st_dev:x}:{facts.st_ino:x}")
+        return _Open.of(os.open(self.path, flags, 0o660))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[_Open]:

@@ -13,12 +13,12 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from understudy.errors import UnderstudyError
 from understudyd.lock.record import LockRecord, Version
 
-__all__ = ["LockBackend", "Observation", "Unavailable"]
+__all__ = ["Inheritable", "LockBackend", "Observation", "Unavailable"]
 
 
 class Unavailable(UnderstudyError):
@@ -67,3 +67,15 @@ class LockBackend(Protocol):
 
         The backend may be used again.
         """
+
+
+@runtime_checkable
+class Inheritable(Protocol):
+    """A lock held by an open descriptor, for whoever has a copy of it."""
+
+    @property
+    def descriptor(self) -> int | None:
+        """To hand on to the guard; None while the lock is not ours."""
+
+    def adopt(self, descriptor: int) -> None:
+        """Be the holder by this copy, which is ours to close from now on."""

@@ -1,0 +1,64 @@
+"""Start a broker: fork, prepare, exec."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+
+from understudyd.guard.system import OOM_SCORE, die_with_parent
+from understudyd.guard.words import Launch
+
+__all__ = ["NOT_STARTED", "start"]
+
+NOT_STARTED = 127  # exit status, as a shell has it
+CHANGED = ("SIGPIPE", "SIGXFSZ", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGCHLD")
+
+
+def start(launch: Launch, descriptors: Sequence[int], oom_score: int) -> tuple[int, int]:
+    """In a session of its own, with these descriptors besides stdout and stderr.
+
+    Returns its pid, and a pipe that tells why it could not be started, when it ends with
+    `NOT_STARTED`.
+    """
+    told, tell = os.pipe()
+    guard = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become(launch, descriptors, oom_score, guard)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(tell, f"{error}"[:512].encode())
+        finally:
+            os._exit(NOT_STARTED)
+    os.close(tell)
+    return pid, told
+
+
+def _become(launch: Launch, descriptors: Sequence[int], oom_score: int, guard: int) -> None:
+    os.setsid()
+    signal.set_wakeup_fd(-1)
+    for name in CHANGED:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    with contextlib.suppress(OSError), open(OOM_SCORE, "w", encoding="ascii") as file:
+        file.write(str(oom_score))
+    if launch.ids is not None:
+        user, group, groups = launch.ids
+        os.setgroups(groups)
+        os.setgid(group)
+        os.setuid(user)
+    os.umask(launch.umask)
+    os.chdir(launch.cwd)
+    die_with_parent()  # after the change of user, which would undo it
+    if os.getppid() != guard:
+        return
+    try:
+        os.execvpe(launch.argv[0], launch.argv, dict(launch.env))
+    except OSError as error:  # it names the last folder of PATH
+        raise OSError(error.errno, error.strerror, launch.argv[0]) from None

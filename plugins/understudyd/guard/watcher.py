@@ -1,0 +1,184 @@
+"""The watcher: the guard's parent. Takes over when the guard dies or is frozen.
+
+Rules
+* It is a child subreaper: what the guard had below it becomes its own when the guard dies, also
+  when control died in the same moment.
+* It has a copy of the lock's descriptor: a broker may have closed its own.
+* It never doubts a guard that has nothing in custody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from understudyd.guard import guard, tree
+from understudyd.guard.custody import Custody, Lost, TakeOver
+from understudyd.guard.guard import Children, Post
+from understudyd.guard.page import Page, now
+from understudyd.guard.suspicion import Suspicion
+from understudyd.guard.system import Timer, become_subreaper, harden, name_process
+from understudyd.guard.wire import Wire
+from understudyd.guard.words import Armed, Beat, Idle, Killing, Ready, Setup, Stuck
+from understudyd.lock.open import open_backend
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Of a fresh interpreter that `client` has started: become the watcher, with a guard below."""
+    inherited = [int(argument) for argument in sys.argv[2:]]
+    to_control, guards, page, parent = inherited
+    for descriptor in (to_control, guards, page):
+        os.set_inheritable(descriptor, False)
+    process = os.pidfd_open(parent)
+    if os.getppid() != parent:
+        return
+    control = Wire(socket.socket(fileno=to_control))
+    received = control.receive()
+    assert received is not None
+    setup = received[0]
+    assert isinstance(setup, Setup)
+    if setup.lock is not None:  # what its libraries need is loaded now, not when control has died
+        open_backend(setup.lock.uri, setup.lock.group, setup.lock.attempt).close()
+    gc.collect()
+    gc.freeze()  # what is shared with the guard stays shared
+    ours, theirs = Wire.pair()
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        ours.close()
+        wire = Wire(socket.socket(fileno=guards))
+        _end_with(lambda: guard.run(setup, Page(page), wire, process, theirs))
+    os.close(guards)
+    theirs.close()
+    _end_with(lambda: _Watcher(setup, Page(page), control, process, ours, pid).run())
+
+
+def _end_with(work: Callable[[], None]) -> NoReturn:
+    """Exit code 0 says that nothing is left to guard; so nothing else may end with it."""
+    try:
+        work()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+class _Watcher:
+    def __init__(
+        self, setup: Setup, page: Page, control: Wire, process: int, below: Wire, pid: int
+    ) -> None:
+        name_process("understudywatch")
+        become_subreaper()
+        harden()
+        self._setup = setup
+        self._page = page
+        self._control = control
+        self._process = process
+        self._guard = below
+        self._pid = pid
+        self._lock: int | None = None
+        self._has_lock = False
+        self._suspicion = Suspicion(setup.kill, setup.slack)
+        self._is_control_lost = False
+        self._is_killed = False  # the guard, by us
+        self._exit: int | None = None  # the guard's
+        self._timer = Timer()
+        self._children = Children()
+        self._poll = select.poll()
+        self._ready = {
+            self._timer.descriptor: self._timer.clear,
+            self._children.descriptor: self._some_ended,
+            process: self._control_died,
+            control.fileno(): self._control_spoke,
+            below.fileno(): self._guard_spoke,
+        }
+        for descriptor in self._ready:
+            self._poll.register(descriptor, select.POLLIN)
+        control.send(Ready(os.getpid()))
+
+    def run(self) -> None:
+        while self._exit is None:
+            due = self._suspicion.due(self._page.read())
+            if self._is_killed:
+                due = float("inf")
+            elif now() >= due:
+                os.kill(self._pid, signal.SIGKILL)
+                self._is_killed = True
+                continue
+            self._timer.set(due)
+            for descriptor, _ in self._poll.poll():
+                if descriptor in self._ready:
+                    self._ready[descriptor]()
+        self._guard_spoke()  # its last words
+        if self._exit != 0 or self._suspicion.token:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        custody = Custody(self._setup.kill, self._setup.patience)
+        post = Post(custody, self._setup, self._page, self._control, self._process, lock=self._lock)
+        post.feed(TakeOver(self._suspicion.token, self._has_lock))
+        if self._is_control_lost:
+            post.feed(Lost(is_control=True))
+        post.run()
+
+    # --------------------------------------------------------------------------------------------
+
+    def _control_spoke(self) -> None:
+        try:
+            while (received := self._control.receive()) is not None:
+                if isinstance(received[0], Beat):
+                    with contextlib.suppress(OSError):
+                        self._control.send(received[0])
+        except EOFError:
+            self._off(self._control.fileno())
+            self._lost_control()
+
+    def _control_died(self) -> None:
+        self._off(self._process)
+        self._lost_control()
+
+    def _lost_control(self) -> None:
+        self._is_control_lost = True
+        self._suspicion.control_lost(now())
+
+    def _guard_spoke(self) -> None:
+        try:
+            while (received := self._guard.receive()) is not None:
+                message, descriptors = received
+                assert isinstance(message, (Armed, Killing, Stuck, Idle))
+                self._suspicion.heard(message, now())
+                if isinstance(message, Armed):
+                    self._close_lock()
+                    self._has_lock = message.has_lock
+                    self._lock = descriptors[0] if descriptors else None
+                elif isinstance(message, Idle):
+                    self._close_lock()
+                    with contextlib.suppress(OSError):
+                        self._guard.send(message)
+        except EOFError:
+            self._off(self._guard.fileno())
+
+    def _some_ended(self) -> None:
+        self._children.clear()
+        ended, _ = tree.reap()
+        self._exit = ended.get(self._pid)
+
+    def _close_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _off(self, descriptor: int) -> None:
+        if descriptor in self._ready:
+            self._poll.unregister(descriptor)
+            del self._ready[descriptor]
