@@ -10,6 +10,7 @@ import pika
 import pytest
 from pika import spec
 
+from understudy.core.suspects import Suspects
 from understudy.core.uri import parse
 from understudy.pika.async_publisher import AsyncPublisher, Publication
 from understudy.pika.errors import Unroutable
@@ -29,6 +30,8 @@ class Session:
         self.supervisor: Any = self
         self.current = None
         self.told: list[str] = []
+        self.suspects = Suspects()
+        self.end = self.suspects.ended
 
     @contextlib.contextmanager
     def writing(self, wire: Link) -> Iterator[None]:

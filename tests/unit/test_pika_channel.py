@@ -16,7 +16,7 @@ from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER, Deadline
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.link import Link
-from understudy.pika.link_channel import LinkChannel
+from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.restoring import REPLIES
 from understudy.pika.topology import Topology
 
@@ -83,6 +83,10 @@ class Lab:
     def usable(self, deadline: Deadline) -> Wire:
         return self.wire
 
+    begin = usable
+
+    def end(self) -> None: ...
+
     def wait(self, wire: Wire, is_over: Callable[[], bool], moment: float = 0.0) -> bool:
         while not is_over():
             self.steps.popleft()()
@@ -96,7 +100,7 @@ class Lab:
 
     def lose(self) -> None:
         self.is_live = False
-        self.channel.link_lost()
+        self.channel.link_lost(LinkLost("the test says so"))
         self.wire = self._link()
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ import pika
 import pytest
 from pika import spec
 
+from understudy.core.suspects import Suspects
 from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER
 from understudy.pika import tracked
@@ -26,10 +27,14 @@ class Session:
         self.wire = Link(lambda data: None, pika.ConnectionParameters(), 0)
         self.channels: dict[int, Any] = {}
         self.on_lost: list[Callable[[LinkLost], None]] = []
+        self.suspects = Suspects()
         self.is_live = True
         self.is_closed = False
 
     def check_open(self) -> None: ...
+
+    def end(self, party: object) -> None:
+        self.suspects.ended(party)
 
 
 class Channel:

@@ -43,6 +43,17 @@ def test_without_tracking_a_loss_dooms_what_was_sent() -> None:
     assert log.replay == ()
 
 
+def test_one_that_the_broker_may_have_meant_is_not_replayed() -> None:
+    """Else each new connection would be closed over the same message."""
+    log = a_log(sends=1)
+    log.link_lost(accused=True)
+    assert log.doom is not None
+    assert not log.doom.is_in_doubt
+    empty = a_log()
+    empty.link_lost(accused=True)
+    assert not empty.is_doomed
+
+
 def test_an_empty_transaction_survives_without_tracking() -> None:
     log = a_log(replays=False)
     log.link_lost()

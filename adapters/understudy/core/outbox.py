@@ -40,7 +40,8 @@ The poison rule: a message whose sending alone closed the channel or connection 
   resources (506), an error before the first write: those are `link_lost`. An internal error (541)
   counts, or a message that causes one would be sent for ever. ``alone=False`` when anything
   outside this outbox was outstanding on what was closed (other channels of a closed connection,
-  untracked publishes): then nobody is struck. While `is_probing`, such traffic should wait.
+  untracked publishes): then nobody is struck. While `is_probing`, such traffic should wait; see
+  `core.suspects`.
 * Where the broker names the culprit (a STOMP ERROR with its receipt-id), no search is needed:
   ``refused(tag, False)``, then ``link_lost()``.
 
@@ -140,6 +141,11 @@ class Outbox(Generic[T]):
     def in_flight(self) -> int:
         """How many entries are written to the current link and not settled."""
         return len(self._flight) - self._ghosts
+
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether the current link owes an answer, be it for what was dropped."""
+        return bool(self._flight)
 
     @property
     def is_empty(self) -> bool:

@@ -11,6 +11,8 @@ Theory
   the transaction: committing the rest would let the message be processed twice. Doomed as well.
 * What another thread sends or acknowledges while a commit is on its way comes after it, so it
   belongs to the next transaction.
+* When the broker itself closed the connection over an error, a message of this may have been the
+  reason: to replay it would be to lose one connection after the other. Doomed as well.
 * Doomed means: nothing more needs to be written, commit raises `TransactionRolledBack` and rolls
   back what is on the link, rollback works as ever. Either ends it.
 
@@ -137,7 +139,8 @@ class TransactionLog(Generic[T]):
         if self.state is State.OPEN:
             self.state = State.COMMITTING
 
-    def link_lost(self) -> None:
+    def link_lost(self, *, accused: bool = False) -> None:
+        """``accused``: the broker closed it over an error, and this may hold what it meant."""
         if self.state is State.COMMITTING:
             if not self.is_empty:
                 self._next.stale = self._next.stale or not self._next.is_empty
@@ -148,6 +151,8 @@ class TransactionLog(Generic[T]):
             self._doom("the connection was lost with acknowledgements in it")
         elif self.state is State.OPEN and self._now.sends and not self._replays:
             self._doom("the connection was lost, and trackTransactionProducers=false")
+        elif self.state is State.OPEN and self._now.sends and accused:
+            self._doom("the broker closed the connection over an error, perhaps of this")
 
     def ended(self) -> None:
         """It was committed or rolled back; on AMQP channels the next one has begun."""

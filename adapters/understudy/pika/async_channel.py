@@ -153,6 +153,7 @@ class AsyncChannel(Declarations, AsyncTransactions):
     def restore_on(self, link: Link) -> LinkChannel:
         self._forget_deliveries()  # of a first attempt on this wire
         self._fresh = link.open_channel(self.number, self)
+        self._fresh.keeps_more = lambda: self._publisher.is_awaiting or self._is_in_transaction
         return self._fresh
 
     def requests(self) -> Iterator[Any]:
@@ -197,7 +198,7 @@ class AsyncChannel(Declarations, AsyncTransactions):
         self._culprit = next((ask for ask, index in self._asks if index == over), None)
         self._transaction_broken(reason)
         if over == PUBLISH:
-            self._publisher.closed_over_a_message(reason, alone=not self._asks)
+            self._publisher.closed_over_a_message(reason)
         elif self._culprit is None:
             logger.warning("channel %s is opened again: %s", self.number, reason)
         self._link_over()
@@ -206,16 +207,15 @@ class AsyncChannel(Declarations, AsyncTransactions):
     # --- losses ---------------------------------------------------------------------------------
 
     @property
-    def is_busy(self) -> bool:
-        """Whether something of it may have been the reason for closing the connection."""
-        in_transaction = self._log is not None and not self._log.is_empty
-        return bool(self._asks) or not self._publisher.is_empty or in_transaction
+    def is_alone(self) -> bool:
+        """Whether nothing but its messages waits for an answer on the wire."""
+        return self._link is not None and self._link.is_alone()
 
     def link_lost(self, lost: LinkLost, *, alone: bool) -> None:
-        """The wire is over; ``alone``: nothing of other channels was outstanding on it."""
+        """The wire is over; ``alone`` as in `is_alone`."""
         if lost.is_verdict and lost.cause is not None:
-            self._publisher.closed_over_a_message(lost.cause, alone=alone and not self._asks)
-        self._transaction_lost()
+            self._publisher.closed_over_a_message(lost.cause, alone=alone)
+        self._transaction_lost(lost)
         self._link_over()
         if self.is_closed:
             self._session.forget_channel(self)

@@ -76,6 +76,11 @@ class AsyncPublisher:
         return self._outbox.is_empty
 
     @property
+    def is_awaiting(self) -> bool:
+        """Whether the present link owes a confirm."""
+        return self._outbox.is_awaiting
+
+    @property
     def has_begun(self) -> bool:
         """Whether the present link carries confirmed messages."""
         return self._link is not None and self._link.is_confirming
@@ -143,6 +148,7 @@ class AsyncPublisher:
         if publication.future is None or publication.future.done():
             return None
         entry = self._outbox.drop(publication.message.message_id, publication)
+        self._maybe_end_turn()
         self.pump()
         return entry
 
@@ -165,6 +171,7 @@ class AsyncPublisher:
         """The channel is closed: tell of what is still without a confirm."""
         self.gave_up(ConnectionLost("the channel was closed while this call waited"))
         left = self._outbox.keys()
+        self._session.end(self)
         if not left:
             return
         logger.error("%d tracked messages are unconfirmed: %s", len(left), ", ".join(left))
@@ -187,7 +194,6 @@ class AsyncPublisher:
     def begin(self, link: LinkChannel) -> None:
         """The channel is open again."""
         self._link = link
-        link.keeps_more = lambda: not self._outbox.is_empty
         self._tag = 0
         self.pump()
 
@@ -195,13 +201,15 @@ class AsyncPublisher:
         """Write what may be written now."""
         link = self._link
         wire = self._session.wire
-        if link is None or wire is None or not link.is_open:
+        suspects = self._session.suspects
+        if link is None or wire is None or not link.is_open or not suspects.may_go(self):
             return
         with self._session.writing(wire):
             while wire.unwritten < HIGH_WATER:
                 batch = self._outbox.next_unwritten(BATCH)
                 if not batch:
                     break
+                suspects.began(self)
                 for entry in batch:
                     self._write(entry, link)
 
@@ -212,6 +220,7 @@ class AsyncPublisher:
         except errors.Refused as exc:
             self._outbox.drop(message.message_id, entry.item)
             self._settle(entry.item, exc)
+            self._maybe_end_turn()
             return
         if self._confirms and not link.is_confirming:
             link.select_confirms()
@@ -232,8 +241,14 @@ class AsyncPublisher:
             entries = self._outbox.refused(tag, multiple)
         for entry in entries:
             self._settle(entry.item, self._outcome(entry, ok))
+        self._maybe_end_turn()
         if self._confirms:
             self.pump()
+
+    def _maybe_end_turn(self) -> None:
+        """Others may write if they waited for what was outstanding here; see `core.suspects`."""
+        if not self._outbox.in_flight and not self._outbox.is_probing:
+            self._session.end(self)
 
     def returned(self, method: Any, properties: Any, body: bytes) -> None:
         key = str(id_of(properties))
@@ -272,13 +287,14 @@ class AsyncPublisher:
         self._returned.clear()
         self._outbox.link_lost()
 
-    def closed_over_a_message(self, cause: Exception, *, alone: bool) -> None:
+    def closed_over_a_message(self, cause: Exception, *, alone: bool = True) -> None:
         """The broker has closed the channel or the connection; a message may be the reason.
 
-        ``alone``: nothing else of ours was outstanding on what was closed.
+        ``alone``: nothing else may be.
         """
         self._link = None
         self._returned.clear()
         convicted = self._outbox.channel_closed(alone=alone)
         if convicted is not None:
             self._settle(convicted.item, refused(cause, convicted.key))
+        self._maybe_end_turn()

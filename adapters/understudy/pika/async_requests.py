@@ -9,7 +9,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from pika import exceptions
@@ -57,9 +57,10 @@ class AsyncRequests:
         session = self._session
         deadline = session.deadline()
         verdicts = 0
-        while True:
-            try:
-                link = await self.usable(deadline)
+        party = object()
+        try:
+            while True:
+                link = await self.begin(party, deadline)
                 wire = session.wire
                 assert wire is not None
                 with session.writing(wire):
@@ -70,20 +71,22 @@ class AsyncRequests:
                 try:
                     if not await self.answered(wire, ask, deadline):
                         raise DeadlinePassed
+                except LinkLost as lost:
+                    verdicts += lost.convicts()
+                    if verdicts >= VERDICTS and lost.cause is not None:
+                        raise lost.cause from None
+                    continue
                 finally:
                     self._asks.remove((ask, method.INDEX))
-            except LinkLost as lost:
-                verdicts += lost.convicts()
-                if verdicts >= VERDICTS and lost.cause is not None:
-                    raise lost.cause from None
-                continue
-            except DeadlinePassed:
-                raise self.timed_out(method.NAME, deadline) from None
-            if ask.failed is None:
-                return ask
-            verdicts += 1
-            if ask is self._culprit or verdicts >= VERDICTS:
-                raise ask.failed
+                if ask.failed is None:
+                    return ask
+                verdicts += 1
+                if ask is self._culprit or verdicts >= VERDICTS:
+                    raise ask.failed
+        except DeadlinePassed:
+            raise self.timed_out(method.NAME, deadline) from None
+        finally:
+            session.end(party)
 
     async def answered(self, wire: Wire, ask: Ask, deadline: Deadline) -> bool:
         """Wait for an answer; False at the deadline. Raises LinkLost, and when it is closed."""
@@ -120,6 +123,16 @@ class AsyncRequests:
             except LinkLost:
                 continue
             raise DeadlinePassed
+
+    async def begin(self, party: Hashable, deadline: Deadline) -> LinkChannel:
+        """`usable`, when it is its turn (see `core.suspects`); the session is owed an `end`."""
+        suspects = self._session.suspects
+        may_go = lambda: self._is_on_a_link() and suspects.may_go(party)  # noqa: E731
+        await self._session.ready(lambda: self.is_closed or may_go(), deadline)
+        self._check_open()
+        assert self._link is not None
+        suspects.began(party)
+        return self._link
 
     async def usable(self, deadline: Deadline) -> LinkChannel:
         """The open link; raises as `AsyncSession.ready`."""

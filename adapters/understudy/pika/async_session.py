@@ -19,12 +19,13 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
+from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
@@ -60,6 +61,7 @@ class AsyncSession:
         self.wire: Wire | None = None
         self.is_closed = False
         self.stale_acks = 0
+        self.suspects = Suspects()
         self.fanout: AsyncFanout | None = None
         self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
         self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
@@ -168,6 +170,18 @@ class AsyncSession:
 
         wait[1].add_done_callback(done)
         self.changed()
+
+    def end(self, party: Hashable) -> None:
+        """Nothing of this party's is outstanding any more; see `core.suspects`."""
+        was_suspicious = bool(self.suspects)
+        self.suspects.ended(party)
+        if was_suspicious:
+            self._pump()
+            self.changed()
+
+    def _pump(self) -> None:
+        for channel in list(self.channels.values()):
+            channel.pump()
 
     def open(self, channel: AsyncChannel) -> None:
         """Have the keeper open, or open again, a channel on the present wire, if there is one."""
@@ -349,8 +363,7 @@ class AsyncSession:
         elif self._writes and not wire.unwritten:
             self._writes = False
             self.loop.remove_writer(wire.fileno())
-            for channel in list(self.channels.values()):
-                channel.pump()
+            self._pump()
 
     def _leave(self, wire: Wire) -> None:
         """A wire is over: everything that was on it has to be restored."""
@@ -371,10 +384,15 @@ class AsyncSession:
         with wire.guard:
             wire.is_polled = False
             wire.close()
-        assert wire.lost is not None
-        busy = [channel for channel in self.channels.values() if channel.is_busy]
+        lost = wire.lost
+        assert lost is not None
+        if lost.is_verdict:
+            self.suspects.closed()
+        else:
+            self.suspects.lost()
+        alone = [channel for channel in self.channels.values() if channel.is_alone]
         for channel in list(self.channels.values()):
-            channel.link_lost(wire.lost, alone=busy == [channel])
+            channel.link_lost(lost, alone=channel in alone)
         if wire.blocked_since is not None:
             self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))
         self.changed()

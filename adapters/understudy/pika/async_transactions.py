@@ -43,7 +43,7 @@ class AsyncTransactions(AsyncReceiving):
         deadline = session.deadline()
         try:
             await self._idle(deadline)
-            link = await self.usable(deadline)
+            link = await self._usable_in_turn(deadline)
         except DeadlinePassed:
             raise too_late(message, False, session, deadline) from None
         wire = session.wire
@@ -91,7 +91,7 @@ class AsyncTransactions(AsyncReceiving):
         deadline = session.deadline()
         try:
             await self._idle(deadline)
-            link = await self.usable(deadline)
+            link = await self._usable_in_turn(deadline)
         except DeadlinePassed:
             raise timed_out("Tx.Commit", session, deadline) from None
         if self._broken is not None:
@@ -158,6 +158,20 @@ class AsyncTransactions(AsyncReceiving):
             if not await self.answered(wire, ask, deadline):
                 raise timed_out("Tx.Rollback", session, deadline)
 
+    async def _usable_in_turn(self, deadline: Deadline) -> LinkChannel:
+        """The link, for what the channel itself is known to wait for (`_is_in_transaction`)."""
+        party = object()
+        try:
+            return await self.begin(party, deadline)
+        finally:
+            self._session.end(party)
+
+    @property
+    def _is_in_transaction(self) -> bool:
+        """Whether the link carries messages that no commit has settled."""
+        log = self._log
+        return log is not None and not log.is_empty and not log.is_doomed
+
     def _transactions(self) -> TransactionLog[OutMessage]:
         self._check_open()
         if self._log is None:
@@ -191,10 +205,10 @@ class AsyncTransactions(AsyncReceiving):
             self._broken = reason
             self._log.ended()
 
-    def _transaction_lost(self) -> None:
+    def _transaction_lost(self, lost: LinkLost) -> None:
         """The wire is over."""
         if self._log is not None and self._broken is None:
-            self._log.link_lost()
+            self._log.link_lost(accused=lost.is_verdict)
 
     def _has_published(self) -> bool:
         raise NotImplementedError

@@ -64,10 +64,12 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
         if self._link is not None:
             return Ask.over()
         self._link = link.open_channel(self.number, self)
+        self._link.keeps_more = self._is_in_transaction
         return self._link.opening
 
     def restore_on(self, link: Link) -> LinkChannel:
         self._fresh = link.open_channel(self.number, self)
+        self._fresh.keeps_more = self._is_in_transaction
         return self._fresh
 
     def requests(self) -> Iterator[Any]:
@@ -84,12 +86,12 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
         self._cancel_unwanted(channel)
         self._replay(channel)
 
-    def link_lost(self) -> None:
+    def link_lost(self, lost: LinkLost) -> None:
         """Called under the lock when the wire is over."""
         self._link = self._fresh = None
         self._forget_deliveries()
         if self._log is not None:
-            self._log.link_lost()
+            self._log.link_lost(accused=lost.is_verdict)
 
     def closed(self, reason: Exception) -> None:
         """The broker has closed it, over a mistake of the application's."""

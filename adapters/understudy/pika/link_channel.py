@@ -26,6 +26,7 @@ __all__ = ["Ask", "Content", "LinkChannel", "LinkLost", "Receiver", "Sent"]
 LARGEST_MESSAGE = 2**29  # bytes; what RabbitMQ can be set to at most
 NOT_A_VERDICT = (200, 320, 506)
 CONTENT = (spec.Basic.Deliver, spec.Basic.GetOk, spec.Basic.Return)
+OF_FIRST_MESSAGE = (spec.Channel.OpenOk, spec.Confirm.SelectOk)  # is written right before it
 HEADER = struct.Struct(">HHQ")
 
 Content = tuple[Any, Any, bytes]  # method, properties, body
@@ -133,9 +134,17 @@ class LinkChannel:
 
     @property
     def outstanding(self) -> int:
-        """Messages and requests without an answer; the mode belongs to its first message."""
-        asked = sum(spec.Confirm.SelectOk not in ask.replies for ask in self._asked)
-        return asked + len(self.unsettled) + self.keeps_more()
+        """Messages and requests without an answer."""
+        return self._requests + len(self.unsettled) + self.keeps_more()
+
+    @property
+    def _requests(self) -> int:
+        return sum(ask.replies[0] not in OF_FIRST_MESSAGE for ask in self._asked)
+
+    def is_alone(self) -> bool:
+        """Whether nothing but messages of this channel waits for an answer on its link."""
+        others = (other for other in self.link.channels.values() if other is not self)
+        return not self._requests and not any(other.outstanding for other in others)
 
     def ask(self, method: Any, *replies: type) -> Ask:
         """Write a request; raises the caller's encoding errors and writes nothing then."""

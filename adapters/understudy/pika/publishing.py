@@ -8,7 +8,7 @@ Rules
   an error, as in pika: a nack is logged and told as `MessageFailed`, a returned message goes to its
   on_return callback.
 * A message whose sending made brokers close the connection twice is refused; only closes at which
-  nothing else was outstanding on the connection count.
+  nothing else was outstanding on the connection count. Others wait meanwhile (`core.suspects`).
 """
 
 from __future__ import annotations
@@ -89,6 +89,12 @@ class Publishing(Transactions):
             return self._publish(message, deadline)
 
     def _publish(self, message: OutMessage, deadline: Deadline) -> Sent:
+        try:
+            return self._publish_until_settled(message, deadline)
+        finally:
+            self._session.end()
+
+    def _publish_until_settled(self, message: OutMessage, deadline: Deadline) -> Sent:
         session = self._session
         confirms = session.options.confirms or self._delivery_confirmation
         verdicts = 0
@@ -96,7 +102,7 @@ class Publishing(Transactions):
         while True:
             sent = None
             try:
-                wire = session.usable(deadline)
+                wire = session.begin(deadline)
                 if wire.unwritten > HIGH_WATER:
                     self._wait_for_room(wire, deadline)
                     continue  # another thread may have brought another wire

@@ -95,23 +95,26 @@ class Requests:
 def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline: Deadline) -> Ask:
     """With the lock held: have a request answered, begun anew on each wire that it takes."""
     verdicts = 0
-    while True:
-        try:
-            wire = session.usable(deadline)
-            ask = begin(wire)
-            if not session.wait(wire, ask.is_over, deadline.moment):
-                wire.sever(f"no answer to {name} within timeout")  # it would be another's
-                raise DeadlinePassed
-        except LinkLost as lost:
-            verdicts += lost.convicts()
-            if verdicts >= VERDICTS and lost.cause is not None:
-                raise lost.cause from None
-        except DeadlinePassed:
-            raise timed_out(name, session, deadline) from None
-        else:
-            if ask.failed is not None:
-                raise ask.failed
-            return ask
+    try:
+        while True:
+            try:
+                wire = session.begin(deadline)
+                ask = begin(wire)
+                if not session.wait(wire, ask.is_over, deadline.moment):
+                    wire.sever(f"no answer to {name} within timeout")  # it would be another's
+                    raise DeadlinePassed
+            except LinkLost as lost:
+                verdicts += lost.convicts()
+                if verdicts >= VERDICTS and lost.cause is not None:
+                    raise lost.cause from None
+            else:
+                if ask.failed is not None:
+                    raise ask.failed
+                return ask
+    except DeadlinePassed:
+        raise timed_out(name, session, deadline) from None
+    finally:
+        session.end()
 
 
 class Supervised(Protocol):

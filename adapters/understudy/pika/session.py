@@ -22,7 +22,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,6 +32,7 @@ from pika import exceptions
 from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
+from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
@@ -84,6 +85,7 @@ class Session:
         self.buffered = 0  # bytes of deliveries that the application has not taken
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.on_lost: list[Callable[[LinkLost], None]] = []
+        self.suspects = Suspects()
         self._is_over = False
         self._polling = False
         self._poller = 0  # the thread that does
@@ -222,6 +224,29 @@ class Session:
         assert self.wire is not None
         return self.wire
 
+    def begin(self, deadline: Deadline) -> Wire:
+        """With the lock held: `usable`, when it is this thread's turn to write on it.
+
+        See `core.suspects`; the caller owes an `end`. The party is the thread, so that a signal
+        handler never waits for the call that it has interrupted.
+        """
+        suspects, party = self.suspects, threading.get_ident()
+        while True:
+            wire = self.usable(deadline)
+            if suspects.may_go(party):
+                suspects.began(party)
+                return wire
+            with contextlib.suppress(LinkLost):  # another's doing
+                if not self.wait(wire, lambda: suspects.may_go(party), deadline.moment):
+                    raise DeadlinePassed
+
+    def end(self, party: Hashable = None) -> None:
+        """With the lock held: nothing of this thread's, or ``party``'s, is outstanding any more."""
+        was_suspicious = bool(self.suspects)
+        self.suspects.ended(party or threading.get_ident())
+        if was_suspicious:
+            self.notify()
+
     def _recover(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
         """One attempt; it may end without success when the new wire breaks as well."""
 
@@ -338,11 +363,16 @@ class Session:
             self._leave(wire)
 
     def _forget_link(self, wire: Wire) -> None:
-        assert wire.lost is not None
+        lost = wire.lost
+        assert lost is not None
+        if lost.is_verdict:
+            self.suspects.closed()
+        else:
+            self.suspects.lost()
         for told in self.on_lost:
-            told(wire.lost)
+            told(lost)
         for channel in list(self.channels.values()):
-            channel.link_lost()
+            channel.link_lost(lost)
         if wire.blocked_since is not None:
             wire.blocked_since = None
             self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))

@@ -210,19 +210,25 @@ class TrackedPublisher:
                 return
             if not isinstance(exc, exceptions.AMQPError):
                 logger.exception("a bug in understudy: the publisher goes on")
+            session.end(self)
             self._given_up = exc  # the next put or flush begins anew
 
     # --- the link -------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
         """Whether something could be written now."""
-        return bool(self._outbox.next_unwritten(1))
+        return self._session.suspects.may_go(self) and bool(self._outbox.next_unwritten(1))
+
+    def _maybe_end_turn(self) -> None:
+        """Others may write if they waited for what was outstanding here; see `core.suspects`."""
+        if not self._outbox.in_flight and not self._outbox.is_probing:
+            self._session.end(self)
 
     def _write(self) -> None:
         """Write what may be written, if there is a wire to write to."""
         session = self._session
         wire = session.wire
-        if wire is None or not session.is_live:
+        if wire is None or not session.is_live or not session.suspects.may_go(self):
             return
         outbox = self._outbox
         while wire.lost is None:
@@ -230,6 +236,7 @@ class TrackedPublisher:
             if not entries:
                 return
             link = self._link or self._open(wire)
+            session.suspects.began(self)
             try:
                 wire.write(b"".join(self._noted(entries, link, wire)))
             except BaseException:
@@ -237,6 +244,7 @@ class TrackedPublisher:
                 raise
             if not session.options.confirms:
                 outbox.confirmed(0, multiple=True)
+                self._maybe_end_turn()
 
     def _noted(
         self, entries: list[Entry[OutMessage]], link: LinkChannel, wire: Wire
@@ -256,7 +264,7 @@ class TrackedPublisher:
     def _open(self, wire: Wire) -> LinkChannel:
         number = wire.free_number(self._session.channels)
         link = wire.open_channel(number, self)
-        link.keeps_more = lambda: not self._outbox.is_empty
+        link.keeps_more = lambda: self._outbox.is_awaiting
         if self._session.options.confirms:
             link.select_confirms()
         self._link = link
@@ -265,6 +273,7 @@ class TrackedPublisher:
     def _unsendable(self, entry: Entry[OutMessage], wire: Wire) -> None:
         """No link could carry it: taken out, as the caller's error."""
         self._outbox.drop(entry.key, entry.item)
+        self._maybe_end_turn()
         size = entry.item.header_size
         text = f"its properties take {size} bytes, above {wire.frame_max}"
         self._failed(entry, refused(ValueError(text), entry.key))
@@ -272,16 +281,15 @@ class TrackedPublisher:
     def _link_lost(self, lost: LinkLost) -> None:
         link, self._link = self._link, None
         if lost.is_verdict and link is not None:
-            alone = not any(
-                other.outstanding for other in link.link.channels.values() if other is not link
-            )
-            self._convict(self._outbox.channel_closed(alone=alone), lost.cause or lost)
+            poison = self._outbox.channel_closed(alone=link.is_alone())
+            self._convict(poison, lost.cause or lost)
         else:
             self._outbox.link_lost()
 
     def _convict(self, poison: Entry[OutMessage] | None, cause: Exception) -> None:
         if poison is not None:
             self._failed(poison, refused(cause, poison.key))
+        self._maybe_end_turn()
 
     def _failed(self, entry: Entry[OutMessage], error: errors.UnderstudyError) -> None:
         self._mandatory.pop(entry.key, None)
@@ -303,6 +311,7 @@ class TrackedPublisher:
             elif entry.returned:
                 text = f"message {entry.key} reached no queue"
                 self._failed(entry, Unroutable(text, message_id=entry.key))
+        self._maybe_end_turn()
 
     def returned(self, method: Any, properties: Any, body: bytes) -> None:
         key = id_of(properties)

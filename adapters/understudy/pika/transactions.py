@@ -35,9 +35,11 @@ class Transactions(Generating):
         session = self._session
         deadline = session.deadline()
         try:
-            wire = session.usable(deadline)
+            wire = session.begin(deadline)
         except DeadlinePassed:
             raise too_late(message, False, session, deadline) from None
+        finally:
+            session.end()  # from now on the channel itself is known to be in a transaction
         link = self._open_link()
         check_size(message, wire)
         if log.is_doomed:
@@ -67,6 +69,11 @@ class Transactions(Generating):
             if self._log is None:
                 self._log = self._new_log()
             return answer.answer
+
+    def _is_in_transaction(self) -> bool:
+        """Whether the link carries messages that no commit has settled."""
+        log = self._log
+        return log is not None and not log.is_empty and not log.is_doomed
 
     def _new_log(self) -> TransactionLog[OutMessage]:
         return TransactionLog(replays=self._session.options.track_transaction_producers)
@@ -103,31 +110,36 @@ class Transactions(Generating):
             self._raise_if_not_open()
             if log is None:  # the broker's error to tell
                 return self._request(spec.Tx.Commit(), spec.Tx.CommitOk)
-            deadline = session.deadline()
-            verdicts = 0
-            while True:
-                session.leave_if_lost()
-                if log.doom is not None:
-                    doom, keys = log.doom, log.keys
-                    self.tx_rollback()
-                    state = "is in doubt" if doom.is_in_doubt else "was rolled back"
-                    raise TransactionRolledBack(
-                        f"the transaction {state}: {doom.reason}",
-                        message_ids=keys,
-                        is_in_doubt=doom.is_in_doubt,
-                    )
-                try:
-                    return self._commit(log, deadline)
-                except LinkLost as lost:
-                    verdicts += lost.convicts()
-                    if verdicts >= VERDICTS and lost.cause is not None:
-                        log.ended()
-                        raise lost.cause from None
+            try:
+                return self._commit_or_tell(log, session.deadline())
+            finally:
+                session.end()
+
+    def _commit_or_tell(self, log: TransactionLog[OutMessage], deadline: Deadline) -> Any:
+        verdicts = 0
+        while True:
+            self._session.leave_if_lost()
+            if log.doom is not None:
+                doom, keys = log.doom, log.keys
+                self.tx_rollback()
+                state = "is in doubt" if doom.is_in_doubt else "was rolled back"
+                raise TransactionRolledBack(
+                    f"the transaction {state}: {doom.reason}",
+                    message_ids=keys,
+                    is_in_doubt=doom.is_in_doubt,
+                )
+            try:
+                return self._commit(log, deadline)
+            except LinkLost as lost:
+                verdicts += lost.convicts()
+                if verdicts >= VERDICTS and lost.cause is not None:
+                    log.ended()
+                    raise lost.cause from None
 
     def _commit(self, log: TransactionLog[OutMessage], deadline: Deadline) -> Any:
         session = self._session
         try:
-            wire = session.usable(deadline)
+            wire = session.begin(deadline)
         except DeadlinePassed:
             raise timed_out("Tx.Commit", session, deadline) from None
         wire.serve()  # a loss that can be seen before the commit is written leaves no doubt

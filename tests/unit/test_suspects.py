@@ -1,0 +1,97 @@
+"""After a close that any of several may have caused: one at a time, until all is clear."""
+
+from __future__ import annotations
+
+import random
+
+from understudy.core.suspects import Suspects
+
+
+def test_without_a_close_everybody_goes_at_once() -> None:
+    suspects = Suspects()
+    for party in "abc":
+        assert suspects.may_go(party)
+        suspects.began(party)
+    suspects.lost()
+    assert not suspects
+    assert suspects.may_go("d")
+
+
+def test_suspects_go_one_at_a_time_in_their_order_and_others_after_them() -> None:
+    suspects = Suspects()
+    for party in "abc":
+        suspects.began(party)
+    suspects.ended("b")
+    suspects.closed()
+    assert [party for party in "abcd" if suspects.may_go(party)] == ["a"]
+    suspects.began("a")
+    assert [party for party in "abcd" if suspects.may_go(party)] == ["a"]
+    suspects.ended("a")
+    assert [party for party in "abcd" if suspects.may_go(party)] == ["c"]
+    suspects.ended("c")  # it gave up before it had its turn
+    assert not suspects
+    assert suspects.may_go("d")
+
+
+def test_one_that_was_alone_is_alone_again() -> None:
+    suspects = Suspects()
+    suspects.began("a")
+    suspects.closed()
+    assert not suspects.may_go("b")
+    suspects.began("a")
+    suspects.closed()
+    assert [party for party in "ab" if suspects.may_go(party)] == ["a"]
+
+
+def test_a_loss_clears_nobody() -> None:
+    suspects = Suspects()
+    suspects.began("a")
+    suspects.began("b")
+    suspects.closed()
+    suspects.began("a")
+    suspects.lost()
+    assert [party for party in "abc" if suspects.may_go(party)] == ["a"]
+
+
+def test_each_culprit_costs_one_common_close_and_two_of_its_own() -> None:
+    """Whoever closes the connection twice alone is convicted; nobody else, and nobody waits on."""
+    rng = random.Random(11)
+    for _ in range(60):
+        suspects = Suspects()
+        parties = list(range(rng.randrange(1, 30)))
+        guilty = {party for party in parties if rng.random() < 0.2}
+        strikes = dict.fromkeys(parties, 0)
+        done: set[int] = set()
+        convicted: set[int] = set()
+        on_the_way: set[int] = set()
+        closes = 0
+        for _ in range(10_000):
+            left = [p for p in parties if p not in done | convicted]
+            if not left:
+                break
+            able = [p for p in left if p not in on_the_way and suspects.may_go(p)]
+            if able and rng.random() < 0.7:
+                party = rng.choice(able)
+                suspects.began(party)
+                on_the_way.add(party)
+                continue
+            party = rng.choice(sorted(on_the_way or left))
+            if party not in on_the_way:
+                continue
+            if party not in guilty:
+                done.add(party)
+                on_the_way.discard(party)
+                suspects.ended(party)
+                continue
+            closes += 1
+            was_alone = on_the_way == {party}
+            on_the_way.clear()
+            suspects.closed()
+            strikes[party] += was_alone
+            if strikes[party] == 2:
+                convicted.add(party)
+                suspects.ended(party)
+        assert convicted == guilty
+        assert done == set(parties) - guilty
+        assert closes <= 3 * len(guilty)
+        assert not suspects
