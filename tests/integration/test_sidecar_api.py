@@ -94,7 +94,9 @@ def sidecar() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
     with contextlib.ExitStack() as stack:
 
         def start(given: Settings, **options: Any) -> tuple[subprocess.Popen[str], int]:
-            words = publisher.arguments(given, SNAPSHOT, **options)
+            broker = BrokerStatus(True, os.getpid())
+            snapshot = replace(SNAPSHOT, status=replace(STATUS, broker=broker))
+            words = publisher.arguments(given, snapshot, **options)
             process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
             stack.callback(process.wait)
             stack.callback(process.kill)

@@ -263,7 +263,9 @@ class _Process:
     def is_alive(self) -> bool:
         if self.descriptor is None:
             return not self._is_gone
-        return not select.select([self.descriptor], [], [], 0)[0]
+        poll = select.poll()  # select() knows no descriptor above 1023
+        poll.register(self.descriptor, select.POLLIN)
+        return not poll.poll(0)
 
 
 def _bind(place: Place, patience: float = 0.0) -> list[socket.socket]:
