@@ -36,6 +36,7 @@ from understudyd.guard.words import (
     GuardLost,
     Kill,
     Launch,
+    Leave,
     Lock,
     Message,
     Ready,
@@ -103,6 +104,11 @@ class Guard:
     def is_ready(self) -> bool:
         """Both guards are up: `launch` may be called."""
         return len(self._ends) == 2 and all(end.is_alive for end in self._ends)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of the watcher and the guard, while they are there."""
+        return tuple(end.pid for end in self._ends)
 
     def start(self) -> None:
         """Start both guards, and wait until they are up. Raises UnderstudyError."""
@@ -200,8 +206,11 @@ class Guard:
             for message in end.receive(self._poll):
                 events += self._heard(message)
             end.look(self._poll)
-        if self._ends and not any(end.is_alive for end in self._ends):
+        alive = [end for end in self._ends if end.is_alive]
+        if self._ends and not alive:
             events += self._lost()
+        elif len(alive) == 1 and not self._token:
+            alive[0].send_away()
         elif self._has_orphans:
             events += self._fence(0.0)
         return events
@@ -342,6 +351,7 @@ class End:
         self._number = 0  # of the last beat asked for
         self._owes_since: float | None = None
         self._is_open = True
+        self._is_sent_away = False
 
     def beat(self, moment: float) -> None:
         if not self.is_alive or not self._is_open:
@@ -355,6 +365,12 @@ class End:
         with contextlib.suppress(OSError):
             self.wire.send(Beat(self._number))
             self._owes_since = moment
+
+    def send_away(self) -> None:
+        if self._is_open and not self._is_sent_away:
+            self._is_sent_away = True
+            with contextlib.suppress(OSError):
+                self.wire.send(Leave())
 
     def receive(self, poll: select.epoll) -> list[Message]:
         messages: list[Message] = []

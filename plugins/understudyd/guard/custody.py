@@ -8,6 +8,7 @@ Rules
 * A reign that a guard has ended never starts a broker again, however late an order for it comes. A
   broker that ended by itself may be started again.
 * The lock is let go of only when nothing is left alive. By control, if it lives; else by the guard.
+  So a guard without a watcher stays until control sends it away: control may be dying as well.
 * Control may be frozen, and its own copy of the lock's descriptor keep the lock. If it does not
   notice, well past its deadline, that its broker is dead, it is ended.
 
@@ -37,6 +38,7 @@ from understudyd.guard.words import (
     Kill,
     Launch,
     Lease,
+    Leave,
     Seen,
     Stop,
 )
@@ -103,7 +105,7 @@ class Empty:
 
 @dataclass(frozen=True)
 class Lost:
-    """Control or the other guard is gone: after this reign there is nothing more to do."""
+    """Control or the other guard is gone: no broker is started here any more."""
 
     is_control: bool
 
@@ -122,7 +124,7 @@ class TakeOver:
 
 
 Event: TypeAlias = (
-    Launch | Stop | Kill | Seen | Tick | Ended | Alive | Empty | Lost | Slept | TakeOver
+    Launch | Stop | Kill | Seen | Leave | Tick | Ended | Alive | Empty | Lost | Slept | TakeOver
 )
 
 # --- actions ----------------------------------------------------------------------------------
@@ -191,7 +193,7 @@ class Custody:
         self._next = math.inf  # STOPPING: kill then; KILLING: give up then; IDLE: end control then
         self._killed = math.nan  # when killing began
         self._left: tuple[str, ...] = ()
-        self._is_last = False  # quit after this
+        self._is_last = False  # there is no other guard: start nothing any more
         self._is_control_lost = False
 
     def __repr__(self) -> str:
@@ -217,6 +219,8 @@ class Custody:
 
     def _launch(self, event: Launch, lease: Lease, now: float) -> list[Action]:
         self.token = event.token
+        if self._is_last:
+            return [Tell(Dead(event.token, 0.0, cause="refused: there is no watcher"))]
         if event.token <= self._ended:
             return [Tell(Dead(event.token, 0.0, cause="refused: this reign has been ended"))]
         if now >= self._deadline(lease):
@@ -235,8 +239,13 @@ class Custody:
 
     def _lost_when_idle(self, event: Lost, lease: Lease, now: float) -> list[Action]:
         self._is_last = True
-        self._is_control_lost |= event.is_control
-        return self._leave(lease)
+        if not event.is_control:
+            return []
+        self._is_control_lost = True
+        return self._go(lease)
+
+    def _sent_away(self, event: Leave, lease: Lease, now: float) -> list[Action]:
+        return [LetGo(), Quit()]
 
     def _noticed(self, event: Seen, lease: Lease, now: float) -> list[Action]:
         if event.token == self.token:
@@ -319,10 +328,9 @@ class Custody:
         self._next = math.inf
         if self._has_lock and not self._is_control_lost:
             self._next = max(now, self._deadline(lease)) + self._patience
-        told = self._tell(Dead(self.token, now - self._killed, cause=self._cause))
-        if told:
-            told.insert(0, LetGo())
-        return [*told, *(self._leave(lease) if self._is_last else [])]
+        if self._is_control_lost:
+            return self._go(lease)
+        return [LetGo(), *self._tell(Dead(self.token, now - self._killed, cause=self._cause))]
 
     def _lost_too(self, event: Lost, lease: Lease, now: float) -> list[Action]:
         self._is_last = True
@@ -338,9 +346,9 @@ class Custody:
     def _tell(self, report: Exited | Fencing | Dead) -> list[Action]:
         return [] if self._is_control_lost or not self.token else [Tell(report)]
 
-    def _leave(self, lease: Lease) -> list[Action]:
-        is_ours = self._is_control_lost and lease.token
-        return [Release(lease.token) if is_ours else LetGo(), Quit()]
+    def _go(self, lease: Lease) -> list[Action]:
+        """Control is dead."""
+        return [Release(lease.token) if lease.token else LetGo(), Quit()]
 
 
 Handler: TypeAlias = Callable[..., list[Action]]
@@ -350,6 +358,7 @@ _TABLE: dict[tuple[State, type], Handler] = {
     (State.IDLE, Stop): Custody._nothing_runs,
     (State.IDLE, Kill): Custody._nothing_runs,
     (State.IDLE, Seen): Custody._noticed,
+    (State.IDLE, Leave): Custody._sent_away,
     (State.IDLE, Lost): Custody._lost_when_idle,
     (State.IDLE, TakeOver): Custody._take_over,
     (State.RUNNING, Stop): Custody._stop,

@@ -30,6 +30,7 @@ from understudyd.guard.words import (
     Kill,
     Killing,
     Launch,
+    Leave,
     Message,
     Ready,
     Seen,
@@ -46,7 +47,7 @@ IGNORED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP")
 
 
 def run(setup: Setup, page: Page, control: Wire, process: int, watcher: Wire) -> None:
-    """Be the guard, until control or the watcher is gone. ``process`` is the pidfd of control."""
+    """Be the guard, until control is gone or sends us away. ``process`` is the pidfd of control."""
     name_process("understudyguard")
     become_subreaper()
     oom_score = harden()
@@ -144,7 +145,7 @@ class Post:
                 message, descriptors = received
                 if isinstance(message, Beat):
                     self._send(message)
-                elif isinstance(message, (Launch, Stop, Kill, Seen)):
+                elif isinstance(message, (Launch, Stop, Kill, Seen, Leave)):
                     self._arrived = descriptors
                     self.feed(message)
                     self._go_on()

@@ -24,6 +24,7 @@ __all__ = [
     "Killing",
     "Launch",
     "Lease",
+    "Leave",
     "Lock",
     "Message",
     "Ready",
@@ -120,6 +121,11 @@ class Seen:
     token: int
 
 
+@dataclass(frozen=True)
+class Leave:
+    """The other guard is gone, and control knows that the broker is dead."""
+
+
 # --- reports ----------------------------------------------------------------------------------
 
 
@@ -205,7 +211,7 @@ class Idle:
     """All are dead. The watcher closes its copy of the lock's descriptor and says the same."""
 
 
-Order: TypeAlias = Launch | Stop | Kill | Beat | Seen
+Order: TypeAlias = Launch | Stop | Kill | Beat | Seen | Leave
 Report: TypeAlias = Ready | Started | Exited | Fencing | Dead
 Message: TypeAlias = Setup | Order | Report | Armed | Killing | Stuck | Idle
 Event: TypeAlias = Started | Exited | Fencing | Dead | GuardLost
