@@ -16,7 +16,7 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 
 __all__ = [
     "HEARTBEAT",
@@ -75,7 +75,7 @@ _BEAT = RawFrame(HEARTBEAT, {}, b"")
 
 def encode(
     command: str,
-    headers: Mapping[str, object] | Iterable[tuple[str, object]],
+    headers: Mapping[str, object],
     body: bytes = b"",
     *,
     version: str = "1.2",
@@ -85,32 +85,36 @@ def encode(
     Raises ValueError for a body with a NUL and no content-length, UnicodeEncodeError for text that
     cannot be sent.
     """
-    special = _SPECIAL_11 if version == "1.1" else _SPECIAL
-    escaping = command not in _UNESCAPED
-    lines = [command]
-    has_length = False
-    for name, given in headers.items() if isinstance(headers, Mapping) else headers:
-        name = str(name)
-        if name == "content-length":
-            has_length = given is not None
-        if escaping and special.search(name):
-            name = special.sub(_escape, name)
-        for value in given if isinstance(given, tuple) else (given,):
-            if value is None:
-                continue
-            text = value if isinstance(value, str) else str(value)
-            if escaping:
-                if special.search(text):
-                    text = special.sub(_escape, text)
-            elif "\n" in name or "\n" in text:
-                raise ValueError(f"the header {name} of {command} may not hold a line end")
-            lines.append(f"{name}:{text}")
-    if not has_length and b"\0" in body:
+    lines = [
+        f"{name}:{value}"
+        for name, given in headers.items()
+        for value in (given if isinstance(given, tuple) else (given,))
+        if value is not None
+    ]
+    if b"\0" in body and not any(line.startswith("content-length:") for line in lines):
         raise ValueError("a body that holds NUL needs a content-length header")
-    head = "\n".join(lines).encode("utf-8", "surrogateescape")
+    text = "\n".join([command, *lines])
+    if not text.count("\n") == text.count(":") == len(lines) or "\\" in text or "\r" in text:
+        text = "\n".join([command, *_escaped(command, headers, version)])
+    head = text.encode("utf-8", "surrogateescape")
     if b"\0" in head:
         raise ValueError("a header may not hold NUL")
     return b"%b\n\n%b\0" % (head, body)
+
+
+def _escaped(command: str, headers: Mapping[str, object], version: str) -> Iterator[str]:
+    """The header lines where something in them has to be escaped."""
+    special = _SPECIAL_11 if version == "1.1" else _SPECIAL
+    for name, given in headers.items():
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is None:
+                continue
+            pair = str(name), str(value)
+            if command not in _UNESCAPED:
+                pair = special.sub(_escape, pair[0]), special.sub(_escape, pair[1])
+            elif any("\n" in text for text in pair):
+                raise ValueError(f"the header {name} of {command} may not hold a line end")
+            yield ":".join(pair)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -150,7 +154,8 @@ class FrameParser:
             return [_BEAT] if data else []
         self._buffer += data
         frames: list[RawFrame] = []
-        while self._head is not None or self._read_head():
+        size = len(self._buffer)
+        while self._head is not None or (self._at < size and self._read_head()):
             frame = self._read_body()
             if frame is None:
                 break
