@@ -1,4 +1,4 @@
-"""What becomes of the frames that come in; called by the thread that reads.
+"""What becomes of the frames that come in; called by whoever reads, one at a time.
 
 Blame for an ERROR: a message or command that it names by receipt-id is refused. RabbitMQ names
 none: then it is the only thing that waits for an answer, if there is only one; if there are several
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from understudy.stomp.session import Session
 
 __all__ = ["Incoming", "OverMessage"]
+
+DIGITS = 18  # of a receipt of ours; Python refuses to read numbers that are very long
 
 
 class OverMessage(Exception):
@@ -119,4 +121,6 @@ class Incoming:
 
 def is_message(receipt: str) -> bool:
     """Whether it is the receipt of a message, as `sender` numbers them."""
-    return receipt.startswith(RECEIPT) and receipt[1:].isascii() and receipt[1:].isdigit()
+    number = receipt[1:]
+    short = len(number) <= DIGITS
+    return short and receipt.startswith(RECEIPT) and number.isascii() and number.isdigit()
