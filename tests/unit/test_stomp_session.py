@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -20,7 +23,7 @@ from understudy.stomp.message import OutMessage
 from understudy.stomp.session import Session
 from understudy.stomp.subscriptions import Subscription
 from understudy.stomp.transport import Transport
-from understudy.stomp.wire import Wire
+from understudy.stomp.wire import Wire, WireBroken
 
 URI = parse("failover:(stomp://a)?timeout=5000")
 
@@ -177,3 +180,70 @@ def test_a_link_is_left_when_a_signal_handler_raises_before_the_write(session: S
         session.something_to_send()
     wire = link.wire
     assert [f.headers["x-understudy-id"] for f in wire.frames] == [lost.key, later.key]
+
+
+def reading_session() -> tuple[Session, Inner, OutMessage]:
+    """A message is on its way, and its receipt has come."""
+    session = Session(URI, Handshake(), Transport(), decode=bytes.decode)
+    session.link = session.reader.inner = link = inner()
+    wire: Any = link.wire
+    wire.incoming = [b"RECEIPT\nreceipt-id:u1\n\n\0"]
+    message = OutMessage({"destination": "/queue/q"}, b"", version="1.2")
+    session.sender.outbox.offer(message, message.size, message.key)
+    with session.lock:
+        session.something_to_send()
+    return session, link, message
+
+
+class Alarm(BaseException):
+    pass
+
+
+def interrupted(call: Callable[[], object], line: int) -> bool:
+    """Call, and raise before the nth line of the adapter's; whether it has so many."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if "understudy/stomp/" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            count += 1
+            if count == line:
+                raise Alarm
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except (Alarm, WireBroken):
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_read_that_a_signal_handler_ends_leaves_a_link_that_nobody_reads_on() -> None:
+    """Its frames are nobody's: a receipt among them would be missed, and its message for ever."""
+    line, was_interrupted = 0, True
+    while was_interrupted:
+        line += 1
+        session, link, message = reading_session()
+        was_interrupted = interrupted(partial(session.reader._read, link), line)
+        assert link.is_torn or message.is_settled or link.wire.incoming, f"line {line}"  # type: ignore[attr-defined]
+        if link.is_torn:
+            with pytest.raises(WireBroken):
+                session.reader._read(link)
+        session.close()
+    assert line > 20
+
+
+def test_what_comes_on_a_link_that_was_left_is_nobodys(session: Session) -> None:
+    """A caller may be about to read it: its receipts would be taken for those of the next link."""
+    one, link, message = reading_session()
+    one.reader._lost(link, "the test says so", None)
+    with pytest.raises(WireBroken):
+        one.reader._read(link)
+    assert not message.is_settled
+    one.close()

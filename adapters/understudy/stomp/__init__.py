@@ -25,6 +25,8 @@ What is other than in stomp.py
 * With ``auto_decode`` (the default) a body that is no text stays bytes.
 * TLS is verified. Heart-beats are always asked for (option ``heartbeat``); a broker that answers
   that it sends none is not noticed when it falls silent.
+* A signal handler may send. One that has interrupted the connection at its own work gets
+  `ReentrancyError`, where the same with stomp.py never ends: better it only leaves a note.
 * ``blockedTimeout`` has no effect: STOMP does not tell that a broker blocks its publishers. It just
   stops reading, and ``timeout`` bounds the sends.
 
@@ -71,6 +73,7 @@ from understudy.stomp.errors import (
     CommandRefused,
     ConnectFailed,
     ConnectionLost,
+    ReentrancyError,
     Refused,
     SendTimeout,
     TransactionRolledBack,
@@ -85,6 +88,7 @@ __all__ = [
     "Connection11",
     "Connection12",
     "ConnectionLost",
+    "ReentrancyError",
     "Refused",
     "SendTimeout",
     "TransactionRolledBack",

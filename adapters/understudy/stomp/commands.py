@@ -45,6 +45,7 @@ class Commands:
     def subscribe(self, headers: Mapping[str, Any], deadline: Deadline) -> None:
         """Return when the broker has it. Raises CommandRefused, SendTimeout."""
         session = self._session
+        session.check_reentry()
         subscription = Subscription(headers)
         with session.lock:
             session.check_open()
@@ -185,6 +186,7 @@ class Commands:
     def commit(self, headers: Mapping[str, Any], deadline: Deadline) -> None:
         """Return when the broker has committed. TransactionRolledBack, CommandRefused."""
         session = self._session
+        session.check_reentry()
         transaction = self._ending(headers)
         with session.lock:
             session.want()

@@ -305,6 +305,8 @@ class Failover:
             headers["content-length"] = len(body)
         tracked = session.sender.is_tracking and not headers.get("transaction")
         message = OutMessage(headers, body, version=self.version, is_tracked=tracked)
+        if "reply-to" in headers:
+            session.reader.expect_replies()
         if message.transaction:
             self._commands.send(message)
         elif self._fanout is not None and self._fanout.takes(message):

@@ -48,7 +48,7 @@ class Dispatcher:
         self._on_room = on_room
         self._start_thread = start_thread
         self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition(threading.Lock())
+        self._changed = threading.Condition()  # reentrant: a signal handler may queue as well
         self._is_started = False
         self._is_ending = False
         self._ended = threading.Event()

@@ -10,6 +10,7 @@ __all__ = [
     "CommandRefused",
     "ConnectFailed",
     "ConnectionLost",
+    "ReentrancyError",
     "Refused",
     "SendTimeout",
     "TransactionRolledBack",
@@ -26,6 +27,10 @@ class ConnectFailed(errors.ConnectFailed, ConnectFailedException):
 
 class ConnectionLost(errors.ConnectionLost, NotConnectedException):
     """There is no connection: connect() was not called, or disconnect() was."""
+
+
+class ReentrancyError(errors.UnderstudyError, StompException):
+    """A signal handler waits for the broker on a connection whose own work it has interrupted."""
 
 
 class Refused(errors.Refused, StompException):

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -90,6 +91,9 @@ class Inner:
         self.is_paused = False  # its reader waits for the application
         self.read_ahead = 0  # bytes that came while the listeners had enough to do
         self.is_flooding = False  # was left because it sent more than anybody should
+        self.reading = threading.RLock()  # of who reads and takes in; see `turns`
+        self.is_torn = False  # a read has begun; one that did not end left its frames to nobody
+        self.failure: Exception | None = None  # that a caller found when he read
         self.unacked: dict[str, str] = {}  # ack id -> subscription, of deliveries to be acked
         self._send_every = self._receive_every = 0.0  # s
         self._unread = 0
@@ -142,6 +146,11 @@ class Inner:
         """What has come; nothing when nothing has. WireBroken, ProtocolError."""
         data = self.wire.receive()
         return self.parser.feed(data) if data else []
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread reads or writes just now: it is in a signal handler."""
+        return self.wire.is_mine or self.reading._is_owned()  # type: ignore[attr-defined]
 
     def take_over(self) -> None:
         """From now on one thread reads it, until it closes it."""

@@ -27,7 +27,7 @@ RESEND_LINE = f"{RESEND_HEADER}:true\n".encode()
 
 
 class OutMessage:
-    """``error`` and ``is_settled`` are set once, by the thread that reads; then the bell rings."""
+    """``error`` and ``is_settled`` are set once, by whoever reads; then the bell rings."""
 
     __slots__ = (
         "_destination",

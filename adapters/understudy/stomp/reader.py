@@ -6,10 +6,13 @@ Rules
 * A subscription that one broker refuses makes that endpoint fail; one that all refuse, or that was
   never granted, is given up and told.
 * Frames of an earlier connection are read by nobody, so no late answer is taken for another's.
+* A caller who waits for the only receipt reads in the thread's place; see `turns`. What goes wrong
+  then he leaves to the thread (`Inner.failure`).
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from understudy import errors
@@ -22,9 +25,11 @@ from understudy.stomp.errors import ConnectFailed, ConnectionLost
 from understudy.stomp.incoming import Incoming, OverMessage
 from understudy.stomp.inner import Inner
 from understudy.stomp.subscriptions import Subscription, Transaction
-from understudy.stomp.wire import WireBroken
+from understudy.stomp.turns import PARKED, SLICE, Turns
+from understudy.stomp.wire import INTERRUPTED, WireBroken
 
 if TYPE_CHECKING:
+    from understudy.stomp.message import OutMessage
     from understudy.stomp.session import Session
 
 __all__ = ["Reader"]
@@ -39,6 +44,8 @@ class Reader:
         self._session = session
         self._incoming = incoming
         self._was_connected = False
+        self._turns = Turns()
+        self._expects_replies = False  # what a reply-to brings comes without a subscription
 
     def run(self) -> None:
         session = self._session
@@ -92,16 +99,84 @@ class Reader:
             is_full = session.dispatcher.is_full
             reading = not is_full or session.awaits_answers
             inner.is_paused = not reading
+            is_parked = self._parks(inner)
             self.is_asleep = True
-        inner.wire.wait(NEVER, reading=reading)
+        if inner.failure is not None:
+            raise inner.failure
+        if is_parked:
+            inner.wire.wait(Deadline(PARKED), reading=False)
+        else:
+            inner.wire.wait(NEVER, reading=reading)
         self.is_asleep = False
-        if reading:
-            frames = inner.read()
-            self._incoming.take(inner, frames)
-            inner.read_ahead = inner.read_ahead + sum(f.size for f in frames) if is_full else 0
-            if inner.read_ahead > HELD_LIMIT:
-                inner.is_flooding = True
-                raise ProtocolError(f"{HELD_LIMIT} bytes of messages came before an answer")
+        if reading and not is_parked:
+            self._read(inner)
+
+    def _read(self, inner: Inner) -> None:
+        """Take in what has come, for the thread and for a caller."""
+        with inner.reading:
+            if inner.is_torn:
+                raise inner.failure or WireBroken(INTERRUPTED)
+            inner.is_torn = True
+            is_full = self._session.dispatcher.is_full
+            try:
+                frames = inner.read()
+                self._incoming.take(inner, frames)
+                inner.read_ahead = inner.read_ahead + sum(f.size for f in frames) if is_full else 0
+                if inner.read_ahead > HELD_LIMIT:
+                    inner.is_flooding = True
+                    raise ProtocolError(f"{HELD_LIMIT} bytes of messages came before an answer")
+            except (WireBroken, ProtocolError, OverMessage) as exc:
+                inner.failure = exc
+                raise
+            except BaseException:
+                inner.sever(INTERRUPTED)
+                raise
+            inner.is_torn = False
+
+    def read_for(self, message: OutMessage, inner: Inner, deadline: Deadline) -> None:
+        """In the caller's thread: until the message is settled, or only the thread can go on."""
+        try:
+            while not message.is_settled and (left := deadline.remaining()) > 0:
+                self._turns.goes_on()
+                if not inner.wire.poll(min(left, SLICE)):
+                    break
+                self._read(inner)
+        except (WireBroken, ProtocolError, OverMessage):
+            pass  # the thread finds it in `Inner.failure`
+        finally:
+            self._turns.leaves(message)
+            if self._session.awaits_answers:
+                self.unpark()
+
+    # --- who reads: see `turns`; the lock is held, where nothing else is said -------------------
+
+    def takes_turn(self, message: OutMessage) -> Inner | None:
+        """The link on which the sender of this message is to read its receipt himself."""
+        link, outbox = self._session.link, self._session.sender.outbox
+        if link is None:
+            return None
+        is_alone = len(outbox) == outbox.in_flight == 1
+        if self._turns.joins(message, is_alone, time.monotonic()) and link.wire.can_poll:
+            return link
+        self.unpark()
+        return None
+
+    def _parks(self, inner: Inner) -> bool:
+        session = self._session
+        unasked = session.subscriptions or session.commands or session.promised
+        is_quiet = session.link is inner and not unasked and not self._expects_replies
+        return self._turns.parks(is_quiet, session.sender.outbox.is_empty, time.monotonic())
+
+    def expect_replies(self) -> None:
+        """A message asks for answers, which come at any time; without the lock."""
+        with self._session.lock:
+            self._expects_replies = True
+            self.unpark()
+
+    def unpark(self) -> None:
+        """There is something that only the thread can do; also without the lock."""
+        if self._turns.is_parked and self.inner is not None:
+            self.inner.wire.wake()
 
     # --- restoring ------------------------------------------------------------------------------
 
@@ -131,7 +206,7 @@ class Reader:
             command = self._session.write_subscribe(subscription, inner)
         while not command.is_done:
             inner.wire.wait(deadline)
-            self._incoming.take(inner, inner.read())
+            self._read(inner)
             deadline.check()
         self._session.subscribed(subscription, command, inner)
 
@@ -160,6 +235,8 @@ class Reader:
 
     def _lost(self, inner: Inner, reason: str, cause: Exception | None) -> None:
         session = self._session
+        with inner.reading:
+            inner.is_torn = True  # what a caller reads from now on is nobody's any more
         with session.lock:
             was_up = session.link is inner
             session.link = self.inner = None

@@ -21,10 +21,10 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import logger
 from understudy.failover.waiters import Waiter, Waiters
-from understudy.stomp.errors import Refused, SendTimeout
+from understudy.stomp.errors import ConnectionLost, Refused, SendTimeout
 from understudy.stomp.inner import Inner
 from understudy.stomp.message import OutMessage
-from understudy.stomp.wire import WireBroken
+from understudy.stomp.wire import INTERRUPTED, WireBroken
 
 if TYPE_CHECKING:
     from understudy.stomp.session import Session
@@ -63,20 +63,26 @@ class Sender:
 
     def send(self, message: OutMessage, deadline: Deadline) -> None:
         """Return when it is confirmed, or tracked; SendTimeout, Refused, ConnectFailed."""
+        if not message.is_tracked:
+            self._session.check_reentry()
         with self._lock:
             self._given_up = None
             is_in = self.outbox.offer(message, message.size, message.key)
             if is_in:
                 self._session.something_to_send()
+            link = None if message.is_tracked else self._session.reader.takes_turn(message)
         if not is_in:
             self._wait_for_room(message, deadline)
         if not message.is_tracked:
-            self._wait(message, deadline)
+            self._wait(message, link, deadline)
 
-    def _wait(self, message: OutMessage, deadline: Deadline) -> None:
+    def _wait(self, message: OutMessage, link: Inner | None, deadline: Deadline) -> None:
+        """``link`` is what the caller reads himself."""
         bell = message.bell
         assert bell is not None
         try:
+            if link is not None:
+                self._session.reader.read_for(message, link, deadline)
             while not message.is_settled and (left := deadline.remaining()) > 0:
                 bell.wait(min(left, SLICE))
                 if not message.is_settled:
@@ -106,6 +112,7 @@ class Sender:
         )
 
     def _wait_for_room(self, message: OutMessage, deadline: Deadline) -> None:
+        self._session.check_reentry()
         waiter = Waiter()
         try:
             while True:
@@ -132,6 +139,7 @@ class Sender:
 
     def flush(self, deadline: Deadline) -> bool:
         """Wait until the outbox is empty; False at the deadline. Raises what was refused."""
+        self._session.check_reentry()
         waiter = Waiter()
         try:
             with self._lock:
@@ -169,7 +177,7 @@ class Sender:
             except WireBroken:
                 return
             except BaseException:  # of a signal handler; a later receipt would cover what is unsent
-                link.sever("the call that used it was interrupted")
+                link.sever(INTERRUPTED)
                 raise
             if not self.confirms:
                 self._settle(self.outbox.confirmed(self._tag, multiple=True))
@@ -264,6 +272,7 @@ class Sender:
 
     def abandon(self) -> None:
         """In a forked child the messages are the parent's to send."""
+        self.end_waiting(ConnectionLost("the process was forked while this call waited"))
         self.outbox = Outbox(self._limit)
         self._lock = self._session.lock  # which is another one by now
 

@@ -28,7 +28,7 @@ from understudy.failover.waiters import Waiter, Waiters
 from understudy.stomp.codec import encode
 from understudy.stomp.dialing import SCHEMES, StompDialer
 from understudy.stomp.dispatcher import Dispatcher
-from understudy.stomp.errors import ConnectFailed, ConnectionLost
+from understudy.stomp.errors import ConnectFailed, ConnectionLost, ReentrancyError
 from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
 from understudy.stomp.reader import Reader
@@ -44,6 +44,10 @@ __all__ = ["GOODBYE", "Session", "let_go"]
 
 SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 GOODBYE = 1.0  # s that a graceful end may take beyond the flush
+WITHIN = (
+    "this signal handler has interrupted the connection at its own work, so no answer can come: "
+    "only leave a note in the handler, and send after the call that it has interrupted"
+)
 CLOSED = "the connection was closed while this call waited"
 
 
@@ -164,7 +168,7 @@ class Session:
             if self.sender.flush(Deadline(limit / 1000)):
                 return
             reason = f"not confirmed within closeTimeout={limit} ms"
-        except (ConnectFailed, ConnectionLost) as exc:
+        except (ConnectFailed, ConnectionLost, ReentrancyError) as exc:
             reason = str(exc)
         self.sender.tell_left_behind(reason)
 
@@ -253,6 +257,13 @@ class Session:
             self._failed = None
             self._wanted.set()
 
+    def check_reentry(self) -> None:
+        """A call that waits begins; ReentrancyError where its thread holds up the answer."""
+        link = self.reader.inner
+        at_work = self.lock._is_owned()  # type: ignore[attr-defined]
+        if at_work or (link is not None and link.is_mine):
+            raise ReentrancyError(WITHIN)
+
     def raise_if_hopeless(self) -> None:
         """Raises what ended the hope for a connection, if something did."""
         with self.lock:
@@ -329,6 +340,7 @@ class Session:
         """A receipt to ask for, and what becomes of it; ``receipt`` is the application's own."""
         number = f"c{next(self._numbers)}"
         command = self.commands[number] = Command(name, receipt)
+        self.reader.unpark()
         return number, command
 
     def forget_commands(self) -> list[Command]:

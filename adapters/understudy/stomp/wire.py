@@ -8,12 +8,14 @@ Rules
   and so a descriptor is never closed under somebody who uses it.
 * `sever` shuts the socket down, from any thread. The thread that reads closes as it leaves;
   a wire that nobody reads is closed by its owner.
-* Every failure is `WireBroken`.
+* Every failure is `WireBroken`. What a signal handler raises passes through, and the wire may be
+  cut within a frame then: the caller severs it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -23,9 +25,10 @@ from collections import deque
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.polling import Wakeup, is_at_end, unread_bytes
 
-__all__ = ["Wire", "WireBroken"]
+__all__ = ["INTERRUPTED", "Wire", "WireBroken"]
 
 READ_SIZE = 262144  # bytes; takes what has come in one call, many frames at once
+INTERRUPTED = "the call that used it was interrupted"
 
 
 class WireBroken(Exception):
@@ -45,6 +48,7 @@ class Wire:
         self._lock = threading.RLock()
         self._waiting: deque[memoryview] = deque()
         self._wakeup = Wakeup()
+        self._poll: select.poll | None = None  # a caller's, see `poll`
         self._wants_room = False  # a TLS read has to write first
         self._write_failed: str | None = None  # what has come before that can still be read
 
@@ -137,30 +141,33 @@ class Wire:
             except WireBroken:
                 raise
             except BaseException:  # of a signal handler; nobody would send what waits now
-                self.sever("the call that used it was interrupted")
+                self.sever(INTERRUPTED)
                 raise
 
     def _send_waiting(self) -> None:
         """Send what the kernel takes now; the lock is held."""
-        assert self._sock is not None
+        sock, waiting = self._sock, self._waiting  # in a child of a signal handler there are others
+        assert sock is not None
         try:
-            while self._waiting:
-                piece = self._waiting[0]
-                sent = self._sock.send(piece)
+            while waiting:
+                piece = waiting[0]
+                sent = sock.send(piece)
                 self.waiting_bytes -= sent
                 self.last_sent = time.monotonic()
                 if sent < len(piece):
-                    self._waiting[0] = piece[sent:]
+                    waiting[0] = piece[sent:]
                     return
-                self._waiting.popleft()
+                waiting.popleft()
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
             return
         except OSError as exc:
+            if exc.errno is None:
+                raise  # a signal handler's
             self._write_failed = self.severed or f"{type(exc).__name__}: {exc}"
             self._wakeup.set()
             raise WireBroken(self._write_failed) from exc
 
-    # --- reading: one thread --------------------------------------------------------------------
+    # --- reading: one at a time -------------------------------------------------------------------
 
     def receive(self) -> bytes:
         """What has come, without waiting; nothing when nothing has."""
@@ -178,6 +185,8 @@ class Wire:
                 self._wants_room = True
                 return b""
             except OSError as exc:
+                if exc.errno is None:
+                    raise  # a signal handler's
                 orderly = isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError)
                 reason = self.severed or f"{type(exc).__name__}: {exc}"
                 raise WireBroken(reason, orderly) from exc
@@ -207,6 +216,33 @@ class Wire:
     def wake(self) -> None:
         """End `wait` in the reading thread."""
         self._wakeup.set()
+
+    @property
+    def can_poll(self) -> bool:
+        """Whether there is a `poll` here; what it needs is missing on Windows and with gevent."""
+        return hasattr(select, "poll")
+
+    def poll(self, seconds: float) -> bool:
+        """For one caller, who reads in the place of the reading thread: wait until something has
+        come, at most so long. False when there is something to do that only that thread can.
+        """
+        with self._lock:
+            sock = self._sock
+            if self.severed is not None or sock is None or self._wants_room:
+                return False
+            if isinstance(sock, ssl.SSLSocket) and sock.pending():
+                return True
+            if self._poll is None:
+                poll = select.poll()
+                poll.register(sock.fileno(), select.POLLIN)
+                self._poll = poll
+        self._poll.poll(int(seconds * 1000 + 0.999))  # raises what a signal handler raises
+        return True
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread is at work with it: it is in a signal handler."""
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -248,7 +284,7 @@ class Wire:
             if self.severed is None:
                 self.severed = "closed"
             sock, self._sock = self._sock, None
-            self._waiting.clear()
+            self._waiting = deque()
             self.waiting_bytes = 0
             if sock is not None:
                 with contextlib.suppress(OSError):
