@@ -67,7 +67,7 @@ class Node:
     def feed(self, event: Event) -> None:
         world, life = self.world, self.life
         if world.now < self.frozen_until:
-            pause = self.frozen_until - world.now
+            pause = self.frozen_until - world.now + 1e-6
             world.after(pause, lambda: self.feed(event) if life == self.life else None)
             return
         self.keeper.learn(world.highest_token)  # sidecars tell each other, and stamp the store

@@ -103,7 +103,7 @@ class Machine:
         self._penalty = Penalty(group.timings.lease, chance)
         self._started_at = math.inf
         self._members: tuple[Member, ...] | None = None  # None: not known yet
-        self._seen: Observation | None = None
+        self.seen: Observation | None = None  # what the lock showed last
         self._claimed: Observation | None = None  # what our last claim was to replace
         self._permit = lock.Permit(False)
         self._token = 0
@@ -113,6 +113,7 @@ class Machine:
         self._crash = ""  # how the broker ended by itself
         self._ill = ""  # MASTER and paused: what would have been a reason to hand over
         self._until = math.inf  # when PREPARING or STARTING has taken too long
+        self._refused_until = math.inf  # refused at the start: when to end for it
         self._moved = ""  # the last switchover or failover that was answered
 
     def __repr__(self) -> str:
@@ -131,7 +132,7 @@ class Machine:
     @property
     def holder(self) -> str | None:
         """Who has the lock, as far as known."""
-        record = self._seen.record if self._seen else None
+        record = self.seen.record if self.seen else None
         return None if record is None or record.is_void or record.released else record.holder
 
     def is_ready(self, now: float) -> bool:
@@ -159,10 +160,13 @@ class Machine:
         """Take in what happened; return what to do, in order."""
         self._started_at = min(self._started_at, now)
         if isinstance(event, lock.Seen):
-            self._seen = event.observation
+            self.seen = event.observation
         actions = self._campaign(now) + self._feed(lock.Tick(), now)
         if isinstance(event, _OF_THE_KEEPER):
             actions += self._feed(event, now)
+            is_news = isinstance(event, lock.Seen) and self.seen is self.keeper.observation
+            if is_news and self.keeper.refused and now >= self._refused_until:
+                actions.append(Quit(2, self.keeper.refused))
         else:
             actions += self._handle(event, now)
         return actions + self._settle(now)
@@ -194,7 +198,7 @@ class Machine:
 
     def _campaign(self, now: float) -> list[Action]:
         """Tell the keeper whether it may claim the lock, and how late."""
-        record = self._seen.record if self._seen else None
+        record = self.seen.record if self.seen else None
         is_early = self._members is None and now < self._started_at + NEWS
         if is_early or not self.is_ready(now) or self.is_paused or self.node.nofailover:
             permit = lock.Permit(False)
@@ -235,9 +239,9 @@ class Machine:
         return [event]
 
     def _refused(self, event: lock.Refuse, now: float) -> list[Action]:
-        patience = 2 * self.group.timings.patience
-        if now <= self._started_at + patience:
-            return [Quit(2, event.cause)]
+        patience = self.group.timings.patience
+        if now <= self._started_at + 2 * patience:
+            self._refused_until = now + 1.1 * patience  # a late word of a dead one passes
         return [self._say(f"can't take part: {event.cause}", logging.ERROR)]
 
     def _fence(self, event: lock.Fence, now: float) -> list[Action]:

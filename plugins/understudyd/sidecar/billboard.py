@@ -1,0 +1,72 @@
+"""The board on a thread of its own: shows this node, looks for the others and for requests.
+
+Nothing safe rests on it, so it may be slow, stuck or gone. What could not be written to the history
+is kept for later, as much of it as a history holds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from understudy.core.redact import redact
+from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request
+from understudyd.sidecar.worker import Worker
+from understudyd.status import HistoryEntry, Member
+
+__all__ = ["PERIOD", "Billboard", "News"]
+
+PERIOD = 1.0  # s between two looks
+
+
+@dataclass(frozen=True)
+class News:
+    """What the board shows; with ``trouble`` it could not be reached."""
+
+    members: tuple[Member, ...] = ()
+    requests: tuple[Request, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
+    trouble: str = ""
+
+
+class Billboard:
+    def __init__(self, board: Board, tell: Callable[[News], None]) -> None:
+        """``tell`` is called from another thread."""
+        self._board = board
+        self._tell = tell
+        self._worker = Worker("understudy-board")
+        self._entries: deque[HistoryEntry] = deque(maxlen=HISTORY_LIMIT)
+        self._answers: deque[tuple[Request, Answer]] = deque(maxlen=HISTORY_LIMIT)
+        self._asked: deque[Request] = deque(maxlen=HISTORY_LIMIT)
+
+    def note(self, entry: HistoryEntry) -> None:
+        self._entries.append(entry)
+
+    def reply(self, request: Request, answer: Answer) -> None:
+        self._answers.append((request, answer))
+
+    def ask(self, request: Request) -> None:
+        self._asked.append(request)
+
+    def look(self, member: Member) -> None:
+        """Publish ``member`` and tell the news; nothing while the look before is under way."""
+        self._worker.do(lambda: self._look(member))
+
+    def _look(self, member: Member) -> None:
+        board = self._board
+        try:
+            board.publish(member)
+            while self._asked:
+                board.ask(self._asked[0])
+                self._asked.popleft()
+            while self._answers:
+                board.answer(*self._answers[0])
+                self._answers.popleft()
+            while self._entries:
+                board.append(self._entries[0])
+                self._entries.popleft()
+            news = News(tuple(board.nodes()), tuple(board.asked()), tuple(board.history()))
+        except Exception as error:  # a third party's board too; it is told, and goes on without
+            news = News(trouble=redact(f"{type(error).__name__}: {error}"))
+        self._tell(news)

@@ -1,0 +1,82 @@
+"""What a node says of itself: to the board, and through its API. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import understudy
+from understudyd.config.model import Group, Node
+from understudyd.lock.port import Observation
+from understudyd.sidecar.node import Machine, Phase
+from understudyd.status import BrokerStatus, ClusterStatus, Member, NodeStatus, Role
+
+__all__ = ["cluster", "member", "status", "uris"]
+
+
+def status(machine: Machine, now: float) -> NodeStatus:
+    deadline, token = machine.keeper.deadline, machine.token
+    return NodeStatus(
+        group=machine.group.name,
+        node=machine.node.name,
+        role=machine.role,
+        state=_state(machine),
+        token=token,
+        lease_remaining_s=None if token is None else round(max(0.0, deadline - now), 3),
+        master=machine.holder,
+        broker=BrokerStatus(machine.checks.is_healthy, machine.pid),
+    )
+
+
+def member(machine: Machine, now: float) -> Member:
+    is_master = machine.role == Role.MASTER
+    return Member(
+        name=machine.node.name,
+        role=machine.role,
+        state=_state(machine),
+        weight=machine.node.weight,
+        api=str(machine.node.api),
+        healthy=machine.checks.is_healthy if is_master else machine.is_ready(now),
+        nofailover=machine.node.nofailover,
+        token=machine.token,
+        stamp=machine.keeper.highest_token,
+    )
+
+
+def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterStatus:
+    me = machine.node.name
+    known = {one.name: one for one in others}
+    known[me] = member(machine, now)
+    unheard = (
+        Member(node.name, Role.NONE, "unknown", node.weight, str(node.api))
+        for node in machine.group.nodes.values()
+        if node.name not in known
+    )
+    nodes = sorted([*known.values(), *unheard], key=lambda one: one.name)
+    seen = machine.seen
+    return ClusterStatus(
+        group=machine.group.name,
+        lock=str(machine.group.lock),
+        master=machine.holder,
+        token=_token(seen) if machine.holder else None,
+        nodes=tuple(nodes),
+        is_paused=machine.is_paused,
+    )
+
+
+def uris(group: Group, master: str | None) -> tuple[str, ...]:
+    """Where clients reach the group: scheme, host and port of each node, the master's first."""
+    first = [group.nodes[master]] if master is not None and master in group.nodes else []
+    nodes: list[Node] = [*first, *(node for node in group.nodes.values() if node.name != master)]
+    return tuple(understudy.parse(node.uri.reveal()).endpoints[0].address for node in nodes)
+
+
+def _state(machine: Machine) -> str:
+    if machine.is_paused and machine.phase in (Phase.STANDBY, Phase.MASTER):
+        return f"{machine.phase.value} (paused)"
+    if machine.phase is Phase.STANDBY and machine.keeper.refused:
+        return "refused"
+    return machine.phase.value
+
+
+def _token(seen: Observation | None) -> int | None:
+    return seen.record.token if seen and seen.record else None
