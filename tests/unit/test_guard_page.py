@@ -1,0 +1,98 @@
+"""The deadline page, and when the watcher loses patience."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+
+from understudyd.guard.page import SIZE, SLOT, Page
+from understudyd.guard.suspicion import Suspicion
+from understudyd.guard.words import NEVER, Armed, Idle, Killing, Lease, Stuck
+
+
+def test_a_page_begins_empty_and_is_the_same_for_all() -> None:
+    page = Page.create()
+    assert page.read() == Lease(0, NEVER)
+    other = Page(os.dup(page.descriptor))
+    page.extend(12.5, 3)
+    assert other.read() == Lease(3, 12.5)
+    page.clear()
+    assert other.read().token == 0
+    page.close()
+    other.close()
+
+
+def test_a_deadline_only_ever_rises_within_a_reign() -> None:
+    page = Page.create()
+    page.extend(12.5, 3)
+    page.extend(12.0, 3)
+    page.extend(99.0, 2)
+    assert page.read() == Lease(3, 12.5)
+    page.extend(5.0, 4)
+    assert page.read() == Lease(4, 5.0)
+    page.close()
+
+
+@pytest.mark.parametrize("writes", [1, 2, 3])
+def test_a_torn_write_leaves_the_deadline_before_it(writes: int) -> None:
+    page = Page.create()
+    for number in range(1, writes + 1):
+        page.extend(float(number), 3)
+    whole = os.pread(page.descriptor, SIZE, 0)
+    page.extend(writes + 1.0, 3)
+    after = os.pread(page.descriptor, SIZE, 0)
+    offset = next(o for o in (0, SLOT.size) if after[o : o + SLOT.size] != whole[o : o + SLOT.size])
+    for cut in range(1, SLOT.size):
+        torn = whole[:offset] + after[offset : offset + cut] + whole[offset + cut :]
+        os.pwrite(page.descriptor, torn, 0)
+        assert page.read().deadline in (float(writes), writes + 1.0)
+        if torn != after:
+            assert page.read() == Lease(3, float(writes))
+    page.close()
+
+
+def test_a_page_that_is_attached_goes_on_where_it_was() -> None:
+    page = Page.create()
+    page.extend(1.0, 3)
+    other = Page(os.dup(page.descriptor))
+    other.extend(2.0, 3)
+    assert page.read() == Lease(3, 2.0)
+    page.close()
+    other.close()
+
+
+LEASE = Lease(7, 100.0)
+
+
+def test_a_guard_with_nothing_in_custody_is_never_doubted() -> None:
+    it = Suspicion(kill=0.5, slack=0.05)
+    assert it.due(LEASE) == math.inf
+    it.control_lost(1.0)
+    assert it.due(LEASE) == math.inf
+    it.heard(Armed(7, has_lock=False), 2.0)
+    it.heard(Idle(), 3.0)
+    assert it.due(LEASE) == math.inf
+
+
+def test_it_has_to_begin_at_the_deadline_or_when_control_is_lost() -> None:
+    it = Suspicion(kill=0.5, slack=0.05)
+    it.heard(Armed(7, has_lock=False), 2.0)
+    assert it.due(LEASE) == 100.05
+    assert it.due(Lease(7, 200.0)) == 200.05
+    assert it.due(Lease(8, 200.0)) < 0
+    it.control_lost(3.0)
+    assert it.due(LEASE) == 3.05
+
+
+def test_it_gets_the_time_that_killing_takes() -> None:
+    it = Suspicion(kill=0.5, slack=0.05)
+    it.heard(Armed(7, has_lock=False), 2.0)
+    it.heard(Killing(), 10.0)
+    it.heard(Killing(), 10.4)
+    assert it.due(LEASE) == 10.55
+    it.heard(Stuck(), 10.5)
+    assert it.due(LEASE) == math.inf
+    it.heard(Armed(8, has_lock=False), 11.0)
+    assert it.due(Lease(8, 100.0)) == 100.05
