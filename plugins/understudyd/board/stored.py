@@ -71,7 +71,7 @@ class Reader:
 
 def _ages(sightings: Sightings, stored: Mapping[str, Stored]) -> dict[str, float]:
     shown = {name: (version, age) for name, (_, version, age) in stored.items()}
-    return sightings.ages(shown, time.clock_gettime(time.CLOCK_BOOTTIME))
+    return sightings.ages(shown, time.monotonic())
 
 
 def _request(data: Mapping[str, Any]) -> Request:

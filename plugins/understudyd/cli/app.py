@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import click
 
 from understudy import ConfigurationError, UnderstudyError, __version__, redact
+from understudyd.cli.cluster import cluster
+from understudyd.cli.sidecar import sidecar
 from understudyd.cli.uri import uri
 
 __all__ = ["run"]
@@ -25,6 +27,8 @@ def understudy() -> None:
     """Failover URIs, master/slave groups and broker networks."""
 
 
+understudy.add_command(cluster)
+understudy.add_command(sidecar)
 understudy.add_command(uri)
 
 

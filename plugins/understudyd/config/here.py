@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,11 +96,13 @@ def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
 
 
 def _check_user(user: str) -> None:
+    import pwd  # not on Windows, where the command line is of use too
+
     try:
-        pwd.getpwnam(user)
+        known = pwd.getpwnam(user)
     except KeyError:
         raise ConfigurationError(f"this machine has no user {user!r}") from None
-    if os.geteuid() not in (0, pwd.getpwnam(user).pw_uid):
+    if os.geteuid() not in (0, known.pw_uid):
         raise ConfigurationError(f"only root can start a broker as {user!r}")
 
 

@@ -1,0 +1,167 @@
+"""What a group looks like now: asked of its nodes' APIs, and of the board for who does not answer.
+
+Rules
+* A node's own word goes first; then what the master, or another node, says of it; then the board.
+* The board is asked only when it is needed: no API says who is master, or somebody is silent.
+* Nobody waits for a dead host longer than `ask.PATIENCE`: all are asked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from understudyd.board.open import open_board
+from understudyd.board.port import Board
+from understudyd.cli.cluster import ask
+from understudyd.config.model import Estate, Group, Node
+from understudyd.lock.port import Unavailable
+from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role
+
+__all__ = ["Look", "board_of", "look", "look_at_history"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    cluster: ClusterStatus
+    source: str  # "api", "board", or "" where neither answered
+    errors: dict[str, str] = field(default_factory=dict)  # by node, and "board"
+    answering: tuple[str, ...] = ()  # nodes whose API works
+    masters: tuple[str, ...] = ()  # nodes that say they are master; more than one is alarming
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.cluster.to_json(), "source": self.source, "errors": self.errors}
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What one node's API said."""
+
+    node: Node
+    status: NodeStatus | None = None
+    cluster: ClusterStatus | None = None
+    error: str = ""
+
+
+def look(estate: Estate, group: Group) -> Look:
+    heard = _all(group, lambda node: _hear(estate, node))
+    errors = {one.node.name: one.error for one in heard if one.error}
+    told = [one for one in heard if one.status is not None and one.cluster is not None]
+    masters = tuple(one.node.name for one in told if one.status and one.status.role == Role.MASTER)
+    told.sort(key=lambda one: one.node.name not in masters)
+    known: dict[str, Member] = {}
+    paused = False
+    if len(told) < len(heard):
+        try:
+            shown, paused = _look_at_board(group)
+            known |= shown
+        except Unavailable as exc:
+            errors["board"] = str(exc)
+    source = "api" if told else "board" if "board" not in errors else ""
+    for one in reversed(told):  # the master's word is the last
+        assert one.cluster is not None
+        known |= {member.name: member for member in one.cluster.nodes if member.seen_s is not None}
+        paused = one.cluster.is_paused
+    for one in told:
+        assert one.status is not None
+        known[one.node.name] = _own_word(one.node, one.status, known.get(one.node.name))
+    nodes = tuple(known.get(name) or _unknown(node) for name, node in group.nodes.items())
+    master, token = _master(told, nodes)
+    cluster = ClusterStatus(group.name, str(group.lock), master, token, nodes, paused)
+    return Look(cluster, source, errors, tuple(one.node.name for one in told), masters)
+
+
+def look_at_history(estate: Estate, group: Group) -> tuple[list[HistoryEntry], str]:
+    """The history and where it is from; the longest that anybody has. Raises Unavailable."""
+    found: list[HistoryEntry] = []
+    is_told = False
+    for answered in _all(group, lambda node: _try(estate, node, "/history")):
+        if answered is not None and answered.code == 200:
+            is_told = True
+            entries = [HistoryEntry.from_json(entry) for entry in answered.data]
+            found = max(found, entries, key=lambda some: [entry.at for entry in some[-1:]])
+    if is_told:
+        return found, "api"
+    board = board_of(group)
+    try:
+        return board.history(), "board"
+    finally:
+        board.close()
+
+
+def board_of(group: Group) -> Board:
+    return open_board(group.lock.reveal(), group.name, ask.PATIENCE)
+
+
+def _all(group: Group, question: Callable[[Node], T]) -> list[T]:
+    nodes: Sequence[Node] = list(group.nodes.values())
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        return list(pool.map(question, nodes))
+
+
+def _hear(estate: Estate, node: Node) -> _Heard:
+    try:
+        status = ask.get(node, estate.api, "/status")
+        cluster = ask.get(node, estate.api, "/cluster")
+        if status.code != 200 or cluster.code != 200:
+            return _Heard(node, error=(status if status.code != 200 else cluster).reason)
+        return _Heard(
+            node, NodeStatus.from_json(status.data), ClusterStatus.from_json(cluster.data)
+        )
+    except ask.NoAnswer as exc:
+        return _Heard(node, error=str(exc))
+    except (TypeError, ValueError, AttributeError):
+        return _Heard(node, error="what answers there is no API of a sidecar")
+
+
+def _try(estate: Estate, node: Node, path: str) -> ask.Answered | None:
+    try:
+        return ask.get(node, estate.api, path)
+    except ask.NoAnswer:
+        return None
+
+
+def _look_at_board(group: Group) -> tuple[dict[str, Member], bool]:
+    board = board_of(group)
+    try:
+        members = {member.name: member for member in board.nodes()}
+        paused = any(request.command == "pause" for request in board.asked())
+        return members, paused
+    finally:
+        board.close()
+
+
+def _own_word(node: Node, status: NodeStatus, said: Member | None) -> Member:
+    is_master = status.role == Role.MASTER
+    known = said or _unknown(node)
+    return replace(
+        known,
+        role=status.role,
+        state=status.state,
+        token=status.token,
+        healthy=status.broker.healthy if is_master else known.healthy,
+        seen_s=0.0,
+    )
+
+
+def _unknown(node: Node) -> Member:
+    return Member(node.name, Role.NONE, "unknown", node.weight, str(node.api))
+
+
+def _master(told: list[_Heard], nodes: Sequence[Member]) -> tuple[str | None, int | None]:
+    """Who is master and its token, by the best word there is."""
+    for one in told:
+        if one.status is not None and one.status.role == Role.MASTER:
+            return one.node.name, one.status.token
+    for one in told:
+        if one.cluster is not None and one.cluster.master is not None:
+            return one.cluster.master, one.cluster.token
+    if told:
+        return None, None
+    said = [node for node in nodes if node.role == Role.MASTER and node.seen_s is not None]
+    latest = min(said, key=lambda node: (-(node.token or 0), node.seen_s), default=None)
+    return (latest.name, latest.token) if latest else (None, None)

@@ -1,0 +1,29 @@
+"""``understudy sidecar``: run the sidecar of one node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+__all__ = ["sidecar"]
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="the estate's understudy.toml",
+)
+@click.option("--node", required=True, metavar="GROUP/NODE", help="which node this sidecar is")
+def sidecar(config: Path, node: str) -> int:
+    """Run the sidecar of a node: hold the lock or wait for it, run the broker while it is ours.
+
+    SIGTERM hands over and ends, SIGHUP reads the configuration again. Exit code 0 after SIGTERM, 2
+    for a configuration that can't be run, 3 when a broker could not be killed.
+    """
+    from understudyd.sidecar.service import run  # not before the options were understood
+
+    return run(config, node)

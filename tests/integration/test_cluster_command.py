@@ -1,0 +1,332 @@
+"""``understudy cluster`` against APIs and boards: what it shows, orders, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.testing.brokers import free_port
+from understudyd.api.client import ApiProcess
+from understudyd.api.page import Snapshot, now
+from understudyd.api.words import Order, Settings
+from understudyd.board.file import FileBoard
+from understudyd.board.port import Answer
+from understudyd.config import load
+from understudyd.status import (
+    BrokerStatus,
+    ClusterStatus,
+    HistoryEntry,
+    Member,
+    NodeStatus,
+    Role,
+    stamp,
+)
+
+pytestmark = pytest.mark.integration
+
+COMMAND = [sys.executable, "-c", "from understudyd.cli import main; main()", "cluster"]
+SECONDS = 30.0  # nothing here takes so long
+SECRET = "s3cret-Zq7"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert SECRET not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+class Estate:
+    """A group ``g`` of two nodes whose APIs the test answers for."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack, *, token: bool = True) -> None:
+        self.file = folder / "understudy.toml"
+        self._stack = stack
+        text = '[groups.g]\nlock = "file:g.lock"\n'
+        for name in "ab":
+            text += f'[groups.g.nodes.{name}]\nuri = "amqp://app:{SECRET}@h-{name}:5672/x"\n'
+            text += f'api = "127.0.0.1:{free_port()}"\nbroker.command = "sleep 1"\n'
+        self.file.write_text(text + (f'[api]\ntoken = "{SECRET}"\n' if token else ""))
+        self.estate = load(self.file, {})
+        self.group = self.estate.groups["g"]
+        self.board = FileBoard(folder / "g.lock")
+        self.orders: list[Order] = []
+        self.master, self.token = "a", 3
+        self.is_paused = False
+        self._apis: dict[str, ApiProcess] = {}
+
+    def start(self, *names: str, obey: bool = True) -> None:
+        """The sidecars of these nodes; they do what they are told unless they refuse."""
+        for name in names:
+            node = self.group.nodes[name]
+            settings = Settings(node.listen, self.estate.api)
+            self._apis[name] = self._stack.enter_context(ApiProcess(settings))
+        self.show()
+        for api in self._apis.values():
+            api.start()
+        over = threading.Event()
+        thread = threading.Thread(target=self._serve, args=(over, obey))
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(over.set)
+
+    def member(self, name: str) -> Member:
+        role = Role.MASTER if name == self.master else Role.STANDBY
+        token = self.token if name == self.master else None
+        api = str(self.group.nodes[name].api)
+        return Member(name, role, role, 1, api, True, 0.1, token=token)
+
+    def show(self) -> None:
+        members = tuple(map(self.member, "ab"))
+        cluster = ClusterStatus(
+            "g", "file:g.lock", self.master, self.token, members, self.is_paused
+        )
+        for name, api in self._apis.items():
+            me = self.member(name)
+            broker = BrokerStatus(name == self.master)
+            status = NodeStatus("g", name, me.role, me.state, me.token, None, self.master, broker)
+            entry = HistoryEntry(self.token, self.master, Role.MASTER, stamp(9), "told so", 0.5)
+            api.page.publish(Snapshot(status, cluster, (entry,)))
+            api.page.beat(now() + 3600, me.token or 0)
+
+    def _serve(self, over: threading.Event, obey: bool) -> None:
+        while not over.is_set():
+            select.select(list(self._apis.values()), [], [], 0.1)
+            for api in self._apis.values():
+                for word in api.receive():
+                    if isinstance(word, Order):
+                        self.orders.append(word)
+                        api.reply(word, *((202, "") if obey else (409, "not now")))
+                        self._obey(word.command, word.to) if obey else None
+            self.show()
+
+    def _obey(self, command: str, to: str | None) -> None:
+        if command in ("pause", "resume"):
+            self.is_paused = command == "pause"
+        else:
+            self.master, self.token = to or "b", self.token + 1
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[Estate]:
+    with contextlib.ExitStack() as stack:
+        yield Estate(tmp_path, stack)
+
+
+@pytest.fixture
+def cluster(estate: Estate) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(command, "-c", str(estate.file), *arguments)
+
+    return call
+
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_lists_by_the_nodes_own_word(estate: Estate, cluster: Call) -> None:
+    estate.start("a", "b")
+    done = cluster("list")
+    assert done.returncode == 0
+    assert (
+        done.stdout.splitlines()[0]
+        == f"group g master a token 3 lock file:{estate.file.parent}/g.lock"
+    )
+    assert done.stdout.splitlines()[1].startswith("node g/a master state master token 3 healthy")
+    assert done.stdout.splitlines()[2].startswith("node g/b standby state standby healthy")
+    (told,) = json.loads(cluster("list", "--json", "g").stdout)
+    assert (told["group"], told["master"], told["token"], told["source"]) == ("g", "a", 3, "api")
+    assert {node["name"]: node["role"] for node in told["nodes"]} == {"a": "master", "b": "standby"}
+
+
+def test_shows_a_table_on_a_terminal(estate: Estate) -> None:
+    estate.start("a", "b")
+    ours, theirs = pty.openpty()
+    words = [*COMMAND, "list", "-c", str(estate.file)]
+    process = subprocess.Popen(words, stdout=theirs, env={**os.environ, "COLUMNS": "120"})
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the other side is closed
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    assert "master a token 3" in shown.decode()
+    assert "└──────┴" in shown.decode()
+
+
+def test_shows_what_others_say_of_a_node_that_is_silent(estate: Estate, cluster: Call) -> None:
+    estate.start("b")
+    done = cluster("list")
+    assert done.returncode == 0
+    assert "group g master a token 3" in done.stdout
+    assert "note g a does not answer: Connection refused" in done.stdout
+
+
+def test_lists_from_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
+    estate.board.publish(estate.member("a"))
+    done = cluster("list")
+    assert done.returncode == 0
+    assert "group g master a token 3" in done.stdout
+    assert "node g/b unknown" in done.stdout
+    assert "no API answers: this is what the nodes last wrote on the board" in done.stdout
+
+
+def test_fails_when_nothing_is_known(estate: Estate, cluster: Call) -> None:
+    (estate.file.parent / "g.lock.board").write_text("no folder")
+    done = cluster("list")
+    assert done.returncode == 1
+    assert "nothing is known" in done.stdout
+
+
+def test_says_loudly_that_two_are_master(estate: Estate, cluster: Call) -> None:
+    estate.start("a", "b")
+    estate.member = lambda name: Member(name, Role.MASTER, "master", token=3, seen_s=0.0)  # type: ignore[method-assign]
+    assert "MORE THAN ONE NODE SAYS IT IS MASTER: a, b" in cluster("list").stdout
+
+
+def test_switches_over_through_the_masters_api(estate: Estate, cluster: Call) -> None:
+    """Catalogue 97."""
+    estate.start("a", "b")
+    done = cluster("switchover", "--to", "b")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("b is master of g now (token 4), after ")
+    assert [(order.command, order.to) for order in estate.orders] == [("switchover", "b")]
+    told = json.loads(cluster("failover", "--to", "a", "--json").stdout)
+    assert (told["master"], told["token"], told["way"]) == ("a", 5, "api")
+
+
+def test_tells_the_groups_refusal(estate: Estate, cluster: Call) -> None:
+    estate.start("a", "b", obey=False)
+    done = cluster("switchover")
+    assert done.returncode == 1
+    assert done.stderr == "understudy: a refused the switchover: not now\n"
+
+
+def test_gives_up_waiting(estate: Estate, cluster: Call) -> None:
+    estate.start("a", "b")
+    estate._obey = lambda *_: None  # type: ignore[method-assign]
+    done = cluster("switchover", "--wait", "1s")
+    assert done.returncode == 1
+    assert "it is not done after 1 s" in done.stderr
+
+
+def test_pauses_and_resumes(estate: Estate, cluster: Call) -> None:
+    """Catalogue 98."""
+    estate.start("a", "b")
+    assert cluster("pause").stdout == "g is paused\n"
+    assert "master a token 3 paused" in cluster("list").stdout
+    assert cluster("resume").stdout == "g goes on\n"
+    assert [order.command for order in estate.orders] == ["pause", "resume"]
+
+
+def test_asks_on_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
+    estate.board.publish(estate.member("a"))
+    results: list[subprocess.CompletedProcess[str]] = []
+    thread = threading.Thread(target=lambda: results.append(cluster("switchover", "--to", "b")))
+    thread.start()
+    request = _asked(estate.board)
+    assert (request.command, request.to) == ("switchover", "b")
+    estate.board.answer(request, Answer(409, "b is not ready"))
+    thread.join()
+    assert results[0].returncode == 1
+    assert "the group refused the switchover: b is not ready" in results[0].stderr
+
+    thread = threading.Thread(target=lambda: results.append(cluster("switchover", "--to", "b")))
+    thread.start()
+    _asked(estate.board, after=request.id)
+    estate.master, estate.token = "b", 4
+    for name in "ab":
+        estate.board.publish(estate.member(name))
+    thread.join()
+    assert results[1].returncode == 0
+    assert "b is master of g now (token 4)" in results[1].stdout
+    assert json.loads(cluster("pause", "--json").stdout)["way"] == "board"
+    assert [request.command for request in estate.board.asked()] == ["pause", "switchover"]
+
+
+def _asked(board: FileBoard, after: str = "") -> Any:
+    over = threading.Event()
+    for _ in range(int(SECONDS / 0.05)):
+        for request in board.asked():
+            if request.id != after:
+                return request
+        over.wait(0.05)
+    raise AssertionError("nothing was asked")
+
+
+def test_without_a_token_the_board_is_asked(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        estate = Estate(tmp_path, stack, token=False)
+        estate.start("a", "b")
+        done = run("switchover", "-c", str(estate.file), "--wait", "500ms")
+        assert done.returncode == 1
+        assert estate.orders == []
+        assert [request.command for request in estate.board.asked()] == ["switchover"]
+
+
+def test_shows_the_history(estate: Estate, cluster: Call) -> None:
+    """I9."""
+    entry = HistoryEntry(2, "b", Role.MASTER, stamp(8), "from the board", 1.5)
+    estate.board.append(entry)
+    assert cluster("history").stdout == (
+        "1970-01-01T00:00:08.000Z token 2 b master after 1.5 s: from the board\n"
+    )
+    estate.start("a")
+    (told,) = json.loads(cluster("history", "--json").stdout)
+    assert (
+        told
+        == replace(entry, token=3, node="a", at=stamp(9), cause="told so", took_s=0.5).to_json()
+    )
+
+
+def test_prints_the_uris_without_credentials(estate: Estate, cluster: Call) -> None:
+    estate.master = "b"
+    estate.start("a", "b")
+    assert cluster("uris").stdout == "amqp://h-b:5672,amqp://h-a:5672\n"
+    assert json.loads(cluster("uris", "--json").stdout) == ["amqp://h-b:5672", "amqp://h-a:5672"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "nope"), "groups has no 'nope' (there are: g)"),
+        (("switchover", "--to", "c"), "g has no node c (there are: a, b)"),
+        (("watch", "--interval", "5"), '"5" must be a duration with its unit'),
+    ],
+)
+def test_wrong_use_ends_with_2(
+    estate: Estate, cluster: Call, arguments: tuple[str, ...], message: str
+) -> None:
+    done = cluster(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_watch_prints_a_change_and_ends_at_ctrl_c(estate: Estate) -> None:
+    estate.start("a", "b")
+    words = [*COMMAND, "watch", "-c", str(estate.file), "--json", "--interval", "50ms"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["master"] == "a"
+        estate.master, estate.token = "b", 4
+        masters = set()
+        while "b" not in masters:
+            masters.add(json.loads(process.stdout.readline())["master"])
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 0
