@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from understudyd.config.model import BrokerConfig
 from understudyd.guard.words import Event
 
 __all__ = ["Driver", "Event", "Reign"]
@@ -31,7 +32,7 @@ class Reign:
 
 class Driver(Protocol):
     def start(self) -> None:
-        """Make ready what has to be there before a broker is. Raises OSError."""
+        """Make ready what has to be there before a broker is. Raises UnderstudyError."""
 
     def fileno(self) -> int:
         """Readable while there are events."""
@@ -43,8 +44,15 @@ class Driver(Protocol):
         """Begin to start the broker, which may live until the deadline (seconds, CLOCK_BOOTTIME).
 
         ``descriptors`` are the lock's: whatever is started inherits them. Also for a restart in
-        place, after a Dead that nobody ordered.
+        place, after a Dead that nobody ordered. Raises OSError or UnderstudyError when nothing
+        was started.
         """
+
+    def beat(self) -> None:
+        """Called now and then: look after own helpers."""
+
+    def configure(self, config: BrokerConfig) -> None:
+        """Other settings, from the next ``promote`` on."""
 
     def extend(self, deadline: float) -> None:
         """The lease lasts longer. Never shorter than said before."""

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
 
+from understudy.errors import UnderstudyError
 from understudyd.config.model import BrokerConfig
 from understudyd.drivers.port import Event, Reign
 from understudyd.guard.client import Guard
@@ -35,7 +36,7 @@ class ProcessDriver:
         owned: Callable[[], Iterable[int]],
     ) -> None:
         """``lock``, ``kill`` and ``owned`` as `Guard` takes them."""
-        self.config = config
+        self._config = config
         self._guard = Guard(lock, kill=kill, owned=owned)
         self._token = 0
 
@@ -48,22 +49,28 @@ class ProcessDriver:
     def events(self) -> list[Event]:
         events: list[Event] = self._guard.events()
         if any(isinstance(event, GuardLost) for event in events):
-            with contextlib.suppress(OSError):  # `promote` tries again, and tells
+            with contextlib.suppress(UnderstudyError):  # `promote` tries again, and tells
                 self._guard.start()
         return events
 
     def promote(self, reign: Reign, deadline: float, descriptors: tuple[int, ...] = ()) -> None:
         self._token = reign.token
         command = Command(
-            argv=self.config.command,
-            env=environment(self.config, reign, os.environ),
-            cwd=str(self.config.cwd or "/"),
-            user=self.config.user,
+            argv=self._config.command,
+            env=environment(self._config, reign, os.environ),
+            cwd=str(self._config.cwd or "/"),
+            user=self._config.user,
         )
         if not self._guard.is_ready:
             self._guard.start()
         self._guard.extend(deadline, reign.token)
         self._guard.launch(command, reign.token, descriptors)
+
+    def beat(self) -> None:
+        self._guard.beat()
+
+    def configure(self, config: BrokerConfig) -> None:
+        self._config = config
 
     def extend(self, deadline: float) -> None:
         self._guard.extend(deadline, self._token)

@@ -17,23 +17,27 @@ import random
 import selectors
 import time
 import uuid
-from typing import Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
-from understudy.errors import ConfigurationError
-from understudyd.api.page import Snapshot
-from understudyd.board.port import Answer, Board, Request
-from understudyd.config.model import Group, Node
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.api.page import BEAT, Snapshot
+from understudyd.board.port import Board
 from understudyd.drivers.port import Driver, Reign
 from understudyd.guard.words import Dead, Exited
-from understudyd.health.port import Health, HealthCheck
+from understudyd.health.port import Health
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import LockBackend
 from understudyd.lock.words import Extend, Read, Swap, Tick
 from understudyd.sidecar import view
 from understudyd.sidecar.billboard import PERIOD, Billboard, News
+from understudyd.sidecar.counts import Counts
+from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.preparer import follow, prepare
+from understudyd.sidecar.requests import Orders
+from understudyd.sidecar.settings import Settings, check_reload
 from understudyd.sidecar.words import (
     Action,
     Asked,
@@ -57,7 +61,7 @@ from understudyd.sidecar.words import (
 from understudyd.sidecar.worker import Inbox, Worker
 from understudyd.status import HistoryEntry, stamp
 
-__all__ = ["Control", "Face", "Reload"]
+__all__ = ["Control", "Reload", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
 NAP = 0.5  # s that the clocks may differ more than before
@@ -67,114 +71,161 @@ class Reload:
     """Read the configuration again."""
 
 
-Word: TypeAlias = Event | News | Reload
+class ApiIsUp:
+    """The API process was started again."""
 
 
-class Face(Protocol):
-    """The API's end in control: a place to show things, and orders that come from there."""
-
-    def fileno(self) -> int: ...
-
-    def orders(self) -> list[Request | Reload]:
-        """What was asked since the last call; never waits."""
-
-    def answer(self, request: Request | Reload, answer: Answer) -> None: ...
-
-    def publish(self, snapshot: Snapshot) -> None: ...
-
-    def beat(self, deadline: float, token: int) -> None: ...
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+Word: TypeAlias = Event | News | Reload | ApiIsUp
 
 
 class Control:
     def __init__(
         self,
-        group: Group,
-        node: Node,
+        settings: Settings,
         *,
         instance: str,
         backend: LockBackend,
         driver: Driver,
-        check: HealthCheck,
         board: Board,
+        face: Face,
+        reread: Callable[[], Settings],
         log: logging.Logger,
         chance: random.Random,
     ) -> None:
-        self.inbox: Inbox[Word] = Inbox()
+        """``instance`` names this life of this sidecar; ``reread`` is asked for a reload."""
+        group, node = settings.group, settings.node
         keeper = Keeper(group.name, node.name, instance, group.timings, api=str(node.api))
+        self.inbox: Inbox[Word] = Inbox()
         self.machine = Machine(group, node, keeper, chance)
+        self._settings = settings
         self._driver = driver
-        self._check = check
+        self._face = face
+        self._reread = reread
         self._log = log
         self._locker = Locker(backend, self.inbox.put)
         self._billboard = Billboard(board, self.inbox.put)
+        self._orders = Orders(face.answer)
         self._preparing = Worker("understudy-promotion")
         self._checking = Worker("understudy-health")
         self._following = Worker("understudy-hooks")
         self._news = News()
-        self._look_at = -math.inf
-        self._offset = self._clock_offset()
+        self._counts = Counts()
+        self._look_at = self._beat_at = -math.inf
+        self._shown: Snapshot | None = None
+        self._offset = _clock_offset()
         self._quit: Quit | None = None
 
     def run(self) -> Quit:
-        """Until it is over; returns why. Raises OSError when the guards can't be started."""
-        with selectors.DefaultSelector() as selector:
+        """Until it is over; returns why. Raises UnderstudyError when the guards don't start."""
+        with selectors.DefaultSelector() as self._selector:
             self._driver.start()
-            selector.register(self.inbox, selectors.EVENT_READ)
-            selector.register(self._driver, selectors.EVENT_READ)
+            self._selector.register(self.inbox, selectors.EVENT_READ)
+            self._selector.register(self._driver, selectors.EVENT_READ)
+            self._watch_api()
             while self._quit is None:
-                due = min(self.machine.due, self._look_at)
-                selector.select(min(max(0.0, due - now()), LONGEST))
+                due = min(self.machine.due, self._look_at, self._beat_at)
+                self._selector.select(min(max(0.0, due - now()), LONGEST))
                 self._turn()
         return self._quit
 
     def close(self) -> None:
+        """End the guards, and the broker if one lives."""
         self._driver.close()
         self._locker.close()
-        self.inbox.close()
 
     # --- events ---------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        offset = self._clock_offset()
+        offset = _clock_offset()
         if offset > self._offset + NAP:
             self._feed(Slept(offset - self._offset))
         self._offset = offset
         for event in self._driver.events():
             self._feed(event)
         for word in self.inbox.take():
-            if isinstance(word, News):
-                self._take_news(word)
-            elif isinstance(word, Reload):
-                self._reload()
-            else:
-                self._feed(word)
+            self._hear(word)
+        self._take_orders()
         self._feed(Tick())
-        if now() >= self._look_at:
-            self._look_at = now() + PERIOD
-            self._billboard.look(view.member(self.machine, now()))
+        self._show()
+
+    def _hear(self, word: Word) -> None:
+        if isinstance(word, News):
+            self._take_news(word)
+        elif isinstance(word, Reload):
+            self._reload()
+        elif isinstance(word, ApiIsUp):
+            self._watch_api()
+        else:
+            self._feed(word)
 
     def _feed(self, event: Event) -> None:
+        self._counts.hear(event, now())
         for action in self.machine.receive(event, now()):
+            self._counts.see(action, now())
             self._do(action)
 
     def _take_news(self, news: News) -> None:
         if news.trouble != self._news.trouble:
             text = f"the board can't be reached: {news.trouble}" if news.trouble else "board: ok"
             self._log.warning(text)
+            self._counts.add("board_failures_total", bool(news.trouble))
         self._news = news
+        self._orders.look(news.requests)
         self._feed(Peers(news.members))
         for request in news.requests:
             self._feed(Asked(request))
 
-    def _reload(self) -> None:
-        raise NotImplementedError
+    def _reload(self) -> str:
+        """Why it was refused; empty when it is done."""
+        try:
+            wanted = self._reread()
+            check_reload(self._settings, wanted)
+        except ConfigurationError as error:
+            self._log.error(f"reload refused, everything stays as it is: {error}")
+            return str(error)
+        self._settings = wanted
+        self.machine.configure(wanted.group, wanted.node)
+        self._driver.configure(wanted.node.broker)
+        self._face.configure(wanted)
+        self._log.info("configuration reloaded")
+        return ""
 
-    def _clock_offset(self) -> float:
-        return now() - time.clock_gettime(time.CLOCK_MONOTONIC)
+    # --- the API --------------------------------------------------------------------------------
+
+    def _watch_api(self) -> None:
+        descriptor = self._face.fileno()
+        if descriptor is not None:
+            self._selector.register(descriptor, selectors.EVENT_READ)
+
+    def _take_orders(self) -> None:
+        descriptor = self._face.fileno()
+        orders = self._face.orders(lambda: self.inbox.put(ApiIsUp()))
+        if descriptor is not None and self._face.fileno() is None:
+            self._selector.unregister(descriptor)
+        for order in orders:
+            self._log.info(f"asked by {order.by}: {order.command} {order.to or ''}".rstrip())
+            if order.command == "reload":
+                reason = self._reload()
+                self._face.answer(order, 409 if reason else 202, reason)
+                continue
+            request = self._orders.take(order)
+            self._billboard.ask(request)
+            self._look_at = -math.inf
+            self._feed(Asked(request))
+
+    def _show(self) -> None:
+        moment = now()
+        if moment >= self._look_at:
+            self._look_at = moment + PERIOD
+            self._billboard.look(view.member(self.machine, moment))
+        self._face.beat(*view.lease(self.machine))
+        shown = view.snapshot(self.machine, moment, self._news, self._counts.values)
+        if shown != self._shown or moment >= self._beat_at:
+            self._face.publish(shown)
+            self._shown = shown
+        if moment >= self._beat_at:
+            self._beat_at = moment + BEAT
+            self._driver.beat()
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -210,6 +261,7 @@ class Control:
                 self._billboard.note(entry)
                 self._look_at = -math.inf
             case Reply(request, answer):
+                self._orders.answer(request, answer)
                 self._billboard.reply(request, answer)
                 self._look_at = -math.inf
             case Say(level, text):
@@ -224,7 +276,7 @@ class Control:
         else:
             try:
                 self._driver.promote(order.reign, order.deadline, self._locker.descriptors)
-            except (OSError, ConfigurationError) as error:
+            except (OSError, UnderstudyError) as error:
                 cause = str(error)
         if cause:
             self.inbox.put(Exited(order.reign.token, 1, cause))
@@ -241,7 +293,7 @@ class Control:
             self.inbox.put(Prepared(order.reign.token, veto))
 
     def _ask_health(self, number: int) -> None:
-        check, timeout = self._check, self.machine.node.broker.health.timeout
+        check, timeout = self._settings.check, self.machine.node.broker.health.timeout
 
         def job() -> None:
             self.inbox.put(Checked(number, check.check(timeout)))
@@ -260,6 +312,14 @@ class Control:
 
         if not self._following.do(job):
             self._log.warning(f"the hook {hook} was left out: the one before has not ended")
+
+
+def now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _clock_offset() -> float:
+    return now() - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def new_instance() -> str:

@@ -104,6 +104,7 @@ class Machine:
         self._started_at = math.inf
         self._members: tuple[Member, ...] | None = None  # None: not known yet
         self.seen: Observation | None = None  # what the lock showed last
+        self.seen_at = -math.inf
         self._claimed: Observation | None = None  # what our last claim was to replace
         self._permit = lock.Permit(False)
         self._token = 0
@@ -160,7 +161,7 @@ class Machine:
         """Take in what happened; return what to do, in order."""
         self._started_at = min(self._started_at, now)
         if isinstance(event, lock.Seen):
-            self.seen = event.observation
+            self.seen, self.seen_at = event.observation, now
         actions = self._campaign(now) + self._feed(lock.Tick(), now)
         if isinstance(event, _OF_THE_KEEPER):
             actions += self._feed(event, now)

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 import understudy
+from understudyd.api.page import Snapshot
 from understudyd.config.model import Group, Node
 from understudyd.lock.port import Observation
+from understudyd.sidecar.billboard import News
 from understudyd.sidecar.node import Machine, Phase
 from understudyd.status import BrokerStatus, ClusterStatus, Member, NodeStatus, Role
 
-__all__ = ["cluster", "member", "status", "uris"]
+__all__ = ["cluster", "lease", "member", "snapshot", "status"]
+
+
+def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, float]) -> Snapshot:
+    keeper = machine.keeper
+    is_cut = keeper.observation is None or now - machine.seen_at > machine.group.timings.lease
+    trouble = keeper.refused or ("the lock does not answer" if is_cut else "")
+    return Snapshot(
+        status=status(machine, now),
+        cluster=cluster(machine, now, news.members),
+        history=news.history,
+        uris=_uris(machine.group, machine.holder),
+        is_ready=not trouble and (machine.role == Role.MASTER or machine.is_ready(now)),
+        trouble=trouble,
+        metrics=dict(metrics),
+    )
+
+
+def lease(machine: Machine) -> tuple[float, int]:
+    """Until when the lease may be relied on, and its token, while this node is master."""
+    if machine.role != Role.MASTER or machine.token is None:
+        return -math.inf, 0
+    return machine.keeper.deadline, machine.token
 
 
 def status(machine: Machine, now: float) -> NodeStatus:
@@ -63,7 +88,7 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
     )
 
 
-def uris(group: Group, master: str | None) -> tuple[str, ...]:
+def _uris(group: Group, master: str | None) -> tuple[str, ...]:
     """Where clients reach the group: scheme, host and port of each node, the master's first."""
     first = [group.nodes[master]] if master is not None and master in group.nodes else []
     nodes: list[Node] = [*first, *(node for node in group.nodes.values() if node.name != master)]

@@ -1,0 +1,89 @@
+"""The API process as control sees it: started again when it ends, without ever being waited for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from understudy.errors import UnderstudyError
+from understudyd.api.client import ApiProcess, Gone
+from understudyd.api.page import Snapshot
+from understudyd.api.words import Failed, Order
+from understudyd.api.words import Settings as ApiSettings
+from understudyd.sidecar.settings import Settings
+from understudyd.sidecar.worker import Worker
+
+__all__ = ["Face"]
+
+PAUSE = 1.0  # s between two starts of the API process
+
+
+class Face:
+    def __init__(self, settings: Settings, log: logging.Logger) -> None:
+        self._process = ApiProcess(_of(settings))
+        self._log = log
+        self._worker = Worker("understudy-api")
+        self._is_up = False
+
+    def start(self) -> None:
+        """Returns when it answers. Raises ConfigurationError where it can't listen."""
+        self._process.start()
+        self._is_up = True
+
+    def fileno(self) -> int | None:
+        """Readable when there are orders; None while it is not there."""
+        return self._process.fileno() if self._is_up else None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        pid = self._process.pid
+        return () if pid is None else (pid,)
+
+    def orders(self, tell_up: Callable[[], None]) -> list[Order]:
+        """What was asked since the last call; never waits. ``tell_up`` is called, from another
+        thread, when a process that had to be started again answers."""
+        if not self._is_up:
+            return []
+        orders: list[Order] = []
+        for word in self._process.receive():
+            if isinstance(word, Order):
+                orders.append(word)
+            elif isinstance(word, Failed):
+                self._log.error(f"the API keeps its old settings: {word.cause}")
+            elif isinstance(word, Gone):
+                self._is_up = False
+                self._log.warning("the API process ended; starting another")
+                self._worker.do(lambda: self._start_again(tell_up))
+        return orders
+
+    def answer(self, order: Order, code: int, reason: str = "") -> None:
+        if self._is_up:
+            self._process.reply(order, code, reason)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._process.page.publish(snapshot)
+
+    def beat(self, deadline: float, token: int) -> None:
+        self._process.page.beat(deadline, token)
+
+    def configure(self, settings: Settings) -> None:
+        if self._is_up:
+            self._process.configure(_of(settings))
+
+    def close(self) -> None:
+        self._process.close()
+
+    def _start_again(self, tell_up: Callable[[], None]) -> None:
+        while not self._is_up:
+            try:
+                self._process.start()
+                self._is_up = True
+            except (UnderstudyError, OSError) as error:
+                self._log.error(f"the API process does not start: {error}")
+                time.sleep(PAUSE)
+        tell_up()
+
+
+def _of(settings: Settings) -> ApiSettings:
+    return ApiSettings(settings.node.listen, settings.api)

@@ -1,0 +1,110 @@
+"""The running command `understudy sidecar`: puts its parts together, and behaves as a service.
+
+Exit codes: 0 after SIGTERM or SIGINT, when the lock was handed over; 1 for what should not happen;
+2 for a configuration that can't be run, or a group that this node does not fit into; 3 when a
+broker could not be killed. SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from understudyd.board.open import open_board
+from understudyd.config import about
+from understudyd.drivers import command
+from understudyd.drivers.open import open_driver
+from understudyd.guard.words import Lock
+from understudyd.lock.open import open_backend
+from understudyd.sidecar.control import Control, Reload, new_instance
+from understudyd.sidecar.face import Face
+from understudyd.sidecar.init import become_init
+from understudyd.sidecar.notify import notify
+from understudyd.sidecar.settings import Settings, read
+from understudyd.sidecar.words import Stop
+
+__all__ = ["run"]
+
+
+def run(file: Path, address: str) -> int:
+    """The exit code. Raises ConfigurationError before anything was started."""
+    if os.getpid() == 1:
+        become_init()
+    settings = read(file, address)
+    log = _log(settings)
+    face = Face(settings, log)
+    try:
+        control = _build(settings, file, address, face, log)
+        try:
+            face.start()
+            _listen_to_signals(control)
+            log.info(f"started: lock {settings.group.lock}, API {settings.node.listen}")
+            notify("READY=1")
+            quit = control.run()
+        finally:
+            notify("STOPPING=1")
+            control.close()
+    finally:
+        face.close()
+    if quit.reason:
+        log.error(quit.reason)
+    log.info(f"ended with exit code {quit.code}")
+    return quit.code
+
+
+def _build(
+    settings: Settings, file: Path, address: str, face: Face, log: logging.Logger
+) -> Control:
+    group, node = settings.group, settings.node
+    uri, attempt = group.lock.reveal(), group.timings.attempt
+    instance = new_instance()
+    with about(settings.estate, f"groups.{group.name}.lock"):
+        backend = open_backend(uri, group.name, attempt)
+        board = open_board(uri, group.name, attempt)
+    driver = open_driver(
+        node.broker,
+        Lock(uri, group.name, instance, attempt),
+        kill=group.timings.kill,
+        owned=lambda: {*face.pids, *command.children()},
+    )
+    return Control(
+        settings,
+        instance=instance,
+        backend=backend,
+        driver=driver,
+        board=board,
+        face=face,
+        reread=lambda: read(file, address),
+        log=log,
+        chance=random.Random(),
+    )
+
+
+def _listen_to_signals(control: Control) -> None:
+    def on(number: int, word: Callable[[], Stop | Reload]) -> None:
+        def handler(_: int, __: FrameType | None) -> None:
+            control.inbox.put(word())
+
+        signal.signal(number, handler)
+
+    on(signal.SIGTERM, Stop)
+    on(signal.SIGINT, Stop)
+    on(signal.SIGHUP, Reload)
+
+
+def _log(settings: Settings) -> logging.Logger:
+    log = logging.getLogger("understudy.sidecar")
+    name = f"{settings.group.name}/{settings.node.name}"
+    handler = logging.StreamHandler(sys.stderr)
+    form = f"%(asctime)s.%(msecs)03d %(levelname)-7s {name} %(message)s"
+    handler.setFormatter(logging.Formatter(form, "%Y-%m-%dT%H:%M:%S"))
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return log
