@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 from rich.console import Console
@@ -22,18 +21,12 @@ from understudyd.config.values import Bad, Said, duration
 __all__ = ["cluster"]
 
 
-class Duration(click.ParamType[float]):
-    """``20s``, ``500ms``, ``2m``; seconds for the command."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return duration(Said(value))
-        except Bad as exc:
-            self.fail(f'"{value}" {exc}', param, ctx)
+def _seconds(_: click.Context, param: click.Parameter, value: str) -> float:
+    """``20s``, ``500ms``, ``2m``."""
+    try:
+        return duration(Said(value))
+    except Bad as exc:
+        raise click.BadParameter(f'"{value}" {exc}', param=param) from None
 
 
 def _about_a_group(command: Callable[..., int]) -> Callable[..., int]:
@@ -73,7 +66,7 @@ def _print(looks: Sequence[Look], as_json: bool) -> None:
 
 @cluster.command()
 @_about_a_group
-@click.option("--interval", type=Duration(), default=0.5, help="Between two looks (500ms).")
+@click.option("--interval", callback=_seconds, default="500ms", help="Between two looks (500ms).")
 @click.option("--count", type=click.IntRange(1), help="Look so often and end.")
 def watch(path: str, name: str | None, as_json: bool, interval: float, count: int | None) -> int:
     """Show it again and again, until Ctrl-C.
@@ -147,7 +140,7 @@ def _moving(command: Callable[..., int]) -> Callable[..., int]:
         "--to", metavar="NODE", help="The node to be master; else the best one."
     )(command)
     return click.option(
-        "--wait", type=Duration(), default=120.0, help="How long to wait for the new master (2m)."
+        "--wait", callback=_seconds, default="2m", help="How long to wait for the new master (2m)."
     )(command)
 
 
