@@ -18,6 +18,7 @@ from understudyd.guard.custody import (
     Event,
     KillAll,
     LetGo,
+    Look,
     Lost,
     Quit,
     Release,
@@ -112,6 +113,17 @@ def test_stopping_has_its_own_bound_and_never_one_beyond_the_deadline() -> None:
     it = custody(Stop(7, 15, 200.0))
     assert it.due(LEASE) == 100.0
     assert Tell(Fencing(7, "the deadline has passed")) in it.receive(Tick(), LEASE, 100.0)
+
+
+def test_one_that_was_asked_to_stop_may_end_piece_by_piece() -> None:
+    """Behind a wrapper, which ends first."""
+    it = custody(Stop(7, 15, 20.0))
+    assert it.receive(Ended(-15), LEASE, 10.0) == [Tell(Exited(7, -15)), Look()]
+    assert it.receive(Alive(("java (pid 9)",)), LEASE, 10.0) == []
+    assert it.due(LEASE) == 20.0
+    assert dead(it.receive(Empty(), LEASE, 12.0)) == [Dead(7, 0.0, cause="it stopped")]
+    it = custody(Stop(7, 15, 20.0), Ended(-15), Alive(("java (pid 9)",)))
+    assert KillAll() in it.receive(Tick(), LEASE, 20.0)
 
 
 def test_what_a_broker_leaves_behind_is_killed() -> None:
@@ -218,8 +230,8 @@ def test_no_broker_is_forgotten_and_none_outlives_its_deadline(
     now, is_alive = 0.0, False
     for event, lease, later in story:
         now += later
-        if isinstance(event, Empty) and it.state is not State.KILLING:
-            continue  # only told of in answer to KillAll
+        if isinstance(event, Empty) and it.state not in (State.KILLING, State.STOPPING):
+            continue  # only told of in answer to KillAll and Look
         is_alive &= not isinstance(event, Empty)
         for action in it.receive(event, lease, now):
             if isinstance(action, Start):

@@ -4,7 +4,8 @@ Rules
 * The broker lives until the deadline of its own reign at the most. A deadline of another reign, or
   none, is one that has passed.
 * It is killed at the deadline, on order, when control is gone, when the other guard is gone, when
-  the machine has slept, and what it leaves behind when it ends by itself.
+  the machine has slept, and what it leaves behind when it ends by itself. Only one that was asked
+  to stop may let its processes end one after the other, as one behind a wrapper does.
 * A reign that a guard has ended never starts a broker again, however late an order for it comes. A
   broker that ended by itself may be started again.
 * The lock is let go of only when nothing is left alive. By control, if it lives; else by the guard.
@@ -53,6 +54,7 @@ __all__ = [
     "Event",
     "KillAll",
     "LetGo",
+    "Look",
     "Lost",
     "Quit",
     "Release",
@@ -93,7 +95,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Alive:
-    """These have been sent SIGKILL and are not dead yet."""
+    """These are not dead yet."""
 
     left: tuple[str, ...]
 
@@ -148,6 +150,11 @@ class KillAll:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Answer with Alive or Empty, again whenever one has died; kill nothing."""
+
+
+@dataclass(frozen=True)
 class Tell:
     """To control."""
 
@@ -176,7 +183,7 @@ class Quit:
     """Nothing is left to guard."""
 
 
-Action: TypeAlias = Start | Signal | KillAll | Tell | LetGo | Release | EndControl | Quit
+Action: TypeAlias = Start | Signal | KillAll | Look | Tell | LetGo | Release | EndControl | Quit
 
 
 class Custody:
@@ -294,7 +301,14 @@ class Custody:
         told = self._tell(Exited(self.token, event.status, event.reason))
         if self.state is State.KILLING:
             return told
+        if self.state is State.STOPPING:
+            return [*told, Look()]
         return told + self._begin_killing("it ended", now, is_told=True)
+
+    def _stopped(self, event: Empty, lease: Lease, now: float) -> list[Action]:
+        self._cause = "it stopped"
+        self._killed = now
+        return self._empty(event, lease, now)
 
     def _overdue(self, lease: Lease, now: float) -> list[Action]:
         self._ended = self.token
@@ -369,6 +383,7 @@ _TABLE: dict[tuple[State, type], Handler] = {
     (State.STOPPING, Stop): Custody._stop,
     (State.STOPPING, Kill): Custody._ordered,
     (State.STOPPING, Ended): Custody._exited,
+    (State.STOPPING, Empty): Custody._stopped,
     (State.STOPPING, Slept): Custody._slept,
     (State.STOPPING, Lost): Custody._lost,
     (State.KILLING, Alive): Custody._alive,

@@ -178,8 +178,11 @@ class Post:
             self.feed(does.Ended(status, self._reason() if status == NOT_STARTED else ""))
             self._broker = 0
             os.close(self._told)
-        if self._custody.state is State.KILLING:
-            self.feed(self._kill_round() if is_any_left else does.Empty())
+        state = self._custody.state
+        if not is_any_left:
+            self.feed(does.Empty())
+        elif state is State.KILLING or (state is State.STOPPING and not self._broker):
+            self.feed(self._left(is_killing=state is State.KILLING))
 
     def _has_slept(self) -> bool:
         boot = now()
@@ -213,16 +216,20 @@ class Post:
 
     def _kill_all(self, _: does.KillAll) -> None:
         self._speak(Killing())
-        self.feed(self._kill_round())
+        self.feed(self._left(is_killing=True))
 
-    def _kill_round(self) -> does.Event:
-        victims = [
+    def _look(self, _: does.Look) -> None:
+        self.feed(self._left(is_killing=False))
+
+    def _left(self, *, is_killing: bool) -> does.Event:
+        left = [
             process
             for process in tree.descendants(os.getpid())
             if not tree.is_spared(process, self._lock)
         ]
-        tree.kill(victims)
-        return does.Alive(tuple(map(str, victims))) if victims else does.Empty()
+        if is_killing:
+            tree.kill(left)
+        return does.Alive(tuple(map(str, left))) if left else does.Empty()
 
     def _tell(self, action: does.Tell) -> None:
         if isinstance(action.report, Dead) and action.report.left:
@@ -289,6 +296,7 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     does.Start: Post._start,
     does.Signal: Post._signal,
     does.KillAll: Post._kill_all,
+    does.Look: Post._look,
     does.Tell: Post._tell,
     does.LetGo: Post._let_go,
     does.Release: Post._release,
