@@ -114,6 +114,15 @@ class FileBackend:
             os.close(self._held.descriptor)
             self._held = None
 
+    def await_change(self) -> None:
+        """Block until nobody has the lock; for a moment we have a part of it then."""
+        with self._errors():
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            finally:
+                os.close(descriptor)
+
     # --- as the holder --------------------------------------------------------------------------
 
     def _look_as_holder(self, held: _Open) -> Observation:

@@ -62,7 +62,7 @@ from understudyd.lock.words import (
     Tick,
 )
 
-__all__ = ["Keeper", "State"]
+__all__ = ["LOOKS", "Keeper", "State"]
 
 JUMP = 1000  # tokens skipped after the store may have forgotten some
 LOOKS = 4  # how often a standby looks within a renewal period, where nothing tells it of a change
@@ -413,6 +413,8 @@ class Keeper:
             cause = "there was no record"
         elif before.released:
             cause = f"{before.holder} let go: {before.cause}"
+        elif seen.is_free:
+            cause = f"{before.holder} is dead, and its broker"
         else:
             cause = f"{before.holder} was not heard of for {self._patience:.1f} s"
         is_continued = (

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from understudy.errors import UnderstudyError
 from understudyd.lock.record import LockRecord, Version
 
-__all__ = ["Inheritable", "LockBackend", "Observation", "Unavailable"]
+__all__ = ["Inheritable", "LockBackend", "Observation", "Unavailable", "Waitable"]
 
 
 class Unavailable(UnderstudyError):
@@ -49,6 +49,17 @@ class Observation:
         return self.is_free or (
             released and record is not None and record.incarnation == self.incarnation
         )
+
+
+@runtime_checkable
+class Waitable(Protocol):
+    """What a backend may do besides: tell when looking is worth while. Safety needs none of it."""
+
+    def await_change(self) -> None:
+        """Block until the lock may be free; from another thread than the rest. Raises Unavailable.
+
+        It may return without a reason, and may block for ever.
+        """
 
 
 class LockBackend(Protocol):

@@ -26,9 +26,9 @@ from understudyd.board.port import Board
 from understudyd.drivers.port import Driver, Reign
 from understudyd.guard.words import Dead, Exited
 from understudyd.health.port import Health
-from understudyd.lock.keeper import Keeper
+from understudyd.lock.keeper import LOOKS, Keeper
 from understudyd.lock.port import LockBackend
-from understudyd.lock.words import Extend, Read, Swap, Tick
+from understudyd.lock.words import Extend, Read, Seen, Swap, Tick
 from understudyd.sidecar import view
 from understudyd.sidecar.billboard import PERIOD, Billboard, News
 from understudyd.sidecar.counts import Counts
@@ -163,6 +163,8 @@ class Control:
         for action in self.machine.receive(event, now()):
             self._counts.see(action, now())
             self._do(action)
+        if isinstance(event, Seen) and self.machine.is_held_by_another:
+            self._locker.wait_for_change(self.machine.group.timings.renew / LOOKS)
 
     def _take_news(self, news: News) -> None:
         if news.trouble != self._news.trouble:

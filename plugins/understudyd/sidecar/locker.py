@@ -8,19 +8,22 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeAlias
 
 from understudy.core.redact import redact
-from understudyd.lock.port import LockBackend, Observation, Unavailable
+from understudyd.lock.port import Inheritable, LockBackend, Observation, Unavailable, Waitable
 from understudyd.lock.record import RecordError
-from understudyd.lock.words import Failed, Read, Seen, Swap
+from understudyd.lock.words import Failed, Hint, Read, Seen, Swap
 from understudyd.sidecar.worker import Worker
 
 __all__ = ["Locker"]
 
-Tell: TypeAlias = Callable[[Seen | Failed], None]
+Tell: TypeAlias = Callable[[Seen | Failed | Hint], None]
 
 
 class Locker:
@@ -29,6 +32,8 @@ class Locker:
         self._backend = backend
         self._tell = tell
         self._worker = Worker("understudy-lock")
+        self._waiter = Worker("understudy-lock-hint")
+        self._hinted = -math.inf  # when the last hint was told
         self._wanted = 0  # the attempt whose answer the keeper waits for
         self._is_to_close = False
         self._guard = threading.Lock()
@@ -36,13 +41,29 @@ class Locker:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What the broker has to inherit, of a lock that we hold."""
-        descriptor = getattr(self._backend, "descriptor", None)
+        backend = self._backend
+        descriptor = backend.descriptor if isinstance(backend, Inheritable) else None
         return () if descriptor is None else (descriptor,)
 
     def attempt(self, action: Read | Swap) -> None:
         self._wanted = action.attempt
         if not self._worker.do(lambda: self._call(action)):
             self._tell(Failed(action.attempt, "the call before has not come back"))
+
+    def wait_for_change(self, pause: float) -> None:
+        """Tell a Hint when the lock may be free, where the backend can know it.
+
+        Not more than once in ``pause`` seconds. Call it again and again while it is not ours.
+        """
+        backend, moment = self._backend, time.monotonic()
+        if isinstance(backend, Waitable) and moment >= self._hinted + pause:
+            self._waiter.do(lambda: self._wait(backend))
+
+    def _wait(self, backend: Waitable) -> None:
+        with contextlib.suppress(Unavailable):
+            backend.await_change()
+            self._hinted = time.monotonic()
+            self._tell(Hint())
 
     def close(self) -> None:
         """Close the backend, after the call under way if there is one."""

@@ -136,6 +136,10 @@ class Machine:
         record = self.seen.record if self.seen else None
         return None if record is None or record.is_void or record.released else record.holder
 
+    @property
+    def is_held_by_another(self) -> bool:
+        return self.phase is Phase.STANDBY and self.holder is not None
+
     def is_ready(self, now: float) -> bool:
         """Whether this standby could be master."""
         is_out = self.keeper.refused or self.is_stopping or now < self._penalty.until
