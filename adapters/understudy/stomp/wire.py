@@ -27,7 +27,7 @@ from understudy.failover.polling import Wakeup, is_at_end, unread_bytes
 
 __all__ = ["INTERRUPTED", "Wire", "WireBroken"]
 
-READ_SIZE = 262144  # bytes; takes what has come in one call, many frames at once
+READ_SIZE = 65536  # bytes, many frames at once; for more the system maps memory anew, in 10 µs
 INTERRUPTED = "the call that used it was interrupted"
 
 
@@ -46,7 +46,7 @@ class Wire:
         self.waiting_bytes = 0  # given to `send` and not yet to the kernel
         self._sock: socket.socket | None = None
         self._lock = threading.RLock()
-        self._waiting: deque[memoryview] = deque()
+        self._waiting: deque[bytes | memoryview] = deque()
         self._wakeup = Wakeup()
         self._poll: select.poll | None = None  # a caller's, see `poll`
         self._wants_room = False  # a TLS read has to write first
@@ -132,7 +132,7 @@ class Wire:
                 raise WireBroken(self._write_failed)
             try:
                 was_idle = not self._waiting
-                self._waiting.append(memoryview(data))
+                self._waiting.append(data)
                 self.waiting_bytes += len(data)
                 if was_idle:
                     self._send_waiting()
@@ -155,7 +155,7 @@ class Wire:
                 self.waiting_bytes -= sent
                 self.last_sent = time.monotonic()
                 if sent < len(piece):
-                    waiting[0] = piece[sent:]
+                    waiting[0] = memoryview(piece)[sent:]
                     return
                 waiting.popleft()
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
