@@ -42,6 +42,8 @@ _ESCAPED_11 = re.compile(r"\\[\\nc]")
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LINE_ENDS = b"\r\n"
+#: alone, as it comes to a sender that waits for it
+_RECEIPT = re.compile(rb"\n*RECEIPT\nreceipt-id:([\w-]{1,99})\n\n\0\n*")
 
 
 class ProtocolError(Exception):
@@ -150,8 +152,11 @@ class FrameParser:
 
         Line ends alone between two frames are one frame of the command `HEARTBEAT`.
         """
-        if self.is_between_frames and not data.strip(_LINE_ENDS):
-            return [_BEAT] if data else []
+        if self.is_between_frames:
+            if found := _RECEIPT.fullmatch(data):
+                return [RawFrame("RECEIPT", {"receipt-id": found[1].decode()}, b"", len(data))]
+            if not data.strip(_LINE_ENDS):
+                return [_BEAT] if data else []
         self._buffer += data
         frames: list[RawFrame] = []
         size = len(self._buffer)

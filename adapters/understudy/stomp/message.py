@@ -21,13 +21,13 @@ from understudy.stomp.dialects import Dialect
 
 __all__ = ["OutMessage"]
 
-OWN_IDS = (ID_HEADER, "amqp-message-id")  # ids an application may give; the second is RabbitMQ's
+THEIR_ID = "amqp-message-id"  # RabbitMQ's, which an application may give instead of ours
 
 RESEND_LINE = f"{RESEND_HEADER}:true\n".encode()
 
 
 class OutMessage:
-    """``error`` and ``is_settled`` are set once, by whoever reads; then the bell rings."""
+    """``error`` and ``is_settled`` are set once, by whoever reads; then a bell rings."""
 
     __slots__ = (
         "_destination",
@@ -52,8 +52,8 @@ class OutMessage:
         said.pop(RESEND_HEADER, None)  # of a message that is passed on: this is another one
         self.receipt: str | None = said.pop("receipt", None)  # what the application asked for
         self.transaction: str | None = said.get("transaction")
-        key = next((said[name] for name in OWN_IDS if said.get(name)), None)
-        if key is None:
+        key = said.get(ID_HEADER) or said.get(THEIR_ID)
+        if not key:
             key = said[ID_HEADER] = new_message_id()
         said.setdefault("persistent", "true")
         self.key = str(key)
@@ -64,7 +64,7 @@ class OutMessage:
         self.resend = False
         self.is_settled = False
         self.error: Exception | None = None
-        self.bell: Waiter | None = None if is_tracked else Waiter()
+        self.bell: Waiter | None = None  # of a caller who waits for it
         self._destination = str(said.get("destination"))  # as it is called in `_encoded`
         self._encoded = encode("SEND", said, body, version=version)
 

@@ -78,15 +78,11 @@ class Sender:
 
     def _wait(self, message: OutMessage, link: Inner | None, deadline: Deadline) -> None:
         """``link`` is what the caller reads himself."""
-        bell = message.bell
-        assert bell is not None
         try:
             if link is not None:
                 self._session.reader.read_for(message, link, deadline)
-            while not message.is_settled and (left := deadline.remaining()) > 0:
-                bell.wait(min(left, SLICE))
-                if not message.is_settled:
-                    self._session.hurry()
+            if not message.is_settled:
+                self._wait_for_bell(message, deadline)
         except BaseException:  # a signal: nobody waits for it any more
             with self._lock:
                 self.outbox.drop(message.key, message)
@@ -98,6 +94,13 @@ class Sender:
                 raise self._timed_out(message, dropped.is_in_doubt, deadline)
         if message.error is not None:
             raise message.error
+
+    def _wait_for_bell(self, message: OutMessage, deadline: Deadline) -> None:
+        bell = message.bell = Waiter()
+        while not message.is_settled and (left := deadline.remaining()) > 0:
+            bell.wait(min(left, SLICE))
+            if not message.is_settled:
+                self._session.hurry()
 
     def _timed_out(
         self, message: OutMessage, written: bool, deadline: Deadline
