@@ -42,7 +42,8 @@ from typing import TypeAlias
 
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LockRecord
-from understudyd.lock.timings import DRIFT, Timings
+from understudyd.lock.timings import Timings
+from understudyd.lock.watch import Watch
 from understudyd.lock.words import (
     Action,
     Event,
@@ -64,7 +65,6 @@ from understudyd.lock.words import (
 
 __all__ = ["LOOKS", "Keeper", "State"]
 
-JUMP = 1000  # tokens skipped after the store may have forgotten some
 LOOKS = 4  # how often a standby looks within a renewal period, where nothing tells it of a change
 
 
@@ -83,15 +83,6 @@ class _Attempt:
     record: LockRecord | None = None  # what a swap writes
 
 
-@dataclass
-class _Watch:
-    """What a standby saw, and since when it has not changed."""
-
-    observation: Observation
-    since: float
-    confirmed: float
-
-
 class Keeper:
     def __init__(
         self, group: str, node: str, instance: str, timings: Timings, *, api: str = ""
@@ -103,7 +94,6 @@ class Keeper:
         self.deadline = -math.inf  # until when our lease may be relied on
         self.is_promoted = False
         self.highest_token = 0
-        self._group = group
         self._node = node
         self._instance = instance
         self._timings = timings
@@ -112,7 +102,7 @@ class Keeper:
         self._count = 0  # of attempts
         self._sequence = 0  # the highest that we wrote, or tried to
         self._next = -math.inf  # when to look, renew or try again
-        self._watch: _Watch | None = None
+        self._watch = Watch(group, node, instance, timings)
         self._claim: _Attempt | None = None  # a claim that was never answered
         self._must_look = False  # before the next claim: the last one may have succeeded
         self._permit = Permit(False)
@@ -120,7 +110,6 @@ class Keeper:
         self._heir = ""
         self._is_lost = False  # FENCING: the lock is somebody else's by now
         self._give_up = math.inf  # RELEASING: when to stop trying
-        self.refused = ""  # why this node can't take part
 
     def __repr__(self) -> str:
         version = f" {self.record.version}" if self.record else ""
@@ -131,6 +120,11 @@ class Keeper:
         """The fencing token, while this node holds the lock."""
         is_holder = self.state in (State.HOLDING, State.FENCING)
         return self.record.token if is_holder and self.record else None
+
+    @property
+    def refused(self) -> str:
+        """Why this node can't take part; empty if it can."""
+        return self._watch.refused
 
     @property
     def due(self) -> float:
@@ -230,15 +224,10 @@ class Keeper:
         self._must_look = False
         self._next = now + self._timings.renew / LOOKS
         if seen.lost:  # a claim that was not recognised any more
-            self._watch = None
+            self._watch.forget()
             return [Released()]
-        known = self._watch
-        if known is None or known.observation != seen:
-            self._watch = _Watch(seen, now, now)
-        else:
-            known.confirmed = now
-        is_alive = known is not None and known.observation.version != seen.version
-        return self._check(seen.record, is_alive, now)
+        is_news = self._watch.see(seen, now)
+        return [Refuse(self.refused)] if is_news else []
 
     def _claimed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
         if seen.record == attempt.record and seen.record and not seen.record.is_void:
@@ -252,7 +241,8 @@ class Keeper:
         self.state = State.HOLDING
         self.is_promoted = self._is_lost = False
         self._heir = ""
-        self._watch = self._claim = None
+        self._watch.forget()
+        self._claim = None
         return self._acknowledged(claim, seen, now)
 
     def _acknowledged(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
@@ -318,27 +308,6 @@ class Keeper:
             return True
         return theirs.released  # by our guard, which knows that the broker is dead
 
-    def _check(self, record: LockRecord | None, is_alive: bool, now: float) -> list[Action]:
-        """Refuse to campaign beside somebody whom we do not fit together with."""
-        cause = self.refused
-        if record is not None and record.group != self._group:
-            cause = f"the lock is used by group {record.group!r}, this node is of {self._group!r}"
-        elif record is None or record.is_void or record.released:
-            cause = ""
-        elif not is_alive:
-            is_over = self._watch and now - self._watch.since > self._patience
-            cause = "" if is_over else cause
-        elif record.instance != self._instance and record.holder == self._node:
-            cause = f"another sidecar of the name {self._node!r} has the lock"
-        elif record.lease != self._timings.lease:
-            cause = (
-                f"{record.holder} has the lock with lease={record.lease:g}, this node has "
-                f"lease={self._timings.lease:g}; all nodes of a group need the same timings"
-            )
-        is_news = cause != self.refused
-        self.refused = cause
-        return [Refuse(cause)] if cause and is_news else []
-
     # --- what to do next ------------------------------------------------------------------------
 
     def _go_on(self, now: float) -> list[Action]:
@@ -364,12 +333,13 @@ class Keeper:
         return [self._swap(self.observation, record, now)]
 
     def _look_or_claim(self, now: float) -> list[Action]:
-        if self._watch is not None and now - self._watch.confirmed > self._patience:
-            self._watch = None  # we were frozen, or cut off: what we saw is too long ago
-        watch = self._watch
-        if watch is not None and now >= self._claim_time():
+        self._watch.forget_what_is_old(now)
+        seen = self._watch.observation
+        if seen is not None and now >= self._claim_time():
             self.state = State.CLAIMING
-            return [self._swap(watch.observation, self._new_record(watch), now)]
+            sequence = self._new_sequence()
+            claim = self._watch.claim(seen, self.highest_token, sequence, self._api)
+            return [self._swap(seen, claim, now)]
         if now < self._next:
             return []
         self._count += 1
@@ -390,47 +360,11 @@ class Keeper:
 
     def _claim_time(self) -> float:
         """When the record may be claimed, as far as is known."""
-        watch = self._watch
+        seen = self._watch.observation
         may_claim = self._permit.may_campaign and not self.refused and not self._must_look
-        if watch is None or not may_claim:
+        if seen is None or not may_claim:
             return math.inf
-        is_due = watch.observation.is_proven_free or watch.observation.record is None
-        patience = 0.0 if is_due else self._patience
-        return watch.since + patience + self._permit.delay
-
-    @property
-    def _patience(self) -> float:
-        """A lease, of the longer kind where the record's is another."""
-        record = self._watch.observation.record if self._watch else None
-        theirs = 0.0 if record is None else record.lease * (1 + DRIFT)
-        return max(self._timings.patience, theirs)
-
-    def _new_record(self, watch: _Watch) -> LockRecord:
-        """A claim; or the void record that has to be watched first."""
-        seen, before = watch.observation, watch.observation.record
-        is_void = before is None and not seen.is_free
-        if before is None or before.is_void:
-            cause = "there was no record"
-        elif before.released:
-            cause = f"{before.holder} let go: {before.cause}"
-        elif seen.is_free:
-            cause = f"{before.holder} is dead, and its broker"
-        else:
-            cause = f"{before.holder} was not heard of for {self._patience:.1f} s"
-        is_continued = (
-            before is not None and not before.is_void and before.incarnation == seen.incarnation
-        )
-        return LockRecord(
-            group=self._group,
-            holder="" if is_void else self._node,
-            instance=self._instance,
-            token=self.highest_token + (0 if is_void else 1 if is_continued else JUMP),
-            sequence=self._new_sequence(),
-            lease=self._timings.lease,
-            incarnation=seen.incarnation,
-            api=self._api,
-            cause=cause,
-        )
+        return self._watch.claim_time(seen) + self._permit.delay
 
     def _fence(self, cause: str, *, is_lost: bool) -> list[Action]:
         self.state = State.FENCING
@@ -445,7 +379,8 @@ class Keeper:
 
     def _watch_anew(self, now: float) -> list[Action]:
         self.state = State.WATCHING
-        self.record = self._watch = self._claim = None
+        self._watch.forget()
+        self.record = self._claim = None
         self.deadline = -math.inf
         self.is_promoted = self._is_lost = False
         self._next = now
