@@ -5,8 +5,8 @@ The fields of the answers are the contract; `to_json` of each gives its object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -19,10 +19,13 @@ __all__ = [
     "Member",
     "NodeStatus",
     "Role",
+    "believed",
     "stamp",
 ]
 
 T = TypeVar("T")
+
+SILENT = 5.0  # s without a word; nodes speak every second
 
 
 class Role:
@@ -89,6 +92,18 @@ class Member:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Member:
         return _build(cls, data)
+
+
+def believed(members: Iterable[Member], master: str | None) -> tuple[Member, ...]:
+    """What is left of what nodes said once, when they are silent now, or another is master."""
+    return tuple(
+        replace(one, role=Role.NONE, state=f"silent (was {one.state})", healthy=False)
+        if one.seen_s is not None
+        and one.role != Role.NONE
+        and (one.seen_s > SILENT or (one.role == Role.MASTER and one.name != master))
+        else one
+        for one in members
+    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from understudyd.status import (
     Member,
     NodeStatus,
     Role,
+    believed,
     stamp,
 )
 
@@ -142,6 +143,20 @@ def test_cluster_ages_its_nodes() -> None:
     keys = {"name", "role", "state", "weight", "api", "healthy", "seen_s"}
     assert [set(node) for node in data["nodes"]] == [keys, keys]
     assert [node["seen_s"] for node in data["nodes"]] == [1.5, None]
+
+
+def test_nobody_is_taken_for_a_master_by_what_it_said_once() -> None:
+    """What is on the board stays there when its node dies."""
+    assert MASTER.snapshot is not None
+    dead = Member("b", Role.MASTER, "master", 1, "h:2", True, seen_s=1.0, token=6)
+    cluster = replace(MASTER.snapshot.cluster, nodes=(NODES[0], dead))
+    view = replace(MASTER, snapshot=replace(MASTER.snapshot, cluster=cluster))
+    a, b = json.loads(get("/cluster", view).body)["nodes"]
+    assert (a["role"], a["healthy"]) == ("master", True)
+    assert (b["role"], b["state"], b["healthy"]) == ("none", "silent (was master)", False)
+    assert believed([NODES[0]], "a") == (NODES[0],)
+    silent = replace(NODES[0], seen_s=60.0)
+    assert [one.role for one in believed([silent, NODES[1]], "a")] == ["none", "standby"]
 
 
 def test_history_and_uris() -> None:

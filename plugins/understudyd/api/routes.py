@@ -22,7 +22,7 @@ from understudyd.api.metrics import METRICS, Sample, render
 from understudyd.api.page import Pulse, Snapshot
 from understudyd.api.words import COMMANDS
 from understudyd.config.model import Api
-from understudyd.status import NodeStatus, Role
+from understudyd.status import NodeStatus, Role, believed
 
 __all__ = ["GETS", "Asked", "Command", "Reply", "View", "refusal", "route"]
 
@@ -181,7 +181,7 @@ def _cluster(view: View, _: Mapping[str, str]) -> Reply:
         node if node.seen_s is None else replace(node, seen_s=round(node.seen_s + age, 3))
         for node in cluster.nodes
     )
-    return _json(200, replace(cluster, nodes=nodes).to_json())
+    return _json(200, replace(cluster, nodes=believed(nodes, cluster.master)).to_json())
 
 
 def _history(view: View, _: Mapping[str, str]) -> Reply:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from understudy import parse
 from understudy.core.redact import MASK
 from understudyd.lock.timings import Timings
 
@@ -136,6 +137,11 @@ class Group:
     nodes: Mapping[str, Node]  # by name, in the order of the file
     store: Path | None = None  # the shared store that gets the token stamp
     hooks: Mapping[str, Command] = field(default_factory=dict)  # names: HOOKS
+
+    def uris(self, master: str | None) -> tuple[str, ...]:
+        """Where clients reach the group: scheme, host and port of each node, the master's first."""
+        nodes = sorted(self.nodes.values(), key=lambda node: node.name != master)
+        return tuple(parse(node.uri.reveal()).endpoints[0].address for node in nodes)
 
 
 @dataclass(frozen=True)

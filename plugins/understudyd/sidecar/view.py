@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-import understudy
 from understudyd.api.page import Snapshot
-from understudyd.config.model import Group, Node
 from understudyd.lock.port import Observation
 from understudyd.sidecar.billboard import News
 from understudyd.sidecar.node import Machine, Phase
@@ -24,7 +23,7 @@ def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, flo
         status=status(machine, now),
         cluster=cluster(machine, now, news.members),
         history=news.history,
-        uris=_uris(machine.group, machine.holder),
+        uris=machine.group.uris(machine.holder),
         is_ready=not trouble and (machine.role == Role.MASTER or machine.is_ready(now)),
         trouble=trouble,
         metrics=dict(metrics),
@@ -70,7 +69,7 @@ def member(machine: Machine, now: float) -> Member:
 def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterStatus:
     me = machine.node.name
     known = {one.name: one for one in others}
-    known[me] = member(machine, now)
+    known[me] = replace(member(machine, now), seen_s=0.0)
     unheard = (
         Member(node.name, Role.NONE, "unknown", node.weight, str(node.api))
         for node in machine.group.nodes.values()
@@ -86,13 +85,6 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
         nodes=tuple(nodes),
         is_paused=machine.is_paused,
     )
-
-
-def _uris(group: Group, master: str | None) -> tuple[str, ...]:
-    """Where clients reach the group: scheme, host and port of each node, the master's first."""
-    first = [group.nodes[master]] if master is not None and master in group.nodes else []
-    nodes: list[Node] = [*first, *(node for node in group.nodes.values() if node.name != master)]
-    return tuple(understudy.parse(node.uri.reveal()).endpoints[0].address for node in nodes)
 
 
 def _state(machine: Machine) -> str:

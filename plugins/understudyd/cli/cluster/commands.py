@@ -12,7 +12,6 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from understudy import parse
 from understudyd.cli.cluster import order, show
 from understudyd.cli.cluster.look import Look, look, look_at_history
 from understudyd.config import Estate, Group, load, select_group
@@ -206,8 +205,7 @@ def uris(path: str, name: str | None, as_json: bool) -> int:
     """Print where clients reach the group, the master first, without credentials."""
     estate, group = _group(path, name)
     master = look(estate, group).cluster.master
-    nodes = sorted(group.nodes.values(), key=lambda node: node.name != master)
-    found = [parse(node.uri.reveal()).endpoints[0].address for node in nodes]
+    found = group.uris(master)
     click.echo(json.dumps(found) if as_json else ",".join(found))
     return 0
 

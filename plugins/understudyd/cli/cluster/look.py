@@ -18,7 +18,7 @@ from understudyd.board.port import Board
 from understudyd.cli.cluster import ask
 from understudyd.config.model import Estate, Group, Node
 from understudyd.lock.port import Unavailable
-from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role
+from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role, believed
 
 __all__ = ["Look", "board_of", "look", "look_at_history"]
 
@@ -71,6 +71,9 @@ def look(estate: Estate, group: Group) -> Look:
         known[one.node.name] = _own_word(one.node, one.status, known.get(one.node.name))
     nodes = tuple(known.get(name) or _unknown(node) for name, node in group.nodes.items())
     master, token = _master(told, nodes)
+    silent = [node for node in nodes if node.name not in masters]
+    left = {node.name: node for node in believed(silent, master)}
+    nodes = tuple(left.get(node.name, node) for node in nodes)
     cluster = ClusterStatus(group.name, str(group.lock), master, token, nodes, paused)
     return Look(cluster, source, errors, tuple(one.node.name for one in told), masters)
 
