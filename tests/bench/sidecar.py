@@ -1,0 +1,215 @@
+"""How fast a master/slave group gets its next master, and what an idle sidecar costs.
+
+The brokers are witnesses (`understudyd.testing.witness`), which start and stop in no time worth
+mentioning, so that what is measured is the group and not the broker. Moments are those of the
+sidecars' logs, to the millisecond, beside the clock of the process that kills.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+
+from tests.bench.lab import Lab
+from tests.bench.outcome import Bar, Case, Outcome, Step
+
+from understudy.testing.brokers import Redis
+from understudyd.testing.estate import Sidecar, SidecarEstate, children, eventually
+
+__all__ = ["CASES"]
+
+ELECTED = "the lock is ours"
+IDLE = 20.0  # s that an idle group is looked at
+
+Lock = Callable[[], AbstractContextManager[str | None]]
+
+
+@contextmanager
+def _redis() -> Iterator[str]:
+    with Redis() as server:
+        yield f"redis://{server.host}:{server.port}/0"
+
+
+LOCKS: dict[str, Lock] = {"file": lambda: nullcontext(None), "redis": _redis}
+
+
+def _kill_broker(node: Sidecar) -> None:
+    broker = node.broker
+    assert broker is not None
+    os.kill(broker, signal.SIGKILL)
+
+
+def _kill_sidecar(node: Sidecar) -> None:
+    os.kill(node.pid, signal.SIGKILL)
+
+
+def _kill_both(node: Sidecar) -> None:
+    broker = node.broker
+    assert broker is not None
+    os.kill(node.pid, signal.SIGKILL)
+    os.kill(broker, signal.SIGKILL)
+
+
+VICTIMS = {"broker": _kill_broker, "sidecar": _kill_sidecar, "both": _kill_both}
+
+
+def _pair(estate: SidecarEstate) -> tuple[Sidecar, Sidecar]:
+    """The master and the standby, once the one is healthy and the other ready."""
+    master = estate.master()
+    standby = estate.other(master)
+    if not standby.is_running:
+        standby.start()
+    eventually(lambda: standby.get("/readiness")[0] == 200)
+    return master, standby
+
+
+def takeover(
+    kind: str, victim: str, bar: float, lab: Lab, rounds: int, step: Step
+) -> list[Outcome]:
+    """From SIGKILL until the standby has the lock."""
+    samples = []
+    with LOCKS[kind]() as lock, SidecarEstate(lock, timings="fast") as estate:
+        estate.start()
+        for _ in range(rounds):
+            master, standby = _pair(estate)
+            before = len(standby.said(ELECTED))
+            moment = time.time()
+            VICTIMS[victim](master)
+            eventually(partial(_said_more, standby, before))
+            samples.append(standby.said(ELECTED)[-1] - moment)
+            if victim != "broker":
+                assert master.process is not None
+                master.process.wait()
+            step()
+        overlaps = estate.judge()
+    name = f"takeover-{kind}-{victim}"
+    about = f"SIGKILL of the {victim if victim != 'both' else 'sidecar and the broker'} to elected"
+    return [_outcome(name, samples, bar, about, flaws=overlaps)]
+
+
+def _said_more(node: Sidecar, before: int) -> bool:
+    return len(node.said(ELECTED)) > before
+
+
+def switchover(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    """A planned one: all the time that is neither the broker's own stop nor its start."""
+    samples = []
+    with SidecarEstate(timings="fast") as estate:
+        estate.start()
+        for _ in range(rounds):
+            old, new = _pair(estate)
+            eventually(partial(_is_known_as_ready, old, new))
+            before = len(new.said(ELECTED))
+            moment = time.time()
+            old.post("switchover", {"to": new.name})
+            eventually(partial(_said_more, new, before))
+            eventually(lambda new=new: new.is_master)  # type: ignore[misc]
+            asked_to_stop = old.said("stopping the broker")[-1] - moment
+            handed_over = new.said("starting the broker")[-1] - old.said("the broker is dead")[-1]
+            samples.append(asked_to_stop + handed_over)
+            step()
+        overlaps = estate.judge()
+    about = "switchover: order to stop, and broker dead to the other's start"
+    return [_outcome("switchover-gap", samples, 0.1, about, flaws=overlaps)]
+
+
+def _is_known_as_ready(node: Sidecar, other: Sidecar) -> bool:
+    """Whether the board, which lags behind, shows this node that the other could be master."""
+    cluster = json.loads(node.get("/cluster")[1])
+    return any(row["name"] == other.name and row["healthy"] for row in cluster["nodes"])
+
+
+def _outcome(
+    name: str, samples: Sequence[float], bar: float, about: str, flaws: Sequence[str] = ()
+) -> Outcome:
+    ordered = sorted(samples)
+    tenth = ordered[math.ceil(0.9 * len(ordered)) - 1]
+    return Outcome(
+        name,
+        f"{statistics.median(ordered) * 1000:.0f} ms",
+        "-",
+        tenth,
+        " s",
+        Bar(bar, at_most=True),
+        f"{ordered[0] * 1000:.0f}..{ordered[-1] * 1000:.0f} ms (min..max)",
+        (about, f"median, and the 90th percentile of {len(ordered)} against the bar"),
+        tuple(flaws),
+        {"samples_s": list(samples)},
+    )
+
+
+# --- at rest --------------------------------------------------------------------------------------
+
+
+def _family(pid: int, broker: int | None) -> list[int]:
+    """A sidecar's processes, without the broker and what that started."""
+    below = [one for child in children(pid) if child != broker for one in _family(child, broker)]
+    return [pid, *below]
+
+
+def _memory(pid: int) -> float:
+    """MB that are this process's own, shared ones in proportion."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
+
+
+def _processor(pid: int) -> float:
+    """Seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    """Memory and processor time of a master's sidecar and of a standby's, with all they consist
+    of; the worse of the two."""
+    with LOCKS["redis"]() as lock, SidecarEstate(lock, timings="normal") as estate:
+        estate.start()
+        families = [_family(node.pid, node.broker) for node in _pair(estate)]
+        before = [sum(map(_processor, family)) for family in families]
+        time.sleep(IDLE)
+        after = [sum(map(_processor, family)) for family in families]
+        memory = [sum(map(_memory, family)) for family in families]
+    step()
+    loads = [100 * (late - early) / IDLE for early, late in zip(before, after, strict=True)]
+    about = f"control, API process, watcher and guard, {len(families[0])} processes in all"
+    return [
+        Outcome(
+            "sidecar-memory",
+            f"{max(memory):.0f} MB",
+            "-",
+            max(memory),
+            " MB",
+            Bar(90, at_most=True),
+            notes=(about, "PSS"),
+            details={"mb": memory},
+        ),
+        Outcome(
+            "sidecar-processor",
+            f"{max(loads):.2f} %",
+            "-",
+            max(loads),
+            " %",
+            Bar(0.5, at_most=True),
+            notes=(about, f"of a core, over {IDLE:g} s, preset normal, Redis"),
+            details={"percent": loads},
+        ),
+    ]
+
+
+CASES = (
+    *(
+        Case(f"takeover-{kind}-{victim}", 20, partial(takeover, kind, victim, bar))
+        for kind, bar in (("file", 0.05), ("redis", 0.5))
+        for victim in VICTIMS
+    ),
+    Case("switchover-gap", 20, switchover),
+    Case("sidecar-idle", 1, idle),
+)
