@@ -81,10 +81,19 @@ def _redis(uri: str, group: str, attempt: float) -> LockBackend:
     return RedisBackend(uri, group, attempt)
 
 
+def _sentinel(uri: str, group: str, attempt: float) -> LockBackend:
+    _redis("redis://", group, attempt).close()  # tells what to install
+    from understudyd.lock.sentinel import SentinelBackend
+
+    return SentinelBackend(uri, group, attempt)
+
+
 _BUILT_IN: dict[str, Callable[[str, str, float], LockBackend]] = {
     "file": _file,
     "redis": _redis,
     "rediss": _redis,
     "unix": _redis,
+    "redis+sentinel": _sentinel,
+    "rediss+sentinel": _sentinel,
     "memory": _memory,
 }

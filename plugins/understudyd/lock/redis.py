@@ -94,9 +94,12 @@ def connect(uri: str, group: str, timeout: float, name: str = "understudy-lock")
             raise ConfigurationError(
                 f'unknown option "{Source(uri).quote(option)}" (valid: {valid}): {where}'
             )
+    # redis-py before 6.0 does not check the name in a certificate unless it is told to
+    checked = {"ssl_check_hostname": True} if address.startswith("rediss:") else {}
     try:
         client = redis.Redis.from_url(
             f"{address}?{urlencode(query)}",
+            **checked,
             single_connection_client=False,
             max_connections=1,
             retry=Retry(NoBackoff(), 0),
@@ -126,6 +129,13 @@ class RedisBackend:
             released = str(there.released).lower()
             known = [str(there.token), str(there.sequence), there.instance, released]
         return self._call(SWAP, [expected.incarnation, *known, record.to_json()])
+
+    def wait(self, replicas: int, seconds: float) -> bool:
+        """Whether so many replicas have what was written last."""
+        try:
+            return bool(self._client.wait(replicas, int(seconds * 1000)) >= replicas)
+        except (redis.RedisError, OSError):
+            return False
 
     def _call(self, script: str, arguments: list[str]) -> Observation:
         try:
