@@ -33,7 +33,7 @@ def open_backend(uri: str, group: str, attempt: float) -> LockBackend:
     scheme that is not known, and for what the backend itself refuses.
     """
     scheme, colon, _ = uri.partition(":")
-    if not colon:
+    if not colon or not scheme.translate({ord(sign): "" for sign in "+-."}).isalnum():
         raise ConfigurationError(
             f'the lock "{redact(uri)}" has no scheme; write e.g. file:/mnt/shared/{group}.lock'
         )
