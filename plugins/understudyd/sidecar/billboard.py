@@ -34,8 +34,7 @@ class Billboard:
     def __init__(self, board: Board, tell: Callable[[News], None]) -> None:
         """``tell`` is called from another thread."""
         self._board = board
-        self._tell = tell
-        self._worker = Worker("understudy-board")
+        self._worker = Worker("understudy-board", tell)
         self._entries: deque[HistoryEntry] = deque(maxlen=HISTORY_LIMIT)
         self._answers: deque[tuple[Request, Answer]] = deque(maxlen=HISTORY_LIMIT)
         self._asked: deque[Request] = deque(maxlen=HISTORY_LIMIT)
@@ -53,7 +52,7 @@ class Billboard:
         """Publish ``member`` and tell the news; nothing while the look before is under way."""
         self._worker.do(lambda: self._look(member))
 
-    def _look(self, member: Member) -> None:
+    def _look(self, member: Member) -> News:
         board = self._board
         try:
             board.publish(member)
@@ -66,7 +65,6 @@ class Billboard:
             while self._entries:
                 board.append(self._entries[0])
                 self._entries.popleft()
-            news = News(tuple(board.nodes()), tuple(board.asked()), tuple(board.history()))
+            return News(tuple(board.nodes()), tuple(board.asked()), tuple(board.history()))
         except Exception as error:  # a third party's board too; it is told, and goes on without
-            news = News(trouble=redact(f"{type(error).__name__}: {error}"))
-        self._tell(news)
+            return News(trouble=redact(f"{type(error).__name__}: {error}"))

@@ -61,7 +61,7 @@ from understudyd.sidecar.words import (
 from understudyd.sidecar.worker import Inbox, Worker
 from understudyd.status import HistoryEntry, stamp
 
-__all__ = ["Control", "Reload", "new_instance"]
+__all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
 NAP = 0.5  # s that the clocks may differ more than before
@@ -83,6 +83,7 @@ class Control:
         self,
         settings: Settings,
         *,
+        inbox: Inbox[Word],
         instance: str,
         backend: LockBackend,
         driver: Driver,
@@ -95,19 +96,19 @@ class Control:
         """``instance`` names this life of this sidecar; ``reread`` is asked for a reload."""
         group, node = settings.group, settings.node
         keeper = Keeper(group.name, node.name, instance, group.timings, api=str(node.api))
-        self.inbox: Inbox[Word] = Inbox()
+        self._inbox = inbox
         self.machine = Machine(group, node, keeper, chance)
         self._settings = settings
         self._driver = driver
         self._face = face
         self._reread = reread
         self._log = log
-        self._locker = Locker(backend, self.inbox.put)
-        self._billboard = Billboard(board, self.inbox.put)
+        self._locker = Locker(backend, self._inbox.put)
+        self._billboard = Billboard(board, self._inbox.put)
         self._orders = Orders(face.answer)
-        self._preparing = Worker("understudy-promotion")
-        self._checking = Worker("understudy-health")
-        self._following = Worker("understudy-hooks")
+        self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
+        self._checking = Worker[Checked]("understudy-health", self._inbox.put)
+        self._following = Worker[str]("understudy-hooks", self._hook_ended)
         self._news = News()
         self._counts = Counts()
         self._look_at = self._beat_at = -math.inf
@@ -119,7 +120,7 @@ class Control:
         """Until it is over; returns why. Raises UnderstudyError when the guards don't start."""
         with selectors.DefaultSelector() as self._selector:
             self._driver.start()
-            self._selector.register(self.inbox, selectors.EVENT_READ)
+            self._selector.register(self._inbox, selectors.EVENT_READ)
             self._selector.register(self._driver, selectors.EVENT_READ)
             self._watch_api()
             while self._quit is None:
@@ -142,7 +143,7 @@ class Control:
         self._offset = offset
         for event in self._driver.events():
             self._feed(event)
-        for word in self.inbox.take():
+        for word in self._inbox.take():
             self._hear(word)
         self._take_orders()
         self._feed(Tick())
@@ -201,7 +202,7 @@ class Control:
 
     def _take_orders(self) -> None:
         descriptor = self._face.fileno()
-        orders = self._face.orders(lambda: self.inbox.put(ApiIsUp()))
+        orders = self._face.orders()
         if descriptor is not None and self._face.fileno() is None:
             self._selector.unregister(descriptor)
         for order in orders:
@@ -281,39 +282,31 @@ class Control:
             except (OSError, UnderstudyError) as error:
                 cause = str(error)
         if cause:
-            self.inbox.put(Exited(order.reign.token, 1, cause))
-            self.inbox.put(Dead(order.reign.token, 0.0, cause=cause))
+            self._inbox.put(Exited(order.reign.token, 1, cause))
+            self._inbox.put(Dead(order.reign.token, 0.0, cause=cause))
 
     def _prepare(self, order: Prepare) -> None:
         group, node = self.machine.group, self.machine.node
-
-        def job() -> None:
-            self.inbox.put(prepare(group, node, order, self._log.warning))
-
-        if not self._preparing.do(job):
+        if not self._preparing.do(lambda: prepare(group, node, order, self._log.warning)):
             veto = "the hook or the stamp of an earlier promotion has not come back"
-            self.inbox.put(Prepared(order.reign.token, veto))
+            self._inbox.put(Prepared(order.reign.token, veto))
 
     def _ask_health(self, number: int) -> None:
         check, timeout = self._settings.check, self.machine.node.broker.health.timeout
-
-        def job() -> None:
-            self.inbox.put(Checked(number, check.check(timeout)))
-
-        if not self._checking.do(job):
+        if not self._checking.do(lambda: Checked(number, check.check(timeout))):
             stuck = Health(False, "an earlier health check has not come back")
-            self.inbox.put(Checked(number, stuck))
+            self._inbox.put(Checked(number, stuck))
 
     def _follow(self, hook: str, reign: Reign) -> None:
         group, node = self.machine.group, self.machine.node
         if hook not in group.hooks:
             return
-
-        def job() -> None:
-            follow(group, node, hook, reign, self._log.warning)
-
-        if not self._following.do(job):
+        if not self._following.do(lambda: follow(group, node, hook, reign)):
             self._log.warning(f"the hook {hook} was left out: the one before has not ended")
+
+    def _hook_ended(self, trouble: str) -> None:
+        if trouble:
+            self._log.warning(trouble)
 
 
 def now() -> float:

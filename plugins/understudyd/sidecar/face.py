@@ -20,10 +20,14 @@ PAUSE = 1.0  # s between two starts of the API process
 
 
 class Face:
-    def __init__(self, settings: Settings, log: logging.Logger) -> None:
+    def __init__(
+        self, settings: Settings, log: logging.Logger, tell_up: Callable[[], None]
+    ) -> None:
+        """``tell_up`` is called, from another thread, when an API process that had to be started
+        again answers."""
         self._process = ApiProcess(_of(settings))
         self._log = log
-        self._worker = Worker("understudy-api")
+        self._worker = Worker[None]("understudy-api", lambda _: tell_up())
         self._is_up = False
 
     def start(self) -> None:
@@ -40,9 +44,8 @@ class Face:
         pid = self._process.pid
         return () if pid is None else (pid,)
 
-    def orders(self, tell_up: Callable[[], None]) -> list[Order]:
-        """What was asked since the last call; never waits. ``tell_up`` is called, from another
-        thread, when a process that had to be started again answers."""
+    def orders(self) -> list[Order]:
+        """What was asked since the last call; never waits."""
         if not self._is_up:
             return []
         orders: list[Order] = []
@@ -54,7 +57,7 @@ class Face:
             elif isinstance(word, Gone):
                 self._is_up = False
                 self._log.warning("the API process ended; starting another")
-                self._worker.do(lambda: self._start_again(tell_up))
+                self._worker.do(self._start_again)
         return orders
 
     def answer(self, order: Order, code: int, reason: str = "") -> None:
@@ -74,7 +77,7 @@ class Face:
     def close(self) -> None:
         self._process.close()
 
-    def _start_again(self, tell_up: Callable[[], None]) -> None:
+    def _start_again(self) -> None:
         while not self._is_up:
             try:
                 self._process.start()
@@ -82,7 +85,6 @@ class Face:
             except (UnderstudyError, OSError) as error:
                 self._log.error(f"the API process does not start: {error}")
                 time.sleep(PAUSE)
-        tell_up()
 
 
 def _of(settings: Settings) -> ApiSettings:

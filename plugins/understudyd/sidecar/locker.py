@@ -9,8 +9,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import math
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -23,6 +21,8 @@ from understudyd.sidecar.worker import Worker
 
 __all__ = ["Locker"]
 
+FIRST_PAUSE = 0.004  # s; a guard that writes the tombstone takes the lock for about as long
+
 Tell: TypeAlias = Callable[[Seen | Failed | Hint], None]
 
 
@@ -31,12 +31,11 @@ class Locker:
         """``tell`` is called from another thread, once for each attempt at most."""
         self._backend = backend
         self._tell = tell
-        self._worker = Worker("understudy-lock")
-        self._waiter = Worker("understudy-lock-hint")
-        self._hinted = -math.inf  # when the last hint was told
+        self._worker = Worker("understudy-lock", self._answer)
+        self._waiter = Worker("understudy-lock-hint", self._hint)
+        self._pause = 0.0  # s before it is asked again
         self._wanted = 0  # the attempt whose answer the keeper waits for
         self._is_to_close = False
-        self._guard = threading.Lock()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -50,28 +49,36 @@ class Locker:
         if not self._worker.do(lambda: self._call(action)):
             self._tell(Failed(action.attempt, "the call before has not come back"))
 
-    def wait_for_change(self, pause: float) -> None:
+    def wait_for_change(self, longest: float) -> None:
         """Tell a Hint when the lock may be free, where the backend can know it.
 
-        Not more than once in ``pause`` seconds. Call it again and again while it is not ours.
+        Call it again after each look that found it taken. A backend that returns without a reason
+        is asked less and less often, down to once in ``longest`` seconds.
         """
-        backend, moment = self._backend, time.monotonic()
-        if isinstance(backend, Waitable) and moment >= self._hinted + pause:
-            self._waiter.do(lambda: self._wait(backend))
+        backend = self._backend
+        if isinstance(backend, Waitable):
+            self._waiter.do(lambda: self._wait(backend, longest))
 
-    def _wait(self, backend: Waitable) -> None:
+    def _wait(self, backend: Waitable, longest: float) -> bool:
+        """Whether it is worth while to look."""
+        time.sleep(self._pause)
+        begun = time.monotonic()
         with contextlib.suppress(Unavailable):
             backend.await_change()
-            self._hinted = time.monotonic()
+            is_early = time.monotonic() < begun + longest
+            self._pause = min(longest, max(FIRST_PAUSE, 2 * self._pause)) if is_early else 0.0
+            return True
+        return False
+
+    def _hint(self, is_worthwhile: bool) -> None:
+        if is_worthwhile:
             self._tell(Hint())
 
     def close(self) -> None:
-        """Close the backend, after the call under way if there is one."""
-        with self._guard:
-            self._is_to_close = True
-        self._worker.do(self._close_if_asked)
+        """Close the backend, after the call under way and before the next attempt."""
+        self._is_to_close = True
 
-    def _call(self, action: Read | Swap) -> None:
+    def _call(self, action: Read | Swap) -> Seen | Failed:
         self._close_if_asked()
         answer: Seen | Failed
         try:
@@ -80,9 +87,12 @@ class Locker:
             answer = Failed(action.attempt, str(error))
         except Exception as error:  # a third party's backend; whatever it is, nothing is known
             answer = Failed(action.attempt, redact(f"{type(error).__name__}: {error}"))
-        if action.attempt == self._wanted:
-            self._tell(answer)
         self._close_if_asked()
+        return answer
+
+    def _answer(self, answer: Seen | Failed) -> None:
+        if answer.attempt == self._wanted:
+            self._tell(answer)
 
     def _ask(self, action: Read | Swap) -> Observation:
         if isinstance(action, Read):
@@ -90,7 +100,6 @@ class Locker:
         return self._backend.swap(action.expected, action.record)
 
     def _close_if_asked(self) -> None:
-        with self._guard:
-            is_asked, self._is_to_close = self._is_to_close, False
-        if is_asked:
+        if self._is_to_close:
+            self._is_to_close = False
             self._backend.close()

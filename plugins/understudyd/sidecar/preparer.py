@@ -43,11 +43,10 @@ def prepare(group: Group, node: Node, order: Prepare, warn: Callable[[str], None
     return Prepared(token)
 
 
-def follow(group: Group, node: Node, hook: str, reign: Reign, warn: Callable[[str], None]) -> None:
-    """Run a hook that can't refuse. Blocks; raises nothing."""
+def follow(group: Group, node: Node, hook: str, reign: Reign) -> str:
+    """Run a hook that can't refuse; what went wrong, or nothing. Blocks; raises nothing."""
     outcome = run(group.hooks[hook], hook_environment(group, node, reign))
-    if not outcome.ok:
-        warn(f"the hook {hook} failed: {outcome.detail}")
+    return "" if outcome.ok else f"the hook {hook} failed: {outcome.detail}"
 
 
 def hook_environment(group: Group, node: Node, reign: Reign, *, old: str = "") -> dict[str, str]:

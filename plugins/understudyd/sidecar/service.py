@@ -22,12 +22,13 @@ from understudyd.drivers import command
 from understudyd.drivers.open import open_driver
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
-from understudyd.sidecar.control import Control, Reload, new_instance
+from understudyd.sidecar.control import ApiIsUp, Control, Reload, Word, new_instance
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.init import become_init
 from understudyd.sidecar.notify import notify
 from understudyd.sidecar.settings import Settings, read
 from understudyd.sidecar.words import Stop
+from understudyd.sidecar.worker import Inbox
 
 __all__ = ["run"]
 
@@ -38,12 +39,13 @@ def run(file: Path, address: str) -> int:
         become_init()
     settings = read(file, address)
     log = _log(settings)
-    face = Face(settings, log)
+    inbox: Inbox[Word] = Inbox()
+    face = Face(settings, log, lambda: inbox.put(ApiIsUp()))
     try:
-        control = _build(settings, file, address, face, log)
+        control = _build(settings, lambda: read(file, address), inbox, face, log)
         try:
             face.start()
-            _listen_to_signals(control)
+            _listen_to_signals(inbox)
             log.info(f"started: lock {settings.group.lock}, API {settings.node.listen}")
             notify("READY=1")
             quit = control.run()
@@ -59,7 +61,11 @@ def run(file: Path, address: str) -> int:
 
 
 def _build(
-    settings: Settings, file: Path, address: str, face: Face, log: logging.Logger
+    settings: Settings,
+    reread: Callable[[], Settings],
+    inbox: Inbox[Word],
+    face: Face,
+    log: logging.Logger,
 ) -> Control:
     group, node = settings.group, settings.node
     uri, attempt = group.lock.reveal(), group.timings.attempt
@@ -75,21 +81,22 @@ def _build(
     )
     return Control(
         settings,
+        inbox=inbox,
         instance=instance,
         backend=backend,
         driver=driver,
         board=board,
         face=face,
-        reread=lambda: read(file, address),
+        reread=reread,
         log=log,
         chance=random.Random(),
     )
 
 
-def _listen_to_signals(control: Control) -> None:
+def _listen_to_signals(inbox: Inbox[Word]) -> None:
     def on(number: int, word: Callable[[], Stop | Reload]) -> None:
         def handler(_: int, __: FrameType | None) -> None:
-            control.inbox.put(word())
+            inbox.put(word())
 
         signal.signal(number, handler)
 

@@ -50,16 +50,18 @@ class Inbox(Generic[T]):
         os.close(self._signal)
 
 
-class Worker:
+class Worker(Generic[T]):
     """A thread for one kind of call."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, tell: Callable[[T], None]) -> None:
+        """``tell`` gets what each job returned, from the thread, which is free again by then."""
         self._name = name
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._tell = tell
+        self._jobs: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
         self._is_busy = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def do(self, job: Callable[[], None]) -> bool:
+    def do(self, job: Callable[[], T]) -> bool:
         """Begin ``job``, which raises nothing; False if the one before is still under way."""
         if not self._is_busy.acquire(blocking=False):
             return False
@@ -73,7 +75,8 @@ class Worker:
         while True:
             job = self._jobs.get()
             try:
-                job()
+                told = job()
             finally:
                 del job
                 self._is_busy.release()
+            self._tell(told)
