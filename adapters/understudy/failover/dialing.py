@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 from understudy.core.endpoint import Endpoint
 from understudy.core.happenings import Dialed, DialFailed, Prefer, Spares, TimeUp
 from understudy.core.redact import redact
+from understudy.errors import UnderstudyError
 from understudy.failover.control import Control
 from understudy.failover.dialer import TellsRefusals
 from understudy.failover.worker import Job, Worker
@@ -142,7 +143,7 @@ class Dialing(Generic[C]):
         try:
             connection = self._dialer.dial(endpoint, timeout)
         except Exception as exc:
-            cause = redact(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__)
+            cause = redact(_words(exc))
             failure = DialFailed(endpoint, cause, self._is_refusal(exc))
             with lock:
                 self._log_cause(endpoint, cause)
@@ -226,3 +227,10 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
     while exc is not None:
         yield exc
         exc = exc.__cause__ or exc.__context__
+
+
+def _words(exc: Exception) -> str:
+    """An error of ours is told in its own words, another one with its kind."""
+    if isinstance(exc, UnderstudyError):
+        return str(exc)
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
