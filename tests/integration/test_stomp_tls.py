@@ -68,7 +68,7 @@ def check_refusals(lab: StompLab, port: int, cafile: str) -> None:
     for member, cause in {
         f"stomp+ssl://localhost:{port}": "CERTIFICATE_VERIFY_FAILED",
         f"stomp+ssl://127.0.0.1:{port}?cafile={cafile}": "CERTIFICATE_VERIFY_FAILED",
-        f"stomp://localhost:{port}": "stomp://",
+        f"stomp://localhost:{port}": "does not speak STOMP but TLS",
     }.items():
         connection = lab.connection(member, maxReconnectAttempts=1, connectTimeout=2000)
         with pytest.raises(understudy.stomp.ConnectFailed, match=cause):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from understudy.core.endpoint import Endpoint
 from understudy.failover.monitor import monitor
 from understudy.stomp.inner import Handshake, Inner, open_inner
+from understudy.stomp.words import CannotConnect, in_words
 
 if TYPE_CHECKING:
     from understudy.discovery import Discovery
@@ -39,14 +40,17 @@ class StompDialer:
         handshake = self._handshake
         if self.discovery is not None and not self.discovery.trusts(endpoint):
             handshake = handshake.without_secrets()
-        inner = open_inner(
-            endpoint,
-            handshake,
-            self._beats_for(endpoint),
-            timeout,
-            self._transport.tls_for(endpoint),
-            self._transport.validator_for(endpoint),
-        )
+        try:
+            inner = open_inner(
+                endpoint,
+                handshake,
+                self._beats_for(endpoint),
+                timeout,
+                self._transport.tls_for(endpoint),
+                self._transport.validator_for(endpoint),
+            )
+        except Exception as exc:
+            raise CannotConnect(in_words(exc, endpoint)) from exc
         monitor.watch(inner, self._on_dead)
         if self.discovery is not None:
             self.discovery.connected(endpoint, inner)

@@ -25,18 +25,15 @@ from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.stomp.codec import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
 from understudy.stomp.dialects import Dialect, detect
 from understudy.stomp.wire import Wire, WireBroken, read_until
+from understudy.stomp.words import LoginRefused, check_begin
 
-__all__ = ["DEFAULT_PORTS", "Handshake", "Inner", "LoginRefused", "error_text", "open_inner"]
+__all__ = ["DEFAULT_PORTS", "Handshake", "Inner", "error_text", "open_inner"]
 
 DEFAULT_PORTS = {"stomp": 61613, "tcp": 61613, "stomp+ssl": 61614, "ssl": 61614}
 TLS_SCHEMES = frozenset({"stomp+ssl", "ssl"})
 HANDSHAKE_LIMIT = 65536  # bytes that a peer may send before it has said CONNECTED
 BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
 BEAT = b"\n"
-
-
-class LoginRefused(Exception):
-    """The broker answered CONNECT with ERROR."""
 
 
 def error_text(frame: RawFrame) -> str:
@@ -104,13 +101,17 @@ class Inner:
         return f"<Inner {self.endpoint}{f' dead: {self.dead}' if self.dead else ''}>"
 
     def log_in(self, frame: bytes, beats: tuple[int, int], deadline: Deadline) -> None:
-        """Raises LoginRefused, WireBroken, ProtocolError or DeadlinePassed."""
+        """Raises LoginRefused, OtherProtocol, WireBroken, ProtocolError or DeadlinePassed."""
         self.wire.send(frame)
         parser = FrameParser(
             self.parser.version, max_head=HANDSHAKE_LIMIT, max_body=HANDSHAKE_LIMIT
         )
+        begin = b""
         while True:
-            frames = [f for f in parser.feed(read_until(self.wire, deadline)) if f.command]
+            data = read_until(self.wire, deadline)
+            begin = (begin + data)[:8]
+            check_begin(begin)
+            frames = [f for f in parser.feed(data) if f.command]
             answers = [f for f in frames if f.command != HEARTBEAT]
             if answers:
                 break

@@ -25,7 +25,7 @@ from collections import deque
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.polling import Wakeup, is_at_end, unread_bytes
 
-__all__ = ["INTERRUPTED", "Wire", "WireBroken"]
+__all__ = ["INTERRUPTED", "Wire", "WireBroken", "read_until", "said_by_system"]
 
 READ_SIZE = 65536  # bytes, many frames at once; for more the system maps memory anew, in 10 µs
 INTERRUPTED = "the call that used it was interrupted"
@@ -163,7 +163,7 @@ class Wire:
         except OSError as exc:
             if exc.errno is None:
                 raise  # a signal handler's
-            self._write_failed = self.severed or f"{type(exc).__name__}: {exc}"
+            self._write_failed = self.severed or said_by_system(exc)
             self._wakeup.set()
             raise WireBroken(self._write_failed) from exc
 
@@ -188,7 +188,7 @@ class Wire:
                 if exc.errno is None:
                     raise  # a signal handler's
                 orderly = isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-                reason = self.severed or f"{type(exc).__name__}: {exc}"
+                reason = self.severed or said_by_system(exc)
                 raise WireBroken(reason, orderly) from exc
         if not data:
             raise WireBroken(self.severed or "the broker closed the connection", orderly=True)
@@ -296,6 +296,11 @@ class Wire:
         self._lock = threading.RLock()  # the other's owner is a thread that is no more
         self.severed = "inherited from the parent process"
         self.close()
+
+
+def said_by_system(exc: OSError) -> str:
+    """What the system or OpenSSL says, without the name of a class."""
+    return exc.strerror or str(exc) or type(exc).__name__
 
 
 def read_until(wire: Wire, deadline: Deadline) -> bytes:
