@@ -17,6 +17,7 @@ from understudy.failover.deadline import NEVER
 from understudy.stomp.codec import FrameParser, RawFrame
 from understudy.stomp.commands import Commands
 from understudy.stomp.dialects import ACTIVEMQ, RABBITMQ
+from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
 from understudy.stomp.message import OutMessage
@@ -247,3 +248,11 @@ def test_what_comes_on_a_link_that_was_left_is_nobodys(session: Session) -> None
         one.reader._read(link)
     assert not message.is_settled
     one.close()
+
+
+def test_a_call_after_close_is_not_said_to_have_waited(session: Session) -> None:
+    session.close()
+    with pytest.raises(ConnectionLost, match=r"is closed: call connect\(\) first"):
+        session.sender.flush(NEVER)
+    with pytest.raises(ConnectionLost, match="closed while this call waited"):
+        session.wait_connected(NEVER)

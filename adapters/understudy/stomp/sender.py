@@ -121,7 +121,7 @@ class Sender:
             while True:
                 with self._lock:
                     self._room.add(waiter)
-                    self._session.check_open()
+                    self._session.raise_if_closed()
                     if self.outbox.offer(message, message.size, message.key):
                         self._session.something_to_send()
                         return

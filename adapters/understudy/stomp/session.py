@@ -247,6 +247,12 @@ class Session:
     # --- waiting --------------------------------------------------------------------------------
 
     def check_open(self) -> None:
+        """A call begins."""
+        if self.is_closed:
+            raise ConnectionLost("the connection is closed: call connect() first")
+
+    def raise_if_closed(self) -> None:
+        """A call has waited."""
         if self.is_closed:
             raise ConnectionLost(CLOSED)
 
@@ -267,7 +273,7 @@ class Session:
     def raise_if_hopeless(self) -> None:
         """Raises what ended the hope for a connection, if something did."""
         with self.lock:
-            self.check_open()
+            self.raise_if_closed()
             if self._failed is not None:
                 raise self._failed
 
