@@ -140,11 +140,13 @@ def test_a_reign_that_was_ended_starts_no_broker_any_more() -> None:
     assert it.receive(launch(8), Lease(8, 100.0), 12.0) == [Start(launch(8))]
 
 
-def test_an_order_to_kill_what_does_not_run_is_answered_once() -> None:
+@pytest.mark.parametrize("order", [Kill(7, "x"), Stop(7, 15, 9.0)])
+def test_an_order_to_kill_what_does_not_run_is_answered(order: Kill | Stop) -> None:
     it = Custody(KILL, PATIENCE)
-    assert len(dead(it.receive(Kill(7, "x"), LEASE, 1.0))) == 1
-    assert it.receive(Kill(7, "x"), LEASE, 1.0) == []
-    assert it.receive(Stop(7, 15, 9.0), LEASE, 1.0) == []
+    assert len(dead(it.receive(order, LEASE, 1.0))) == 1
+    assert len(dead(it.receive(order, LEASE, 1.0))) == 1
+    (told,) = dead(it.receive(launch(), LEASE, 1.0))
+    assert told.cause == "refused: this reign has been ended"
 
 
 @pytest.mark.parametrize("order", [Kill(6, "x"), Stop(6, 15, 11.0)])

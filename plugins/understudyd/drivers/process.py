@@ -48,9 +48,9 @@ class ProcessDriver:
 
     def events(self) -> list[Event]:
         events: list[Event] = self._guard.events()
-        if any(isinstance(event, GuardLost) for event in events):
+        if any(isinstance(event, GuardLost) and event.were_up for event in events):
             with contextlib.suppress(UnderstudyError):  # `promote` tries again, and tells
-                self._guard.start()
+                self._guard.begin()
         return events
 
     def promote(self, reign: Reign, deadline: float, descriptors: tuple[int, ...] = ()) -> None:
@@ -61,8 +61,8 @@ class ProcessDriver:
             cwd=str(self._config.cwd or "/"),
             user=self._config.user,
         )
-        if not self._guard.is_ready:
-            self._guard.start()
+        if not self._guard.is_begun:
+            self._guard.begin()
         self._guard.extend(deadline, reign.token)
         self._guard.launch(command, reign.token, descriptors)
 

@@ -14,20 +14,18 @@ import json
 import os
 import pwd
 import select
-import signal as signals
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.guard import tree
+from understudyd.guard.end import End, spawn, wait_readable
 from understudyd.guard.page import Page, now
 from understudyd.guard.system import become_subreaper
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import (
-    Beat,
     Command,
     Dead,
     Event,
@@ -36,10 +34,8 @@ from understudyd.guard.words import (
     GuardLost,
     Kill,
     Launch,
-    Leave,
     Lock,
     Message,
-    Ready,
     Seen,
     Setup,
     Started,
@@ -48,14 +44,9 @@ from understudyd.guard.words import (
 
 __all__ = ["Guard"]
 
-BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from understudyd.guard.watcher import main; main()"
-)
 START = 30.0  # s, for both to be up: an interpreter, and the libraries of the lock
 SLACK = 0.05  # s, by which the watcher acts later than the guard; less than the timings' margin
 PATIENCE = 2.0  # s, for a control past its deadline to notice that its broker is dead
-FROZEN = 1.0  # s without a sign of life after which a guard is killed
 
 
 class Guard:
@@ -101,25 +92,47 @@ class Guard:
         self.close()
 
     @property
-    def is_ready(self) -> bool:
-        """Both guards are up: `launch` may be called."""
+    def is_begun(self) -> bool:
+        """Both guards are there, or on their way: `launch` may be called."""
         return len(self._ends) == 2 and all(end.is_alive for end in self._ends)
 
     @property
+    def is_ready(self) -> bool:
+        """Both guards are up."""
+        return self.is_begun and all(end.is_up for end in self._ends)
+
+    @property
     def pids(self) -> tuple[int, ...]:
-        """Of the watcher and the guard, while they are there."""
+        """Of the watcher and the guard, when they are up."""
         return tuple(end.pid for end in self._ends)
 
     def start(self) -> None:
         """Start both guards, and wait until they are up. Raises UnderstudyError."""
+        self.begin()
+        deadline = time.monotonic() + START
+        while not self.is_ready:
+            wait_readable(self.fileno(), deadline)
+            lost = [event for event in self.events() if isinstance(event, GuardLost)]
+            if lost or time.monotonic() >= deadline:
+                self._forget()
+                raise UnderstudyError(
+                    "the guards did not start; what they wrote to stderr tells why"
+                )
+
+    def begin(self) -> None:
+        """Start both guards; orders wait for them. `GuardLost` follows if they don't come up.
+
+        Raises UnderstudyError where not even a process can be started.
+        """
         if self._ends:
             raise UnderstudyError("the guards are there already")
         to_watcher, watcher = Wire.pair()
         to_guard, guard = Wire.pair()
         to_watcher.send(self._setup)
         try:
-            pid = _spawn([watcher.fileno(), guard.fileno(), self._page.descriptor])
+            pid = spawn([watcher.fileno(), guard.fileno(), self._page.descriptor])
             self._add(End("watcher", to_watcher, pid, os.pidfd_open(pid)))
+            self._add(End("guard", to_guard))
         except OSError as error:
             to_watcher.close()
             to_guard.close()
@@ -127,17 +140,6 @@ class Guard:
         finally:
             watcher.close()
             guard.close()
-        deadline = time.monotonic() + START
-        try:
-            _await_ready(to_watcher, deadline)
-            pid = _await_ready(to_guard, deadline)
-            self._add(End("guard", to_guard, pid, os.pidfd_open(pid)))
-        except (EOFError, OSError) as error:
-            to_guard.close()
-            self._forget()
-            raise UnderstudyError(
-                "the guards did not start; what they wrote to stderr tells why"
-            ) from error
 
     def extend(self, deadline: float, token: int) -> None:
         """Raise the deadline (s of CLOCK_BOOTTIME) of this reign; call before `launch` too.
@@ -160,8 +162,8 @@ class Guard:
         or this reign has been ended before. Raises ConfigurationError for an unknown user, and
         UnderstudyError where the guards are not ready or a broker lives.
         """
-        if not self.is_ready:
-            raise UnderstudyError("a broker needs both guards, and they are not ready")
+        if not self.is_begun:
+            raise UnderstudyError("a broker needs both guards, and they are not there")
         if self._token:
             raise UnderstudyError(f"the broker of token {self._token} is not dead yet")
         ids = None if command.user is None else _identity(command.user)
@@ -179,11 +181,13 @@ class Guard:
 
     def stop(self, signal: int, until: float) -> None:
         """Signal the broker, and kill it at ``until`` (CLOCK_BOOTTIME) or D; `Dead` follows."""
-        self._order(Stop(self._reign, signal, until))
+        self._token = self._reign
+        self._order(Stop(self._token, signal, until))
 
     def kill(self, cause: str) -> None:
         """`Dead` follows, also where nothing runs: this reign's broker won't start any more."""
-        self._order(Kill(self._reign, cause))
+        self._token = self._reign
+        self._order(Kill(self._token, cause))
 
     def over(self) -> None:
         """The lock has been let go: the guards have nothing to release for this reign."""
@@ -252,7 +256,9 @@ class Guard:
         for name, wire, pid, process in there["ends"]:
             os.set_inheritable(wire, False)
             os.set_inheritable(process, False)
-            guard._add(End(name, Wire(socket.socket(fileno=wire)), pid, process))
+            end = End(name, Wire(socket.socket(fileno=wire)), pid, process)
+            end.is_up = True
+            guard._add(end)
         return guard
 
     def close(self) -> None:
@@ -262,8 +268,8 @@ class Guard:
         attempt = self._setup.lock.attempt if self._setup.lock else 0.0
         deadline = time.monotonic() + self._setup.kill + 2 * attempt + START
         for end in self._ends:
-            if end.is_alive:
-                _wait_readable(end.process, deadline)
+            if end.is_alive and end.is_up:
+                wait_readable(end.process, deadline)
                 end.look(self._poll)
         self._forget()
         self._poll.close()
@@ -281,14 +287,16 @@ class Guard:
         if guard is not None:
             with contextlib.suppress(OSError):  # it has died: `events` tells what follows
                 guard.wire.send(order, descriptors)
-        elif not self._token:
+        elif not self._has_orphans:
+            self._token = 0
             self._pending.append(Dead(order.token, 0.0, cause="nothing was running"))
             os.eventfd_write(self._bell, 1)
 
     def _heard(self, message: Message) -> list[Event]:
         if isinstance(message, Dead) and not message.left:
-            if message.token == self._token:
-                self._token = 0
+            if message.token != self._token:
+                return []  # has been told: it died by itself, and an order to kill it was late
+            self._token = 0
             for end in self._ends:
                 if end.name == "guard":
                     with contextlib.suppress(OSError):
@@ -298,8 +306,10 @@ class Guard:
     def _lost(self) -> list[Event]:
         """Both guards are gone."""
         watcher, *_ = self._ends
-        causes = ", ".join(f"{end.name} {end.cause}" for end in self._ends)
+        first = [end for end in self._ends if not end.is_sent_away] or self._ends
+        causes = ", ".join(f"{end.name} {end.cause}" for end in first)
         events: list[Event] = []
+        was_up = all(end.is_up for end in self._ends)
         self._forget()
         if self._token:
             if watcher.status == 0:  # it left when nothing was alive any more
@@ -308,7 +318,7 @@ class Guard:
             else:
                 self._has_orphans = True
                 events += self._fence(self._setup.kill)
-        return [*events, GuardLost(causes)]
+        return [*events, GuardLost(causes, was_up)]
 
     def _fence(self, patience: float) -> list[Event]:
         """In place of the guards. Told once while it fails, and once when it is done."""
@@ -327,126 +337,12 @@ class Guard:
 
     def _add(self, end: End) -> None:
         self._ends.append(end)
-        self._poll.register(end.wire.fileno(), select.EPOLLIN)
-        self._poll.register(end.process, select.EPOLLIN)
+        end.register(self._poll)
 
     def _forget(self) -> None:
         for end in self._ends:
             end.close(self._poll)
         self._ends = []
-
-
-class End:
-    """One guard: its wire, its process, and when it was heard of."""
-
-    def __init__(self, name: str, wire: Wire, pid: int, process: int) -> None:
-        """``process`` is its pidfd."""
-        self.name = name
-        self.wire = wire
-        self.pid = pid
-        self.process = process
-        self.is_alive = True
-        self.status: int | None = None  # if it was our child
-        self.cause = ""
-        self._number = 0  # of the last beat asked for
-        self._owes_since: float | None = None
-        self._is_open = True
-        self._is_sent_away = False
-
-    def beat(self, moment: float) -> None:
-        if not self.is_alive or not self._is_open:
-            return
-        if self._owes_since is not None:
-            if moment - self._owes_since > FROZEN and not self.cause:
-                self.cause = f"was frozen for more than {FROZEN:g} s"
-                signals.pidfd_send_signal(self.process, signals.SIGKILL)
-            return
-        self._number += 1
-        with contextlib.suppress(OSError):
-            self.wire.send(Beat(self._number))
-            self._owes_since = moment
-
-    def send_away(self) -> None:
-        if self._is_open and not self._is_sent_away:
-            self._is_sent_away = True
-            with contextlib.suppress(OSError):
-                self.wire.send(Leave())
-
-    def receive(self, poll: select.epoll) -> list[Message]:
-        messages: list[Message] = []
-        try:
-            while self._is_open and (received := self.wire.receive()) is not None:
-                if isinstance(received[0], Beat):
-                    self._owes_since = None
-                else:
-                    messages.append(received[0])
-        except EOFError:
-            self.hang_up(poll)
-        return messages
-
-    def look(self, poll: select.epoll) -> None:
-        """Whether the process is alive."""
-        if not self.is_alive or not _is_readable(self.process):
-            return
-        self.is_alive = False
-        poll.unregister(self.process)
-        self._reap()
-        how = "" if self.status is None else f" (exit status {self.status})"
-        self.cause = self.cause or f"died{how}"
-
-    def hang_up(self, poll: select.epoll) -> None:
-        if self._is_open:
-            self._is_open = False
-            poll.unregister(self.wire.fileno())
-            self.wire.close()
-
-    def close(self, poll: select.epoll) -> None:
-        self.hang_up(poll)
-        if self.is_alive:
-            poll.unregister(self.process)
-        elif self.status is None:
-            self._reap()  # the watcher's end may have made it our child
-        os.close(self.process)
-
-    def _reap(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-
-
-def _spawn(inherited: Sequence[int]) -> int:
-    """The watcher: an interpreter of its own, as a fork would copy the locks of our threads."""
-    path = json.dumps([entry or os.getcwd() for entry in sys.path])
-    numbers = [str(number) for number in (*inherited, os.getpid())]
-    actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        *((os.POSIX_SPAWN_DUP2, number, number) for number in inherited),
-    ]
-    argv = [sys.executable, "-I", "-c", BOOT, path, *numbers]
-    return os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True)
-
-
-def _await_ready(wire: Wire, deadline: float) -> int:
-    """The pid of the guard at the other end. Raises EOFError or TimeoutError."""
-    _wait_readable(wire.fileno(), deadline)
-    received = wire.receive()
-    if received is None:
-        raise TimeoutError
-    assert isinstance(received[0], Ready)
-    return received[0].pid
-
-
-def _wait_readable(descriptor: int, deadline: float) -> None:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    poll.poll(max(deadline - time.monotonic(), 0) * 1000)
-
-
-def _is_readable(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:

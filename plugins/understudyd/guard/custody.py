@@ -239,9 +239,7 @@ class Custody:
         return [Start(event)]
 
     def _nothing_runs(self, event: Stop | Kill, lease: Lease, now: float) -> list[Action]:
-        if event.token <= self._ended:
-            return []  # has been told
-        self._ended = event.token
+        self._ended = max(self._ended, event.token)
         return [Tell(Dead(event.token, 0.0, cause="nothing was running"))]
 
     def _lost_when_idle(self, event: Lost, lease: Lease, now: float) -> list[Action]:

@@ -40,7 +40,7 @@ from understudyd.guard.words import (
     Stuck,
 )
 
-__all__ = ["Children", "Post", "run"]
+__all__ = ["Children", "Post", "report_up", "run"]
 
 SLEPT = 0.1  # s that CLOCK_BOOTTIME may gain on CLOCK_MONOTONIC before the machine has slept
 IGNORED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP")
@@ -53,8 +53,16 @@ def run(setup: Setup, page: Page, control: Wire, process: int, watcher: Wire) ->
     oom_score = harden()
     custody = Custody(setup.kill, setup.patience)
     post = Post(custody, setup, page, control, process, watcher=watcher, oom_score=oom_score)
-    control.send(Ready(os.getpid()))
+    report_up(control)
     post.run()
+
+
+def report_up(control: Wire) -> None:
+    """By a descriptor of our own making, which can't be taken for another process."""
+    process = os.pidfd_open(os.getpid())
+    with contextlib.suppress(OSError):  # control has left already
+        control.send(Ready(os.getpid()), [process])
+    os.close(process)
 
 
 class Children:

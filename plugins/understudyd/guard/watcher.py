@@ -17,17 +17,17 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from understudyd.guard import guard, tree
 from understudyd.guard.custody import Custody, Lost, TakeOver
-from understudyd.guard.guard import Children, Post
+from understudyd.guard.guard import Children, Post, report_up
 from understudyd.guard.page import Page, now
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.system import Timer, become_subreaper, harden, name_process
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Armed, Beat, Idle, Killing, Ready, Setup, Stuck
+from understudyd.guard.words import Armed, Beat, Idle, Killing, Setup, Stuck
 from understudyd.lock.open import open_backend
 
 __all__ = ["main"]
@@ -37,8 +37,7 @@ def main() -> None:
     """Of a fresh interpreter that `client` has started: become the watcher, with a guard below."""
     inherited = [int(argument) for argument in sys.argv[2:]]
     to_control, guards, page, parent = inherited
-    for descriptor in (to_control, guards, page):
-        os.set_inheritable(descriptor, False)
+    _close_all_but((to_control, guards, page))
     process = os.pidfd_open(parent)
     if os.getppid() != parent:
         return
@@ -61,6 +60,17 @@ def main() -> None:
     os.close(guards)
     theirs.close()
     _end_with(lambda: _Watcher(setup, Page(page), control, process, ours, pid).run())
+
+
+def _close_all_but(wanted: Sequence[int]) -> None:
+    """Of what control has open without its knowledge, perhaps a listening socket, a broker must not
+    keep a copy."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in wanted:
+            with contextlib.suppress(OSError):  # the one by which the folder was read
+                os.close(int(name))
+    for descriptor in wanted:
+        os.set_inheritable(descriptor, False)
 
 
 def _end_with(work: Callable[[], None]) -> NoReturn:
@@ -104,7 +114,7 @@ class _Watcher:
         }
         for descriptor in self._ready:
             self._poll.register(descriptor, select.POLLIN)
-        control.send(Ready(os.getpid()))
+        report_up(control)
 
     def run(self) -> None:
         while self._exit is None:

@@ -131,7 +131,7 @@ class Leave:
 
 @dataclass(frozen=True)
 class Ready:
-    """A guard is there."""
+    """A guard is up; its pidfd comes along."""
 
     pid: int
 
@@ -177,12 +177,13 @@ class Dead:
 
 @dataclass(frozen=True)
 class GuardLost:
-    """A guard died, or was frozen and killed: `Guard.start` anew before the next launch.
+    """Both guards are gone, as one died or was frozen: `Guard.begin` before the next launch.
 
-    A broker that was alive is fenced: `Dead` has come before this.
+    A broker that was alive is fenced, or could not be: `Dead` has come before this.
     """
 
     cause: str
+    were_up: bool = True  # else they can't be started, and trying at once won't help
 
 
 # --- between the guards -----------------------------------------------------------------------

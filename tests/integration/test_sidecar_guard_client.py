@@ -1,0 +1,149 @@
+"""Control's end of the guards, in this process."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.guard.client import Guard
+from understudyd.guard.page import now
+from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
+
+pytestmark = pytest.mark.integration
+
+BOUND = 30.0  # s
+SLEEPER = Command(("sleep", "1000"), {"PATH": os.environ["PATH"]})
+
+
+@pytest.fixture
+def guard() -> Iterator[Guard]:
+    with Guard(None, kill=5.0) as guard:
+        yield guard
+
+
+def until(guard: Guard, kind: type[Event]) -> list[Event]:
+    """What came, the last of this kind."""
+    events: list[Event] = []
+    deadline = time.monotonic() + BOUND
+    while not any(isinstance(event, kind) for event in events):
+        assert time.monotonic() < deadline, events
+        select.select([guard], [], [], 1)
+        events += guard.events()
+    return events
+
+
+def test_orders_wait_for_guards_that_are_on_their_way(guard: Guard) -> None:
+    guard.begin()
+    assert not guard.is_ready
+    guard.extend(now() + 60, 1)
+    guard.launch(SLEEPER, 1)
+    assert Started in map(type, until(guard, Started))
+    assert guard.is_ready
+    guard.kill("a test orders it")
+    until(guard, Dead)
+
+
+def test_guards_that_do_not_come_up(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(UnderstudyError, match="the guards did not start"):
+        guard.start()
+    guard.begin()
+    guard.extend(now() + 60, 1)
+    guard.launch(SLEEPER, 1)
+    events = until(guard, GuardLost)
+    assert isinstance(events[-1], GuardLost)
+    assert not events[-1].were_up
+
+
+def test_what_cannot_be_started_says_why(guard: Guard) -> None:
+    guard.start()
+    guard.extend(now() + 60, 1)
+    for command, reason in [
+        (Command(("nonesuch",), SLEEPER.env), "No such file or directory: 'nonesuch'"),
+        (Command(("sleep", "1"), SLEEPER.env, cwd="/nonesuch"), "directory: '/nonesuch'"),
+    ]:
+        guard.launch(command, 1)
+        events = until(guard, Dead)
+        exited = [event for event in events if isinstance(event, Exited)]
+        assert exited[0].status == 127
+        assert reason in exited[0].reason
+    with pytest.raises(ConfigurationError, match="'nonesuch' does not exist"):
+        guard.launch(Command(("sleep", "1"), {}, user="nonesuch"), 1)
+
+
+def test_one_broker_at_a_time_and_never_without_guards(guard: Guard) -> None:
+    with pytest.raises(UnderstudyError, match="not there"):
+        guard.launch(SLEEPER, 1)
+    guard.start()
+    guard.extend(now() + 60, 1)
+    guard.launch(SLEEPER, 1)
+    with pytest.raises(UnderstudyError, match="token 1 is not dead yet"):
+        guard.launch(SLEEPER, 1)
+    guard.kill("x")
+    until(guard, Dead)
+
+
+def test_every_order_to_kill_is_answered(guard: Guard) -> None:
+    guard.extend(now() + 60, 1)
+    guard.kill("nothing is there to do it")
+    until(guard, Dead)
+    guard.start()
+    for _ in range(2):
+        guard.kill("nothing runs")
+        until(guard, Dead)
+
+
+def test_a_large_environment_and_many_arguments_arrive(guard: Guard, tmp_path: Path) -> None:
+    guard.start()
+    guard.extend(now() + 60, 1)
+    out = tmp_path / "out"
+    env = {**SLEEPER.env, **{f"NAME{n}": "x" * 1000 for n in range(300)}}
+    script = f'echo "$# $NAME299" > {out}'
+    guard.launch(Command(("sh", "-c", script, "sh", *map(str, range(1000))), env), 1)
+    until(guard, Dead)
+    assert out.read_text() == f"1000 {'x' * 1000}\n"
+
+
+def test_nothing_of_ours_is_left_open_in_a_broker(guard: Guard, tmp_path: Path) -> None:
+    guard.extend(now() + 60, 1)
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "leak", "w") as leak:
+        os.set_inheritable(leak.fileno(), True)
+        guard.start()
+        guard.launch(SLEEPER, 1, [lock.fileno()])
+        started = until(guard, Started)[-1]
+        assert isinstance(started, Started)
+        folder = Path(f"/proc/{started.pid}")
+        while "sleep" not in (folder / "comm").read_text():
+            time.sleep(0.01)
+        open_now = {fd.name: os.readlink(fd) for fd in (folder / "fd").iterdir()}
+    assert open_now.pop("0") == "/dev/null"
+    del open_now["1"], open_now["2"]
+    assert list(open_now.values()) == [str(tmp_path / "lock")]
+    guard.kill("x")
+    until(guard, Dead)
+
+
+def test_no_descriptor_and_no_process_is_left_behind() -> None:
+    def ours() -> set[str]:
+        return {os.readlink(f"/proc/self/fd/{fd}") for fd in list_fds()}
+
+    def list_fds() -> list[str]:
+        return [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+
+    with Guard(None, kill=5.0) as guard:
+        guard.start()
+    before = len(list_fds()), ours()
+    for _ in range(3):
+        with Guard(None, kill=5.0) as guard:
+            guard.start()
+            watcher, below = guard.pids
+        for pid in (watcher, below):
+            assert not os.path.exists(f"/proc/{pid}/exe")
+    assert (len(list_fds()), ours()) == before
