@@ -16,7 +16,7 @@ from understudy.pika import BlockingConnection
 from understudy.testing.brokers import RabbitMQ
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Found, Lab
+    from tests.integration.conftest import Events, Found, Lab
 
 pytestmark = pytest.mark.integration
 
@@ -125,3 +125,70 @@ def test_a_handler_that_sends_while_its_own_thread_reconnects_gets_an_error(lab:
     assert len(refusals) == 1
     assert "send after that call" in refusals[0]
     connection.close()
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, ValueError, TypeError, ConnectionResetError])
+@pytest.mark.parametrize("waits_for", ["events", "a confirm", "a broker"])
+def test_what_a_handler_raises_reaches_its_application(
+    lab: Lab, waits_for: str, kind: type[Exception], events: Events
+) -> None:
+    """An alarm that raises TimeoutError ends the call, and is not taken for a broken wire."""
+    peer = lab.peer(on_publish=lambda _, __, m: "ignore" if m.body == b"unconfirmed" else "ack")
+    connection = BlockingConnection(lab.uri(peer, timeout=-1), on_event=events.add)
+    channel = connection.channel()
+    wire = connection._session.wire
+    calls: dict[str, Callable[[], object]] = {
+        "events": lambda: connection.process_data_events(time_limit=None),
+        "a confirm": lambda: channel.basic_publish("", "q", b"unconfirmed"),
+        "a broker": lambda: channel.basic_publish("", "q", b"unsent"),
+    }
+
+    def ring(*_: Any) -> None:
+        raise kind("the application's own")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    if waits_for == "a broker":
+        peer.close()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(kind, match="the application's own"):
+            calls[waits_for]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    if waits_for != "a broker":
+        channel.basic_publish("", "q", b"the next")
+        assert connection._session.wire is wire
+        assert events.names == ["Connected"]
+    connection.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_handler_raises_at_any_point_is_never_lost(
+    connect: Callable[..., Any], rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """Within reading, decoding, writing and waiting: each alarm comes out of the call."""
+    channel = connect(rabbit_a, initialReconnectDelay=0).channel()
+    channel.queue_declare(unique, auto_delete=True)
+    rung: list[int] = []
+    caught = 0
+
+    def ring(*_: Any) -> None:
+        rung.append(1)
+        raise (TimeoutError, ValueError, TypeError, OSError)[len(rung) % 4]("mine")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        while len(rung) < INTERRUPTIONS:
+            known = len(rung)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(SHORTEST, LONGEST))
+                while len(rung) == known:
+                    channel.basic_publish("", unique, b"x")
+            except (TimeoutError, ValueError, TypeError, OSError) as exc:
+                caught += str(exc) == "mine"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # Python itself swallows what is raised in the callback of a weak reference
+    assert len(rung) - caught <= INTERRUPTIONS // 100

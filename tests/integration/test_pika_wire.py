@@ -8,7 +8,8 @@ import pika
 import pytest
 
 from understudy.core.uri import parse
-from understudy.pika.wire import Wakeup, Wire
+from understudy.failover.polling import Wakeup
+from understudy.pika.wire import Wire
 
 pytestmark = pytest.mark.integration
 

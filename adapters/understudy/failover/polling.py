@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable
 
 from understudy.failover.deadline import Deadline
+from understudy.failover.interruptions import is_of_signal_handler, passing_over
 
 try:
     import fcntl
@@ -18,7 +19,17 @@ try:
 except ImportError:  # Windows
     fcntl = termios = None  # type: ignore[assignment]
 
-__all__ = ["Wakeup", "is_at_end", "is_readable", "is_writable", "unread_bytes", "wait_readable"]
+__all__ = [
+    "Wakeup",
+    "is_at_end",
+    "is_readable",
+    "is_writable",
+    "unread_bytes",
+    "wait_readable",
+    "wait_usable",
+]
+
+LONGEST = 3600.0  # s; the system's poll counts in ms, with 31 bits
 
 
 def unread_bytes(sock: socket.socket) -> int:
@@ -59,6 +70,20 @@ def is_writable(sock: socket.socket) -> bool:
     return any(event & select.POLLOUT for _, event in poll.poll(0))
 
 
+def wait_usable(sock: socket.socket, timeout: float, *, writing: bool = False) -> None:
+    """Wait at most ``timeout`` seconds until it can be read, or written if asked; an hour at most.
+
+    Raises ValueError or OSError for a socket that another thread has closed.
+    """
+    timeout = min(timeout, LONGEST)
+    if not hasattr(select, "poll"):
+        select.select([sock], [sock] if writing else [], [], timeout)
+        return
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN | select.POLLOUT * writing)
+    poll.poll(_ms(timeout))
+
+
 def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bool:
     """Wait at most ``timeout`` seconds (None = for ever) until one is readable; whether one is.
 
@@ -69,7 +94,12 @@ def wait_readable(sockets: Iterable[socket.socket], timeout: float | None) -> bo
     poll = select.poll()
     for sock in sockets:
         poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(None if timeout is None else int(timeout * 1000 + 0.999)))
+    return bool(poll.poll(None if timeout is None else _ms(timeout)))
+
+
+def _ms(seconds: float) -> int:
+    """Not less, or a wait for something that is due in a moment would be a busy one."""
+    return int(seconds * 1000 + 0.999)
 
 
 class Wakeup:
@@ -83,7 +113,7 @@ class Wakeup:
         self._poll: tuple[tuple[int, int], select.poll] | None = None  # for what it was made
 
     def set(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
+        with passing_over(OSError):  # full, or closed
             self._writer.send(b"!")
         self._is_set = True  # after the byte: else one could lie there with nobody to take it away
 
@@ -95,32 +125,43 @@ class Wakeup:
         reading: bool = True,
         writing: bool = False,
     ) -> None:
-        """Until set, ``other`` can be read (or written, as asked), or the deadline."""
-        with contextlib.suppress(ValueError, OSError):  # just closed: reading it will tell
+        """Until set, ``other`` can be read (or written, as asked), or the deadline.
+
+        It may end before, after an hour, and when ``other`` was closed: reading that will tell.
+        """
+        seconds = min(deadline.remaining(), LONGEST)
+        try:
             if hasattr(select, "poll"):
-                descriptor = -1 if other is None else other.fileno()
                 mask = select.POLLIN * reading | select.POLLOUT * writing
-                timeout = deadline.timeout()
-                ms = None if timeout is None else int(timeout * 1000 + 0.999)
-                self._poll_for(descriptor, mask).poll(ms)
+                self._wait_by_poll(other, mask, seconds)
             else:
                 readers = [self._reader] if other is None or not reading else [self._reader, other]
                 writers = [other] if other is not None and writing else []
-                select.select(readers, writers, [], deadline.timeout())
+                select.select(readers, writers, [], seconds)
+        except (ValueError, OSError) as exc:
+            if is_of_signal_handler(exc):
+                raise
         if self._is_set:  # set between here and there: the next wait ends at once
             self._is_set = False
-            with contextlib.suppress(BlockingIOError, OSError):
+            with passing_over(OSError):
                 self._reader.recv(4096)
 
-    def _poll_for(self, descriptor: int, mask: int) -> select.poll:
-        """Kept from one wait to the next: making one costs more than a wait that ends at once."""
-        if self._poll is None or self._poll[0] != (descriptor, mask):
+    def _wait_by_poll(self, other: socket.socket | None, mask: int, seconds: float) -> None:
+        """Keeps its poll for the next wait: making one costs more than a wait that ends at once."""
+        descriptor = -1
+        if other is not None:
+            descriptor = other.fileno()
+            if descriptor < 0:
+                return
+        kept, self._poll = self._poll, None  # one within a signal handler makes its own
+        if kept is None or kept[0] != (descriptor, mask):
             poll = select.poll()
             poll.register(self._reader, select.POLLIN)
             if descriptor >= 0:
                 poll.register(descriptor, mask)
-            self._poll = (descriptor, mask), poll
-        return self._poll[1]
+            kept = (descriptor, mask), poll
+        kept[1].poll(_ms(seconds))
+        self._poll = kept
 
     def close(self) -> None:
         self._reader.close()

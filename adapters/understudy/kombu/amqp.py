@@ -30,6 +30,7 @@ from kombu.transport import pyamqp
 
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
+from understudy.failover.interruptions import is_of_signal_handler, passing_over
 from understudy.failover.monitor import monitor
 from understudy.failover.polling import is_at_end, is_readable, is_writable, unread_bytes
 from understudy.kombu.bounded_channel import BoundedChannel
@@ -89,14 +90,14 @@ class BoundedConnection(pyamqp.Connection):
             try:
                 with lock:
                     write(*frame)
-            except TimeoutError as exc:
-                raise self._kernels_or_ours(exc) from exc.__cause__
-            except OSError as exc:
+            except BaseException as exc:
+                if is_of_signal_handler(exc) or not isinstance(exc, OSError):
+                    if self.writes != writes:
+                        self.sever(INTERRUPTED)
+                    raise
+                if isinstance(exc, TimeoutError):
+                    raise self._kernels_or_ours(exc) from exc.__cause__
                 self.broken = f"{type(exc).__name__}: {exc}"
-                raise
-            except BaseException:
-                if self.writes != writes:
-                    self.sever(INTERRUPTED)
                 raise
             finally:
                 if self.severed is not None:
@@ -147,7 +148,7 @@ class BoundedConnection(pyamqp.Connection):
             self.severed = reason
         sock = self._raw_socket()
         if sock is not None:
-            with contextlib.suppress(OSError):
+            with passing_over(OSError):
                 # not SSLSocket.shutdown, which changes the TLS object under another thread's feet
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
             self._close_when_unused()
@@ -231,16 +232,17 @@ class BoundedConnection(pyamqp.Connection):
     def _take_in(self, frame: Any) -> Any:
         try:
             return self.on_inbound_frame(frame)
-        except (amqp.exceptions.ChannelError, TimeoutError):
-            raise
-        except WIRE_ERRORS as exc:
-            if exc is not self.callback_error:
-                self.broken = f"{type(exc).__name__}: {exc}"
-            raise
-        except MALFORMED as exc:
+        except (*WIRE_ERRORS, *MALFORMED) as exc:
             if exc is self.callback_error:
                 raise
+            if is_of_signal_handler(exc):
+                self.sever(INTERRUPTED)
+                raise
+            if isinstance(exc, (amqp.exceptions.ChannelError, TimeoutError)):
+                raise
             self.broken = f"{type(exc).__name__}: {exc}"
+            if isinstance(exc, WIRE_ERRORS):
+                raise
             raise malformed(exc) from exc
 
     @property
@@ -251,24 +253,25 @@ class BoundedConnection(pyamqp.Connection):
     def explains(self, exc: Exception) -> bool:
         """Whether this is what one meets on a broken connection, and no error of a caller's."""
         is_over = self.severed is not None
-        return isinstance(exc, WIRE_ERRORS) or (is_over and isinstance(exc, CLOSED))
+        meets = isinstance(exc, WIRE_ERRORS) or (is_over and isinstance(exc, CLOSED))
+        return meets and not is_of_signal_handler(exc)
 
     def _read_frame(self, timeout: float | None) -> Any:
         transport = self.transport
         try:
             with transport.having_timeout(timeout):
                 return transport.read_frame()
-        except TimeoutError as exc:
-            raise self._kernels_or_ours(exc) from exc.__cause__
-        except WIRE_ERRORS as exc:
+        except BaseException as exc:
+            ours = (*WIRE_ERRORS, *CLOSED)
+            if is_of_signal_handler(exc) or not isinstance(exc, ours):
+                self.sever(INTERRUPTED)
+                raise
+            if isinstance(exc, TimeoutError):
+                raise self._kernels_or_ours(exc) from exc.__cause__
             self.broken = f"{type(exc).__name__}: {exc}"
-            raise
-        except CLOSED as exc:
-            self.broken = f"{type(exc).__name__}: {exc}"
+            if isinstance(exc, WIRE_ERRORS):
+                raise
             raise closed_by_another(exc) from exc
-        except BaseException:
-            self.sever(INTERRUPTED)
-            raise
 
     def _kernels_or_ours(self, exc: TimeoutError) -> OSError:
         """Lets TimeoutError mean that a wait of ours is over, and never the kernel's ETIMEDOUT.
@@ -297,8 +300,8 @@ class BoundedConnection(pyamqp.Connection):
             try:
                 if self.blocking_read(deadline.timeout(), unless):
                     return
-            except TimeoutError:  # a deadline may ask to be looked at again before it is over
-                if deadline.remaining() <= 0:
+            except TimeoutError as exc:  # a deadline may ask to be looked at again before its end
+                if deadline.remaining() <= 0 or is_of_signal_handler(exc):
                     raise
         raise TimeoutError
 
@@ -318,7 +321,9 @@ class BoundedConnection(pyamqp.Connection):
             return True
         try:
             return is_at_end(sock)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as exc:
+            if is_of_signal_handler(exc):
+                raise
             return True
 
     def is_readable(self) -> bool:

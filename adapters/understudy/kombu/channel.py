@@ -13,7 +13,6 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +21,7 @@ from typing import Any
 import amqp
 from kombu.transport import pyamqp
 
+from understudy.failover.interruptions import is_of_signal_handler, passing_over
 from understudy.kombu import celery
 from understudy.kombu.amqp import BoundedConnection
 from understudy.kombu.errors import SendTimeout
@@ -229,7 +229,9 @@ class _AmqpSurviving(_Surviving):
     def undisturbed(self, ask: Callable[[], Any]) -> Any:
         try:
             return super().undisturbed(ask)  # type: ignore[misc]
-        except TimeoutError:
+        except TimeoutError as exc:
+            if is_of_signal_handler(exc):
+                raise
             text = "nothing could be asked within timeout: another thread reads this connection"
             raise SendTimeout(text) from None
 
@@ -261,7 +263,7 @@ class _AmqpSurviving(_Surviving):
         with its connection.
         """
         self._patience = GOODBYE
-        with contextlib.suppress(amqp.exceptions.RecoverableConnectionError, TimeoutError):
+        with passing_over(amqp.exceptions.RecoverableConnectionError, TimeoutError):
             if self._connection is not None and not self._is_gone:
                 with self._own.reading(GOODBYE):
                     super().close(*args, **kwargs)  # type: ignore[misc]

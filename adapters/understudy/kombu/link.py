@@ -22,6 +22,7 @@ import amqp
 
 from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.interruptions import is_of_signal_handler, passing_over
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
@@ -85,7 +86,9 @@ class AmqpLink:
                 )
                 channel.start(confirms=self._confirms)
             return channel
-        except TimeoutError:
+        except TimeoutError as exc:
+            if is_of_signal_handler(exc):
+                raise
             raise DeadlinePassed from None
         except Exception as exc:
             if not self.inner.raw.explains(exc):
@@ -120,9 +123,11 @@ class AmqpLink:
             self._unconfirmed.add(tag)
             while tag in self._unconfirmed:
                 deadline.check()
-                with contextlib.suppress(TimeoutError):
+                with passing_over(TimeoutError):
                     self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
-        except TimeoutError:
+        except TimeoutError as exc:
+            if is_of_signal_handler(exc):
+                raise
             raise DeadlinePassed from None
         except (DeliveryFailed, DeadlinePassed):
             raise
@@ -177,7 +182,7 @@ class AmqpLink:
             return
         self._look_again = now + LOOK_PERIOD
         while self.inner.raw.is_readable():
-            with contextlib.suppress(TimeoutError):
+            with passing_over(TimeoutError):
                 self._drain(0.0)
 
     def _translate(self, exc: Exception, message: OutMessage) -> None:
@@ -216,7 +221,9 @@ class AmqpLink:
                 if not self._admin.is_open:
                     raise
                 # else it was the publishing channel that was closed: ask again
-            except TimeoutError:
+            except TimeoutError as exc:
+                if is_of_signal_handler(exc):
+                    raise
                 self.inner.sever("no answer to a declaration within timeout")
                 raise DeadlinePassed from None
             except Exception as exc:
@@ -241,6 +248,8 @@ class VirtualLink:
         try:
             yield
         except self._errors as exc:
+            if is_of_signal_handler(exc):
+                raise
             raise LinkBroken(self.inner.dead or f"{type(exc).__name__}: {exc}") from exc
 
     def send(

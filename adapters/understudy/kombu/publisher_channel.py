@@ -12,6 +12,7 @@ import amqp
 from amqp import spec
 from amqp.exceptions import RecoverableConnectionError
 
+from understudy.failover.interruptions import is_of_signal_handler
 from understudy.kombu.amqp import BoundedConnection
 from understudy.kombu.bounded_channel import BoundedChannel
 from understudy.kombu.waiting import bounded_wait
@@ -76,7 +77,7 @@ class PublisherChannel(BoundedChannel):
         except (RecoverableConnectionError, OSError):
             raise
         except NOT_ENCODABLE as exc:
-            if connection.writes == writes:
+            if connection.writes == writes and not is_of_signal_handler(exc):
                 raise Unsendable(exc) from exc
             raise
         self.last_tag += 1

@@ -31,6 +31,7 @@ from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
+from understudy.failover.interruptions import is_of_signal_handler
 from understudy.kombu import celery
 from understudy.kombu.calls import CallDeadline, is_for_a_consuming_loop, is_for_a_producer
 from understudy.kombu.candidates import CandidatesTransport
@@ -288,7 +289,8 @@ class Transport(CandidatesTransport):
         except TimeoutError:
             raise
         except self.client_ref().connection_errors as exc:  # type: ignore[union-attr]
-            if inner.is_broken:  # else it comes from a callback of the application's
+            if inner.is_broken and not is_of_signal_handler(exc):
+                # else it comes from a callback of the application's
                 self.lost(inner, exc)
             raise
 

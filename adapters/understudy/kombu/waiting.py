@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from amqp.exceptions import RecoverableConnectionError
 
 from understudy.failover.deadline import Deadline
+from understudy.failover.interruptions import is_of_signal_handler
 
 if TYPE_CHECKING:
     from understudy.kombu.amqp import BoundedConnection
@@ -32,7 +33,9 @@ def bounded_wait(
     try:
         with draining_until(connection, Deadline(patience)):
             return wait(method, callback, patience, returns_tuple)
-    except TimeoutError:
+    except TimeoutError as exc:
+        if is_of_signal_handler(exc):
+            raise
         reason = f"no answer within {patience:g} s"
         connection.sever(reason)
         raise RecoverableConnectionError(reason) from None

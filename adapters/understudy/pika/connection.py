@@ -20,6 +20,7 @@ from understudy.core.uri import FailoverURI
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback, checked_callback
+from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
@@ -29,7 +30,7 @@ from understudy.pika.link_channel import LinkLost
 from understudy.pika.requests import answered, timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher
-from understudy.pika.wire import Wakeup, Wire
+from understudy.pika.wire import Wire
 
 __all__ = ["BlockingConnection"]
 

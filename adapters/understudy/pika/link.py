@@ -17,6 +17,7 @@ from typing import Any
 
 from pika import exceptions, frame, spec
 
+from understudy.failover.interruptions import is_of_signal_handler
 from understudy.pika.link_channel import Ask, LinkChannel, LinkLost, Receiver
 
 __all__ = ["INTERRUPTED", "Link"]
@@ -116,7 +117,7 @@ class Link:
         except LinkLost as lost:
             self.lost = lost
         except Exception as exc:
-            if not _is_of_codec(exc):
+            if not _is_of_codec(exc) or is_of_signal_handler(exc):
                 self.interrupted()
                 raise
             self.lost = LinkLost(f"the broker broke the protocol: {type(exc).__name__}: {exc}", exc)

@@ -38,6 +38,7 @@ from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
+from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
 from understudy.failover.waiters import Waiter, Waiters
 from understudy.pika import restoring
@@ -47,7 +48,7 @@ from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
-from understudy.pika.wire import Wakeup, Wire
+from understudy.pika.wire import Wire
 
 if TYPE_CHECKING:
     from understudy.pika.channel import BlockingChannel

@@ -15,7 +15,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import ssl
 import threading
@@ -24,38 +23,18 @@ from collections.abc import Callable
 from typing import Any
 
 from understudy.core.endpoint import Endpoint
-from understudy.failover.polling import is_at_end, is_readable
+from understudy.failover.deadline import Deadline
+from understudy.failover.interruptions import is_of_signal_handler
+from understudy.failover.polling import Wakeup, is_at_end, is_readable, wait_usable
 from understudy.pika.link import INTERRUPTED, Link
 from understudy.pika.link_channel import LinkLost
 
-__all__ = ["Wakeup", "Wire"]
+__all__ = ["Wire"]
 
 READ_SIZE = 131072  # bytes; a frame as large as brokers send them
 READS = 16  # in one go, so that a fast broker does not keep the lock for ever
-LONGEST_POLL = 3600.0  # s; the system's poll counts in ms, with 31 bits
 UNASKED = 8.0  # s; without a heartbeat a closed connection is still noticed within an eighth of it
 NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
-
-class Wakeup:
-    """Ends a thread's `Wire.poll`; a socket pair, which poll understands everywhere."""
-
-    def __init__(self) -> None:
-        self.reader, self._writer = socket.socketpair()
-        self.reader.setblocking(False)
-        self._writer.setblocking(False)
-
-    def set(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            self._writer.send(b"!")
-
-    def clear(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            self.reader.recv(4096)
-
-    def close(self) -> None:
-        self.reader.close()
-        self._writer.close()
 
 
 class Wire(Link):
@@ -76,8 +55,7 @@ class Wire(Link):
         self._failed: str | None = None  # why it can't be written to
         self._is_writing = self._is_serving = False
         self._last_read = self._last_write = time.monotonic()
-        self._poll: Callable[[float], object] | None = None
-        self._polled: tuple[Wakeup | None, bool] = None, False  # and whether for room to write
+        self._polled_for_room = False
         sock.setblocking(False)
 
     def __repr__(self) -> str:
@@ -104,7 +82,7 @@ class Wire(Link):
     @property
     def wants_room(self) -> bool:
         """Whether whoever polls it does not wait for room to write in, and should."""
-        return bool(self._out) and not self._polled[1]
+        return bool(self._out) and not self._polled_for_room
 
     # --- under the guard ------------------------------------------------------------------------
 
@@ -119,12 +97,12 @@ class Wire(Link):
             sent = self._sock.send(data)
         except NOT_NOW:
             sent = 0
-        except (OSError, ValueError) as exc:
-            self._failed = f"{type(exc).__name__}: {exc}"
+        except BaseException as exc:
+            if not isinstance(exc, (OSError, ValueError)) or is_of_signal_handler(exc):
+                self.interrupted()
+                raise
+            self._failed = _reason(exc)
             return
-        except BaseException:
-            self.interrupted()
-            raise
         finally:
             self._is_writing = False
         self._last_write = time.monotonic()
@@ -164,7 +142,7 @@ class Wire(Link):
         except NOT_NOW:
             return
         except (OSError, ValueError) as exc:
-            self._failed = f"{type(exc).__name__}: {exc}"
+            self._failed = _reason(exc)
             return
         del self._out[:sent]
         self._last_write = time.monotonic()
@@ -176,7 +154,8 @@ class Wire(Link):
         except NOT_NOW:
             return False
         except (OSError, ValueError) as exc:
-            self._lose(self._failed or f"{type(exc).__name__}: {exc}")
+            reason = _reason(exc)
+            self._lose(self._failed or reason)
             return False
         if not data:
             self._lose("the broker closed the connection")
@@ -202,18 +181,14 @@ class Wire(Link):
         """
         if self.has_decrypted():
             return
-        try:
-            what = wakeup, bool(self._out)
-            poll = self._poll if self._polled == what else None
-            self._poll = None  # one within a signal handler makes its own
-            self._polled = what
-            poll = poll or _poller(self._sock, *what)
-            poll(min(seconds, LONGEST_POLL))
-            self._poll = poll
-        except (OSError, ValueError) as exc:  # closed meanwhile
-            self._lose(f"{type(exc).__name__}: {exc}")
+        self._polled_for_room = for_room = bool(self._out)
         if wakeup is not None:
-            wakeup.clear()
+            wakeup.wait(self._sock, Deadline(seconds), writing=for_room)
+            return
+        try:
+            wait_usable(self._sock, seconds, writing=for_room)
+        except (OSError, ValueError) as exc:  # closed meanwhile
+            self._lose(_reason(exc))
 
     def sever(self, reason: str) -> None:
         """Break it now; whoever polls it wakes."""
@@ -238,7 +213,6 @@ class Wire(Link):
             if self.lost is None:
                 self.lost = LinkLost("closed")
             self._out.clear()
-            self._poll = None
             socket.socket.close(self._sock)
 
     def discard(self) -> None:
@@ -259,7 +233,8 @@ class Wire(Link):
             return False
         try:
             return not is_at_end(self._sock)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as exc:
+            _reason(exc)
             return False
 
     # --- the monitor's --------------------------------------------------------------------------
@@ -295,24 +270,8 @@ class Wire(Link):
         return None
 
 
-def _poller(
-    sock: socket.socket, wakeup: Wakeup | None, for_room: bool
-) -> Callable[[float], object]:
-    sockets = [sock] if wakeup is None else [sock, wakeup.reader]
-    if not hasattr(select, "poll"):  # Windows
-        writing = [sock] if for_room else []
-
-        def wait(seconds: float) -> object:
-            return select.select(sockets, writing, [], seconds)
-
-        return wait
-    poll = select.poll()
-    for one in sockets:
-        poll.register(one.fileno(), select.POLLIN)
-    if for_room:
-        poll.modify(sock.fileno(), select.POLLIN | select.POLLOUT)
-
-    def wait_by_poll(seconds: float) -> object:
-        return poll.poll(max(int(seconds * 1000 + 0.999), 0))
-
-    return wait_by_poll
+def _reason(exc: Exception) -> str:
+    """Why a wire is lost; raises what is a signal handler's own."""
+    if is_of_signal_handler(exc):
+        raise exc
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,49 @@
+"""Exceptions of signal handlers, which come wherever they will, told apart from those of a call.
+
+A handler that raises ends what the main thread waits for: an alarm that raises TimeoutError is the
+classic. Where an OSError or ValueError of a socket means a broken connection, the handler's own
+must not be taken for one: it is the application's, which waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from functools import partial
+from types import CodeType
+from typing import Any
+
+__all__ = ["is_of_signal_handler", "passing_over"]
+
+
+def is_of_signal_handler(exc: BaseException) -> bool:
+    """Whether a signal handler of Python's raised this, or anything that it called."""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # handlers run nowhere else
+    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(exc.__traceback__))
+
+
+@contextlib.contextmanager
+def passing_over(*kinds: type[Exception]) -> Iterator[None]:
+    """As contextlib.suppress, for what no signal handler has raised."""
+    try:
+        yield
+    except kinds as exc:
+        if is_of_signal_handler(exc):
+            raise
+
+
+def _code(handler: Any) -> CodeType | None:
+    """Of a function, a method, an object that can be called, and partials of them."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    for call in (handler, inspect.getattr_static(handler, "__call__", None)):
+        code = getattr(getattr(call, "__func__", call), "__code__", None)
+        if isinstance(code, CodeType):
+            return code
+    return None
