@@ -313,6 +313,19 @@ def test_what_is_recovered_does_not_wait_for_an_acknowledgement_any_more() -> No
     assert lab.asked() == []
 
 
+def test_what_is_recovered_before_anybody_took_it_is_given_out_once() -> None:
+    """It comes again, with another tag; the broker would close the channel over an ack of this."""
+    lab = Lab()
+    channel = lab.channel
+    consume(lab)
+    lab.feed(delivery(1))
+    lab.soon(spec.Basic.RecoverOk())
+    channel.basic_recover(requeue=True)
+    lab.feed(delivery(2))
+    assert [event.method.delivery_tag for event in channel._pending_events] == [2]
+    assert lab.buffered == len(channel._pending_events[0].body)
+
+
 @pytest.mark.parametrize("name", ["basic_cancel", "close"])
 def test_what_ends_while_others_are_still_restored_ends_at_the_broker(name: str) -> None:
     """Its consumer is on the new link already, and would take messages that nobody sees."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -38,6 +38,7 @@ class AsyncChannel(Declarations, AsyncTransactions):
     def __init__(self, session: AsyncSession, number: int) -> None:
         super().__init__(session, number)
         self._publisher = AsyncPublisher(session)
+        self._on_return: list[Callable[..., Any]] = []
 
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "open" if self._link is not None else "waiting"
@@ -88,6 +89,11 @@ class AsyncChannel(Declarations, AsyncTransactions):
     async def publish_until(self, message: OutMessage, deadline: Deadline) -> None:
         """Send a message that was made before, to the broker of this channel."""
         await self._publisher.publish(message, deadline)
+
+    def add_on_return_callback(self, callback: Callable[..., Any]) -> None:
+        """As pika's: called with (channel, method, properties, body) for each message that came
+        back as unroutable; the call that sent it raises Unroutable all the same."""
+        self._on_return.append(callback)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every message of this channel is confirmed; as `AsyncConnection.flush`."""
@@ -185,6 +191,8 @@ class AsyncChannel(Declarations, AsyncTransactions):
 
     def returned(self, method: Any, properties: Any, body: bytes) -> None:
         self._publisher.returned(method, properties, body)
+        for callback in self._on_return:
+            self._session.loop.call_soon(callback, self, method, properties, body)
 
     def settled(self, tag: int, multiple: bool, ok: bool) -> None:
         self._publisher.settled(tag, multiple, ok)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -14,17 +14,20 @@ from understudy.errors import ConfigurationError
 from understudy.failover import fanout
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback, checked_callback
+from understudy.pika.alarms import AlarmCallbacks
 from understudy.pika.async_channel import AsyncChannel
 from understudy.pika.async_fanout import AsyncFanout
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.dialing import SCHEMES, PikaDialer, read_parameters
 from understudy.pika.errors import IS_CLOSED, ConnectFailed, ConnectionLost
-from understudy.pika.requests import timed_out
+from understudy.pika.link_channel import LinkLost
+from understudy.pika.requests import VERDICTS, timed_out
+from understudy.pika.wire import Wire
 
 __all__ = ["AsyncConnection"]
 
 
-class AsyncConnection:
+class AsyncConnection(AlarmCallbacks):
     """A connection for coroutines that survives its broker.
 
     ```python
@@ -33,7 +36,8 @@ class AsyncConnection:
         await channel.basic_publish("", "orders", b"hello")
     ```
     It belongs to the event loop in which it is connected, and to its coroutines alone; on Windows
-    that must be a SelectorEventLoop, as for pika itself.
+    that must be a SelectorEventLoop, as for pika itself. Callbacks (a message came back, the broker
+    blocks publishers) are functions, called by the loop in between.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class AsyncConnection:
                     f"minAckCount={need} can't be reached with {members} brokers: {self._uri}"
                 )
         discovery.check(self._uri, schemes=SCHEMES)
+        super().__init__()
         self._on_event = checked_callback(on_event)
         self._session: AsyncSession | None = None
         self._is_closed = False
@@ -106,8 +111,9 @@ class AsyncConnection:
             raise ConnectionLost(IS_CLOSED)
         if self._session is not None:
             return self
-        dialer = PikaDialer(self._uri, self._known)
-        session = self._session = AsyncSession(self._uri, dialer, self._on_event)
+        self._dialer = PikaDialer(self._uri, self._known)
+        session = self._session = AsyncSession(self._uri, self._dialer, self._on_event)
+        session.on_blocked = self._blocking_changed
         deadline = session.deadline()
         if self._uri.scheme == "fanout":
             session.fanout = AsyncFanout(self._uri, self._known, session.topology)
@@ -182,6 +188,40 @@ class AsyncConnection:
             if isinstance(end, BaseException):
                 raise end
         return all(ends)
+
+    async def update_secret(self, new_secret: str, reason: str) -> None:
+        """Tell the broker the new password or token; later connections log in with it too."""
+        session = self._open_session()
+        deadline = session.deadline()
+        try:
+            wire = await self._update_secret(session, new_secret, reason, deadline)
+        except DeadlinePassed:
+            raise timed_out("Connection.UpdateSecret", session, deadline) from None
+        if wire.endpoint.username is not None:
+            self._dialer.secrets[wire.endpoint.username] = new_secret
+
+    async def _update_secret(
+        self, session: AsyncSession, secret: str, reason: str, deadline: Deadline
+    ) -> Wire:
+        verdicts = 0
+        while True:
+            await session.ready(lambda: session.is_live, deadline)
+            wire = session.wire
+            assert wire is not None
+            with session.writing(wire):
+                ask = wire.update_secret(secret, reason)
+            try:
+                if await session.answered(wire, ask.is_over, deadline.moment):
+                    return wire
+            except LinkLost as lost:
+                verdicts += lost.convicts()
+                if verdicts >= VERDICTS and lost.cause is not None:
+                    raise lost.cause from None
+                continue
+            raise DeadlinePassed
+
+    def _soon(self, callback: Callable[..., Any], *arguments: Any) -> None:
+        self._open_session().loop.call_soon(callback, *arguments)
 
     def _open_session(self) -> AsyncSession:
         if self.is_closed:

@@ -143,6 +143,11 @@ class Consumer:
     def receive(self, message: Message) -> None:
         self._messages.append(message)
 
+    def forget(self, tags: set[int]) -> None:
+        """These come again."""
+        left = [message for message in self._messages if message.delivery_tag not in tags]
+        self._messages = deque(left)
+
     def link_lost(self) -> None:
         """What has to be acknowledged comes again."""
         if not self.auto_ack:

@@ -184,6 +184,17 @@ class AsyncReceiving(AsyncRequests):
 
         self._session.when(lambda: ask.is_over() or link is not self._link, put_back)
 
+    async def basic_recover(self, requeue: bool = False) -> None:
+        """As pika's: what waits for an acknowledgement comes again, with other tags."""
+        asked: list[tuple[LinkChannel, Ask]] = []
+        link, unacked = self._link, set(self._unacked)
+        method = spec.Basic.Recover(requeue=requeue)
+        await self.request(method, spec.Basic.RecoverOk, asked=asked)
+        if link is not None and asked[0][0] is link is self._link:
+            self._unacked -= unacked
+            for consumer in self._consumers.values():
+                consumer.forget({tag + self._offset for tag in unacked})
+
     async def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:
         """One of an earlier connection is dropped and counted. Never waits for a broker."""
         await self._idle()

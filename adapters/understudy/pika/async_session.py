@@ -20,11 +20,10 @@ import copy
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
-from understudy.core.events import Blocked, Unblocked
 from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
@@ -32,7 +31,7 @@ from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
-from understudy.pika import restoring
+from understudy.pika import alarms, restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link_channel import LinkLost
@@ -62,6 +61,7 @@ class AsyncSession:
         self.is_closed = False
         self.stale_acks = 0
         self.suspects = Suspects()
+        self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.fanout: AsyncFanout | None = None
         self.supervisor: Supervisor[Wire] = Supervisor(uri, dialer, on_event=on_event)
         self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
@@ -393,21 +393,14 @@ class AsyncSession:
         alone = [channel for channel in self.channels.values() if channel.is_alone]
         for channel in list(self.channels.values()):
             channel.link_lost(lost, alone=channel in alone)
-        if wire.blocked_since is not None:
-            self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))
+        if alarms.is_over_with_its_wire(wire, self.supervisor):
+            self.on_blocked(alarms.OVER)
         self.changed()
 
-    def _on_blocked(self, method_frame: object) -> None:
-        wire = self.wire
-        if wire is None:
-            return
-        reason = getattr(getattr(method_frame, "method", None), "reason", None)
-        if reason is not None:
-            wire.blocked_since = time.monotonic()
-            self.supervisor.tell(Blocked(str(wire.endpoint), str(reason)))
-        else:
-            wire.blocked_since = None
-            self.supervisor.tell(Unblocked(str(wire.endpoint)))
+    def _on_blocked(self, method_frame: Any) -> None:
+        if self.wire is not None:
+            alarms.note(method_frame, self.wire, self.supervisor)
+            self.on_blocked(method_frame)
 
     # --- the end --------------------------------------------------------------------------------
 

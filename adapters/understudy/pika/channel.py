@@ -152,3 +152,4 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
             self._request(spec.Basic.Recover(requeue), spec.Basic.RecoverOk)
             if link is self._link:
                 self._unsettled -= unsettled  # the broker sends these again, with other tags
+                self._forget_buffered({tag + self._offset for tag in unsettled})

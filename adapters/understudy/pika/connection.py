@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pika
-from pika import exceptions, frame, spec, validators
+from pika import exceptions, validators
 
 from understudy.core.uri import FailoverURI
 from understudy.failover import fanout
@@ -22,6 +22,7 @@ from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import EventCallback, checked_callback
 from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
+from understudy.pika.alarms import AlarmCallbacks
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.errors import ConnectFailed
@@ -46,7 +47,7 @@ class _Event:
         self.is_cancelled = False
 
 
-class BlockingConnection(pika.BlockingConnection):
+class BlockingConnection(AlarmCallbacks, pika.BlockingConnection):
     """A drop-in for pika's that survives its broker. Any thread may use it."""
 
     def __init__(
@@ -96,8 +97,7 @@ class BlockingConnection(pika.BlockingConnection):
         self._numbers = itertools.count(1)
         self._channels_pending_dispatch: set[int] = set()
         self._dispatcher: int | None = None  # the thread that runs callbacks now
-        self._on_blocked: list[Callable[..., Any]] = []
-        self._on_unblocked: list[Callable[..., Any]] = []
+        AlarmCallbacks.__init__(self)
         self._session.on_blocked = _blocked_handler(weakref.ref(self))
         self._finalizer = weakref.finalize(
             self, _let_go, self._session.supervisor, self._session.wakeup, self._fanout
@@ -327,19 +327,8 @@ class BlockingConnection(pika.BlockingConnection):
             self._ready_events.append(_Event(callback))
             session.notify()
 
-    def add_on_connection_blocked_callback(self, callback: Callable[..., Any]) -> None:
-        """As pika's: called with (connection, method frame)."""
-        self._on_blocked.append(callback)
-
-    def add_on_connection_unblocked_callback(self, callback: Callable[..., Any]) -> None:
-        """As pika's; called as well when the broker that blocked is lost."""
-        self._on_unblocked.append(callback)
-
-    def _blocking_changed(self, method_frame: Any) -> None:
-        method_frame = method_frame or frame.Method(0, spec.Connection.Unblocked())
-        is_block = isinstance(method_frame.method, spec.Connection.Blocked)
-        for callback in self._on_blocked if is_block else self._on_unblocked:
-            self._ready_events.append(_Event(callback, self, method_frame))
+    def _soon(self, callback: Callable[..., Any], *arguments: Any) -> None:
+        self._ready_events.append(_Event(callback, *arguments))
 
     # --- the rest -------------------------------------------------------------------------------
 

@@ -89,15 +89,19 @@ class Consuming(Requests):
         self._highest = 0
         self._unsettled.clear()
         self._settled_in_transaction.clear()
-        self._pending_events = self._kept(self._pending_events)
+        self._forget_buffered(None)
+
+    def _forget_buffered(self, tags: set[int] | None) -> None:
+        """Of what has to be acknowledged: these come again; None = all of them."""
+        self._pending_events = self._kept(self._pending_events, tags)
         generator = self._queue_consumer_generator
         if generator is not None:
-            generator.pending_events = self._kept(generator.pending_events)
+            generator.pending_events = self._kept(generator.pending_events, tags)
 
-    def _kept(self, events: Iterable[Any]) -> deque[Any]:
+    def _kept(self, events: Iterable[Any], gone: set[int] | None) -> deque[Any]:
         kept: deque[Any] = deque()
         for event in events:
-            if type(event) is Delivery:
+            if type(event) is Delivery and (gone is None or event.method.delivery_tag in gone):
                 info = self._consumer_infos.get(event.method.consumer_tag)
                 if info is None or not info.auto_ack:
                     self._session.buffered -= len(event.body)

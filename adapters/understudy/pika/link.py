@@ -61,7 +61,7 @@ class Link:
         self._parameters = parameters
         self._buffer = b""
         self._expected: type | None = spec.Connection.Start
-        self._secret: Ask | None = None
+        self._secrets: list[Ask] = []  # that wait for their answer
 
     def write(self, data: bytes) -> None:
         if self.lost is None:
@@ -95,9 +95,10 @@ class Link:
         raise exceptions.NoFreeChannels
 
     def update_secret(self, secret: str, reason: str) -> Ask:
-        self._secret = Ask((spec.Connection.UpdateSecretOk,))
+        ask = Ask((spec.Connection.UpdateSecretOk,))
+        self._secrets.append(ask)
         self.send(0, spec.Connection.UpdateSecret(secret, reason))
-        return self._secret
+        return ask
 
     def say_goodbye(self, code: int, text: str) -> None:
         """Ask the broker to close the connection; `is_closed` tells when it has answered."""
@@ -173,13 +174,14 @@ class Link:
             cause = exceptions.ConnectionClosedByBroker(method.reply_code, method.reply_text)
             text = f"the broker closed the connection: {method.reply_code} {method.reply_text}"
             outstanding = sum(channel.outstanding for channel in self.channels.values())
+            outstanding += len(self._secrets)
             raise LinkLost(text, cause, outstanding=outstanding)
         if kind is spec.Connection.CloseOk:
             self.is_closed = True
         elif kind in (spec.Connection.Blocked, spec.Connection.Unblocked):
             self.on_blocked(frame.Method(0, method))
-        elif kind is spec.Connection.UpdateSecretOk and self._secret is not None:
-            self._secret.answer = frame.Method(0, method)
+        elif kind is spec.Connection.UpdateSecretOk and self._secrets:
+            self._secrets.pop(0).answer = frame.Method(0, method)
         elif kind is self._expected:
             self._handshake(method)
         else:

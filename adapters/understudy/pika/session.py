@@ -31,7 +31,6 @@ from pika import exceptions
 
 from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
-from understudy.core.events import Blocked, Unblocked
 from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
@@ -41,7 +40,7 @@ from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
 from understudy.failover.waiters import Waiter, Waiters
-from understudy.pika import restoring
+from understudy.pika import alarms, restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import INTERRUPTED
@@ -374,10 +373,8 @@ class Session:
             told(lost)
         for channel in list(self.channels.values()):
             channel.link_lost(lost)
-        if wire.blocked_since is not None:
-            wire.blocked_since = None
-            self.supervisor.tell(Unblocked(str(wire.endpoint), "the connection was lost"))
-            self.on_blocked(None)
+        if alarms.is_over_with_its_wire(wire, self.supervisor):
+            self.on_blocked(alarms.OVER)
 
     def _endpoint_failed(self, failure: RestoreFailed) -> None:
         wire = self.wire
@@ -395,18 +392,9 @@ class Session:
         return self.buffered < BUFFERED
 
     def _on_blocked(self, method_frame: Any) -> None:
-        wire = self.wire
-        if wire is None:
-            return
-        reason = getattr(method_frame.method, "reason", None)
-        endpoint = str(wire.endpoint)
-        if reason is not None:
-            wire.blocked_since = time.monotonic()
-            self.supervisor.tell(Blocked(endpoint, str(reason)))
-        else:
-            wire.blocked_since = None
-            self.supervisor.tell(Unblocked(endpoint))
-        self.on_blocked(method_frame)
+        if self.wire is not None:
+            alarms.note(method_frame, self.wire, self.supervisor)
+            self.on_blocked(method_frame)
 
     # --- the end --------------------------------------------------------------------------------
 
