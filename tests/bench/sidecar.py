@@ -28,6 +28,8 @@ __all__ = ["CASES"]
 
 ELECTED = "the lock is ours"
 IDLE = 20.0  # s that an idle group is looked at
+SETTLE = 5.0  # s after the election, before that
+RESTFUL = {"health_interval": "1s"}  # the default; the estate asks more often
 
 Lock = Callable[[], AbstractContextManager[str | None]]
 
@@ -170,9 +172,10 @@ def _processor(pid: int) -> float:
 def idle(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     """Memory and processor time of a master's sidecar and of a standby's, with all they consist
     of; the worse of the two."""
-    with LOCKS["redis"]() as lock, SidecarEstate(lock, timings="normal") as estate:
+    with LOCKS["redis"]() as lock, SidecarEstate(lock, timings="normal", broker=RESTFUL) as estate:
         estate.start()
         families = [_family(node.pid, node.broker) for node in _pair(estate)]
+        time.sleep(SETTLE)
         before = [sum(map(_processor, family)) for family in families]
         time.sleep(IDLE)
         after = [sum(map(_processor, family)) for family in families]
