@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 import subprocess
@@ -48,6 +49,8 @@ class ApiProcess:
 
     def start(self) -> None:
         """Returns when it answers. Raises ConfigurationError where it can't listen."""
+        if importlib.util.find_spec("h11") is None:
+            raise ConfigurationError('h11 is not installed: pip install "understudy[sidecar]"')
         self.stop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
