@@ -223,6 +223,9 @@ class Post:
                 os.kill(self._broker, action.number)
 
     def _kill_all(self, _: does.KillAll) -> None:
+        if self._broker:  # at once; to find the rest takes some milliseconds
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._broker, signal.SIGKILL)
         self._speak(Killing())
         self.feed(self._left(is_killing=True))
 
