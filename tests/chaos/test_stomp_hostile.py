@@ -70,6 +70,8 @@ HANDSHAKES: dict[str, Behaviour] = {
     "sends a message first": say(b"MESSAGE\nmessage-id:1\n\n\0"),
     "speaks another version": say(b"CONNECTED\nversion:1.0\n\n\0"),
     "has no heart-beat": say(CONNECTED.replace(b"0,0", b"x")),
+    "beats in ages": say(CONNECTED.replace(b"0,0", b"9" * 400 + b",1")),
+    "beats in numbers too long to read": say(CONNECTED.replace(b"0,0", b"1," + b"9" * 5000)),
     "says more than asked": say(CONNECTED + b"RECEIPT\nreceipt-id:u1\n\n\0"),
 }
 

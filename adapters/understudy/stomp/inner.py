@@ -132,10 +132,10 @@ class Inner:
         try:
             theirs = [int(number) for number in told.split(",")]
             can, wants = theirs[0], theirs[1]
-        except (ValueError, IndexError):
+            self._send_every = max(ours[0], wants) / 1000 if ours[0] and wants > 0 else 0.0
+            self._receive_every = max(ours[1], can) / 1000 if ours[1] and can > 0 else 0.0
+        except (ValueError, IndexError, OverflowError):
             raise ProtocolError("the broker's heart-beat header is none") from None
-        self._send_every = max(ours[0], wants) / 1000 if ours[0] and wants > 0 else 0.0
-        self._receive_every = max(ours[1], can) / 1000 if ours[1] and can > 0 else 0.0
 
     # --- use ------------------------------------------------------------------------------------
 
