@@ -269,7 +269,15 @@ def test_a_signal_handler_in_the_middle_of_our_work_is_told_so(lab: StompLab) ->
         call()
 
 
-@pytest.mark.parametrize("raised", [TimeoutError("mine"), ValueError("mine"), TypeError("mine")])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        TimeoutError("mine"),
+        ConnectionResetError(104, "mine"),
+        ValueError("mine"),
+        TypeError("mine"),
+    ],
+)
 def test_what_a_signal_handler_raises_reaches_the_application(
     lab: StompLab, readers: list[int], raised: Exception
 ) -> None:
@@ -359,7 +367,7 @@ def test_several_callers_at_once_get_all_their_receipts(lab: StompLab) -> None:
         except BaseException as exc:
             failures.append(exc)
 
-    threads = [threading.Thread(target=work, args=(p,), daemon=True) for p in (0, 0, 0.005, 0.02)]
+    threads = [threading.Thread(target=work, args=(p,), daemon=True) for p in (0, 0, 0.003, 0.01)]
     for thread in threads:
         thread.start()
     for thread in threads:

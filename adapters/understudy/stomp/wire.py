@@ -23,6 +23,7 @@ import time
 from collections import deque
 
 from understudy.failover.deadline import Deadline, DeadlinePassed
+from understudy.failover.interruptions import is_of_signal_handler
 from understudy.failover.polling import Wakeup, is_at_end, unread_bytes
 
 __all__ = ["INTERRUPTED", "Wire", "WireBroken", "read_until", "said_by_system"]
@@ -161,8 +162,8 @@ class Wire:
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError, InterruptedError):
             return
         except OSError as exc:
-            if exc.errno is None:
-                raise  # a signal handler's
+            if is_of_signal_handler(exc):
+                raise
             self._write_failed = self.severed or said_by_system(exc)
             self._wakeup.set()
             raise WireBroken(self._write_failed) from exc
@@ -185,8 +186,8 @@ class Wire:
                 self._wants_room = True
                 return b""
             except OSError as exc:
-                if exc.errno is None:
-                    raise  # a signal handler's
+                if is_of_signal_handler(exc):
+                    raise
                 orderly = isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError)
                 reason = self.severed or said_by_system(exc)
                 raise WireBroken(reason, orderly) from exc
