@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import understudy.stomp
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ, free_port
+from understudy.testing.proxy_cuts import Direction
 from understudy.testing.stomp_lab import Listener, StompLab
 
 pytestmark = pytest.mark.integration
+
+DIRECTIONS: tuple[Direction, Direction] = ("up", "down")
 
 
 @pytest.fixture
@@ -38,6 +44,7 @@ def test_tls_from_the_handshake_to_a_cut(
     with FaultProxy("127.0.0.1", port) as proxy:
         good = f"stomp+ssl://guest:guest@localhost:{proxy.port}?cafile={cafile}"
         check_sending_and_receiving(lab, good, proxy, unique)
+        check_faults(lab, good, proxy, unique)
         check_refusals(lab, proxy.port, str(cafile))
         check_the_applications_own_settings(proxy.port, str(cafile))
 
@@ -62,6 +69,45 @@ def check_sending_and_receiving(lab: StompLab, good: str, proxy: FaultProxy, uni
     for number in range(300):
         tracked.send(f"/queue/{unique}-t", str(number))
     assert tracked.flush(20)
+
+
+def check_faults(lab: StompLab, good: str, proxy: FaultProxy, unique: str) -> None:
+    """F21, F36, F37: cut within the handshake and within records, and a network that is gone."""
+    calm: dict[str, Any] = {"heartbeat": 500, "connectTimeout": 500, "initialReconnectDelay": 0}
+    for number, byte in enumerate((1, 40, 300, 700, 1500, 2300)):
+        for direction in DIRECTIONS:
+            cut = proxy.cut_after(byte, direction=direction, how="fin" if number % 2 else "rst")
+            connection = lab.connect(good, **calm)
+            connection.send(f"/queue/{unique}-cut", f"{direction}-{byte}")
+            connection.disconnect()
+            cut.cancel()
+    connection = lab.connect(good, **calm)
+    for byte in range(1, 120, 17):  # a record's head, its body, and the next one
+        for direction in DIRECTIONS:
+            cut = proxy.cut_after(byte, direction=direction)
+            connection.send(f"/queue/{unique}-cut", f"record-{direction}-{byte}")
+            cut.cancel()
+    for fault in (
+        proxy.black_hole,
+        partial(proxy.half_open, "up"),
+        partial(proxy.half_open, "down"),
+    ):
+        connection.send(f"/queue/{unique}-cut", "before")
+        fault()
+        healing = threading.Timer(0.7, proxy.heal, kwargs={"drop": True})
+        healing.start()
+        connection.send(f"/queue/{unique}-cut", "within")
+        healing.join()
+    connection.disconnect()
+    taker = lab.connection(good)
+    listener = Listener(taker)
+    taker.set_listener("", listener)
+    taker.connect(wait=True)
+    taker.subscribe(f"/queue/{unique}-cut", id="1", ack="client-individual")
+    records = [
+        f"record-{direction}-{byte}" for byte in range(1, 120, 17) for direction in DIRECTIONS
+    ]
+    listener.wait_for_bodies("up-2300", "down-2300", "within", *records)
 
 
 def check_refusals(lab: StompLab, port: int, cafile: str) -> None:
