@@ -23,11 +23,12 @@ from understudy.failover.notifier import EventCallback, checked_callback, logger
 from understudy.stomp.arguments import Address, check_body, check_heartbeats, read_address
 from understudy.stomp.commands import Commands
 from understudy.stomp.dispatcher import receipt_job
+from understudy.stomp.ending import let_go
 from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.fanout import FanoutSender
 from understudy.stomp.inner import Handshake
 from understudy.stomp.message import OutMessage
-from understudy.stomp.session import GOODBYE, Session, let_go
+from understudy.stomp.session import GOODBYE, Session
 from understudy.stomp.transport import Transport
 
 __all__ = ["Connection11", "Connection12"]

@@ -10,12 +10,9 @@ Rules
 
 from __future__ import annotations
 
-import atexit
 import itertools
 import threading
-import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from understudy import discovery, errors
@@ -28,6 +25,7 @@ from understudy.failover.waiters import Waiter, Waiters
 from understudy.stomp.codec import encode
 from understudy.stomp.dialing import SCHEMES, StompDialer
 from understudy.stomp.dispatcher import Dispatcher
+from understudy.stomp.ending import flush_at_exit
 from understudy.stomp.errors import ConnectFailed, ConnectionLost, ReentrancyError
 from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
@@ -37,10 +35,9 @@ from understudy.stomp.subscriptions import Command, Subscription, Transaction
 from understudy.stomp.wire import WireBroken
 
 if TYPE_CHECKING:
-    from understudy.stomp.fanout import FanoutSender
     from understudy.stomp.transport import Transport
 
-__all__ = ["GOODBYE", "Session", "let_go"]
+__all__ = ["GOODBYE", "Session"]
 
 SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 GOODBYE = 1.0  # s that a graceful end may take beyond the flush
@@ -49,40 +46,6 @@ WITHIN = (
     "only leave a note in the handler, and send after the call that it has interrupted"
 )
 CLOSED = "the connection was closed while this call waited"
-
-
-_tracking: weakref.WeakSet[Session] = weakref.WeakSet()
-
-
-@atexit.register
-def _flush_at_exit() -> None:
-    """What is still to be sent when the interpreter exits; nobody is left to catch anything."""
-    for session in [session for session in _tracking if not session.is_closed]:
-        try:
-            session.flush_at_close()
-        except errors.DeliveryFailed as exc:
-            logger.error("a tracked message was refused: %s", exc)
-
-
-def let_go(session: Session, to_all: FanoutSender | None) -> None:
-    """The application has dropped its connection without disconnect().
-
-    What is subscribed is heard until the process ends, as with stomp.py. Else it ends; on a thread
-    of its own, as garbage is collected anywhere, also under a lock of ours.
-    """
-    if not session.is_closed and not session.subscriptions:
-        forking.start_thread("understudy-stomp-end", partial(_end, session, to_all))
-
-
-def _end(session: Session, to_all: FanoutSender | None) -> None:
-    try:
-        if to_all is not None:
-            to_all.close(Deadline(session.options.close_timeout / 1000))
-        session.flush_at_close()
-    except errors.DeliveryFailed as exc:
-        logger.error("a tracked message was refused: %s", exc)
-    finally:
-        session.close()
 
 
 class Session:
@@ -130,7 +93,7 @@ class Session:
         dialer.discovery = self.discovery
         forking.register(self)
         if self.options.track_messages:
-            _tracking.add(self)
+            flush_at_exit(self)
 
     def __repr__(self) -> str:
         return f"<Session {self.supervisor!r} {self.sender!r}>"
