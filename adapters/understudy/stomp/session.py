@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from understudy import discovery, errors
+from understudy import discovery
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline
