@@ -314,6 +314,7 @@ def test_f39_close_while_a_send_waits(lab: Lab, rabbit_a: RabbitMQ, unique: str)
     lab.background(connection.close).join(3)
     assert sending.is_over_within(3)
     assert isinstance(sending.error, OperationalError)
+    assert "closed while this call waited" in str(sending.error)
 
 
 def test_f39_close_while_a_send_waits_for_its_confirm(

@@ -344,7 +344,7 @@ def test_f39_close_ends_every_wait(lab: Lab, connect: Connect, rabbit_a: RabbitM
     sending = lab.background(partial(channel.basic_publish, "", "q", "x"))
     assert wait_until(lambda: connection._session._recoverer)
     lab.background(connection.close).join(10)
-    with pytest.raises(pika.exceptions.AMQPConnectionError):
+    with pytest.raises(pika.exceptions.AMQPConnectionError, match="while this call waited"):
         sending.join(10)
     assert connection.is_closed
     assert not channel.is_open
@@ -352,6 +352,20 @@ def test_f39_close_ends_every_wait(lab: Lab, connect: Connect, rabbit_a: RabbitM
         connection.close()
     with pytest.raises(pika.exceptions.ConnectionWrongStateError):
         connection.channel()
+
+
+def test_a_flush_after_close_says_that_it_is_closed(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ
+) -> None:
+    """It did not wait when the connection was closed."""
+    proxy = lab.proxy(rabbit_a)
+    connection = connect(proxy, trackMessages="true", closeTimeout=100)
+    channel = connection.channel()
+    proxy.black_hole()
+    channel.basic_publish("", "q", "left")
+    connection.close()
+    with pytest.raises(pika.exceptions.AMQPConnectionError, match="the connection is closed"):
+        connection.flush()
 
 
 def test_close_never_waits_for_a_dead_peer(lab: Lab, connect: Connect, rabbit_a: RabbitMQ) -> None:

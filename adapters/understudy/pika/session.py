@@ -42,7 +42,7 @@ from understudy.failover.supervisor import Supervisor
 from understudy.failover.waiters import Waiter, Waiters
 from understudy.pika import alarms, restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
-from understudy.pika.errors import CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
@@ -190,9 +190,9 @@ class Session:
         """Whether there is a wire with everything restored."""
         return self.wire is not None and self.wire.lost is None and self._steps is None
 
-    def check_open(self) -> None:
+    def check_open(self, text: str = IS_CLOSED) -> None:
         if self.is_closed:
-            raise ConnectionLost(CLOSED)
+            raise ConnectionLost(text)
 
     def usable(self, deadline: Deadline, on_wait: Callable[[], None] = _nothing) -> Wire:
         """With the lock held: the wire, everything restored.
@@ -207,7 +207,7 @@ class Session:
         if wire is not None and wire.lost is None and self._steps is None:
             return wire
         while not self.is_live:
-            self.check_open()
+            self.check_open(CLOSED)
             if self._recoverer == threading.get_ident():
                 raise exceptions.ReentrancyError(WITHIN)
             if self._recoverer:
@@ -251,7 +251,7 @@ class Session:
         """One attempt; it may end without success when the new wire breaks as well."""
 
         def look_around() -> None:
-            self.check_open()
+            self.check_open(CLOSED)
             on_wait()
 
         if self.wire is not None and self.wire.lost is not None:
@@ -260,7 +260,7 @@ class Session:
             try:
                 self._bring_wire(deadline, look_around)
             except errors.ConnectFailed as exc:
-                self.check_open()
+                self.check_open(CLOSED)
                 if not self.options.reconnect and self._lost_at:
                     raise ConnectionLost(str(exc)) from None
                 raise ConnectFailed(str(exc).partition("\n")[0], exc.attempts) from None
@@ -281,7 +281,7 @@ class Session:
         wire = None
         try:
             wire = self._without_lock(partial(self.supervisor.acquire, deadline, on_wait))
-            self.check_open()
+            self.check_open(CLOSED)
             self._adopt(wire)
         except BaseException:
             if wire is not None and wire is not self.wire:

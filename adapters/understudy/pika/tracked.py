@@ -138,6 +138,8 @@ class TrackedPublisher:
         outbox = self._outbox
         with self._session.lock:
             self._given_up = None
+            if not outbox.is_empty:
+                self._session.check_open()
             while not outbox.is_empty:
                 try:
                     self._serve(lambda: outbox.is_empty or self._has_work(), deadline)
