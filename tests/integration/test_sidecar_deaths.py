@@ -89,7 +89,7 @@ def test_another_node_takes_over(estate: SidecarEstate, death: Callable[[Sidecar
     """Catalogue 1, 9, 10, 12, 13, 21, 25."""
     master = estate.master()
     other = estate.other(master)
-    eventually(lambda: other.get("/standby")[0] == 200)
+    other.until("/standby")
     assert other.get("/master")[0] == 503
     broker = master.broker
     death(master)
@@ -129,7 +129,7 @@ def test_a_frozen_sidecar_is_no_master_when_it_thaws(estate: SidecarEstate) -> N
     if estate.lock.startswith("file"):
         eventually(lambda: not master.is_running)
         master.start()
-    eventually(lambda: master.get("/standby")[0] == 200)
+    master.until("/standby")
     assert other.is_master
 
 
@@ -195,7 +195,7 @@ def test_a_broker_that_will_not_stop_is_killed_when_its_time_is_over() -> None:
     with SidecarEstate(**options) as estate, Clients(estate):  # type: ignore[arg-type]
         master = estate.start().master()
         other = estate.other(master)
-        eventually(lambda: other.get("/standby")[0] == 200)
+        other.until("/standby")
         assert master.stop() == 0
         eventually(lambda: other.is_master)
         assert estate.judge() == []
@@ -205,7 +205,7 @@ def test_sigterm_hands_over(estate: SidecarEstate) -> None:
     """Catalogue 19: exit code 0, and the other node is master at once."""
     master = estate.master()
     other = estate.other(master)
-    eventually(lambda: other.get("/standby")[0] == 200)
+    other.until("/standby")
     assert master.stop() == 0
     eventually(lambda: other.is_master)
     assert "let go: shutdown" in other.log
@@ -216,12 +216,12 @@ def test_a_standby_comes_and_goes_unnoticed(estate: SidecarEstate) -> None:
     master = estate.master()
     other = estate.other(master)
     token = master.status["token"]
-    eventually(lambda: other.get("/standby")[0] == 200)
+    other.until("/standby")
     assert other.stop() == 0
     other.start()
     for _ in range(20):
         master.signal(signal.SIGHUP)
-    eventually(lambda: other.get("/standby")[0] == 200)
+    other.until("/standby")
     eventually(lambda: master.log.count("configuration reloaded") >= 1)
     assert master.is_master
     assert master.status["token"] == token

@@ -18,7 +18,7 @@ from understudyd.status import Member, Role
 __all__ = ["FRESH", "STEP", "better", "delay", "is_candidate"]
 
 STEP = 0.15  # s; several round trips to a lock
-FRESH = 5.0  # s; older news of a node are none
+FRESH = 3.0  # s; older news of a node, which tells each second, are none
 
 
 def is_candidate(member: Member) -> bool:

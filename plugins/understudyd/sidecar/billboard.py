@@ -18,6 +18,7 @@ from understudyd.status import HistoryEntry, Member
 __all__ = ["PERIOD", "Billboard", "News"]
 
 PERIOD = 1.0  # s between two looks
+FAREWELL = 0.5  # s
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class Billboard:
     def look(self, member: Member) -> None:
         """Publish ``member`` and tell the news; nothing while the look before is under way."""
         self._worker.do(lambda: self._look(member))
+
+    def farewell(self, member: Member) -> None:
+        """`look` for the last time; waits for it, but not long."""
+        self._worker.wait(FAREWELL)
+        self.look(member)
+        self._worker.wait(FAREWELL)
 
     def _look(self, member: Member) -> News:
         board = self._board

@@ -18,6 +18,7 @@ import selectors
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 from understudy.errors import ConfigurationError, UnderstudyError
@@ -130,9 +131,11 @@ class Control:
         return self._quit
 
     def close(self) -> None:
-        """End the guards, and the broker if one lives."""
+        """End the guards, and the broker if one lives; tell the others."""
         self._driver.close()
-        self._locker.close()
+        if self._quit is not None:
+            gone = replace(view.member(self.machine, now()), healthy=False, state="stopped")
+            self._billboard.farewell(gone)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -175,7 +178,7 @@ class Control:
         self._news = news
         self._orders.look(news.requests)
         self._feed(Peers(news.members))
-        for request in news.requests:
+        for request in (*news.requests, *self._orders.new()):
             self._feed(Asked(request))
 
     def _reload(self) -> str:
@@ -211,10 +214,8 @@ class Control:
                 reason = self._reload()
                 self._face.answer(order, 409 if reason else 202, reason)
                 continue
-            request = self._orders.take(order)
-            self._billboard.ask(request)
-            self._look_at = -math.inf
-            self._feed(Asked(request))
+            self._billboard.ask(self._orders.take(order))
+            self._look_at = -math.inf  # it is judged by what the board shows then
 
     def _show(self) -> None:
         moment = now()

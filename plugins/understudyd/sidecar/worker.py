@@ -71,6 +71,13 @@ class Worker(Generic[T]):
         self._jobs.put(job)
         return True
 
+    def wait(self, patience: float) -> bool:
+        """Whether the job under way, if there is one, ends within so many seconds."""
+        if not self._is_busy.acquire(timeout=patience):
+            return False
+        self._is_busy.release()
+        return True
+
     def _run(self) -> None:
         while True:
             job = self._jobs.get()

@@ -113,6 +113,20 @@ class Sidecar:
         """Code and body of the API's answer; 0 when there is none."""
         return self._ask(urllib.request.Request(self._url(path)), timeout)
 
+    def until(self, path: str) -> None:
+        """Wait until the API answers this with 200."""
+        eventually(lambda: self.get(path)[0] == 200)
+
+    def move(self, to: Sidecar) -> None:
+        """Switch over; 409 until the board has told of the candidate."""
+
+        def is_accepted() -> bool:
+            code, body = self.post("switchover", {"to": to.name})
+            assert code in (202, 409), body
+            return code == 202
+
+        eventually(is_accepted)
+
     def post(self, command: str, body: Mapping[str, str] | None = None) -> tuple[int, str]:
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         data = json.dumps(body or {}).encode()
