@@ -15,6 +15,7 @@ __all__ = ["CannotConnect", "LoginRefused", "OtherProtocol", "check_begin", "in_
 OTHERS = (
     (b"AMQP", "AMQP; {place} seems to be an AMQP port"),
     (b"HTTP/", "HTTP; {place} seems to be a web server's port"),
+    (b"<", "HTTP; {place} seems to be a web server's port"),  # the answer to a line that is no HTTP
     (b"\x15\x03", "TLS; for STOMP in TLS write {tls}"),
     (b"\x00\x00\x01", "OpenWire, it seems; ActiveMQ has another port for STOMP"),
     (b"-ERR", "Redis; {place} seems to be a Redis port"),
