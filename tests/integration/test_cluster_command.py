@@ -318,6 +318,29 @@ def test_wrong_use_ends_with_2(
     assert message in done.stderr
 
 
+def test_certificates_that_are_none_end_with_2(estate: Estate, cluster: Call) -> None:
+    estate.file.write_text(estate.file.read_text() + 'tls_ca = "absent.pem"\n')
+    done = cluster("list")
+    assert done.returncode == 2
+    assert "api.tls_ca: " in done.stderr
+    assert "absent.pem holds no certificates: [Errno 2]" in done.stderr
+
+
+def test_speaks_tls_to_the_api(tmp_path: Path, certificate: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        estate = Estate(tmp_path, stack)
+        text = estate.file.read_text().replace("127.0.0.1", "localhost")
+        text += f'tls_cert = "{certificate}"\ntls_key = "{certificate}"\n'
+        estate.file.write_text(text + f'tls_ca = "{certificate}"\n')
+        estate.estate = load(estate.file, {})
+        estate.group = estate.estate.groups["g"]
+        estate.start("a")
+        assert run("list", "-c", str(estate.file)).stdout.startswith("group g master a token 3")
+        estate.file.write_text(text)
+        done = run("list", "-c", str(estate.file))
+        assert "note g a does not answer: TLS failed: CERTIFICATE_VERIFY_FAILED" in done.stdout
+
+
 def test_watch_prints_a_change_and_ends_at_ctrl_c(estate: Estate) -> None:
     estate.start("a", "b")
     words = [*COMMAND, "watch", "-c", str(estate.file), "--json", "--interval", "50ms"]

@@ -8,6 +8,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
+from understudy.errors import ConfigurationError
 from understudyd.config.model import Api, Node
 
 __all__ = ["PATIENCE", "Answered", "NoAnswer", "get", "post"]
@@ -34,7 +35,7 @@ class Answered:
 
 
 def get(node: Node, api: Api, path: str) -> Answered:
-    """Raises NoAnswer."""
+    """Raises NoAnswer, and ConfigurationError for certificates that can't be used."""
     return _ask(node, api, "GET", path, "", {}, PATIENCE)
 
 
@@ -75,5 +76,8 @@ def _connection(node: Node, api: Api) -> http.client.HTTPConnection:
     place = node.api
     if api.tls_cert is None and api.tls_ca is None:
         return http.client.HTTPConnection(place.host, place.port, timeout=PATIENCE)
-    context = ssl.create_default_context(cafile=None if api.tls_ca is None else str(api.tls_ca))
+    try:
+        context = ssl.create_default_context(cafile=None if api.tls_ca is None else str(api.tls_ca))
+    except OSError as exc:  # ssl.SSLError is one
+        raise ConfigurationError(f"api.tls_ca: {api.tls_ca} holds no certificates: {exc}") from exc
     return http.client.HTTPSConnection(place.host, place.port, timeout=PATIENCE, context=context)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from understudy.errors import ConfigurationError
 from understudyd.board.open import open_board
 from understudyd.board.port import Board
 from understudyd.cli.cluster import ask
@@ -117,6 +118,8 @@ def _hear(estate: Estate, node: Node) -> _Heard:
         )
     except ask.NoAnswer as exc:
         return _Heard(node, error=str(exc))
+    except ConfigurationError:
+        raise
     except (TypeError, ValueError, AttributeError):
         return _Heard(node, error="what answers there is no API of a sidecar")
 
