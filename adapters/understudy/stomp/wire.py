@@ -220,7 +220,7 @@ class Wire:
 
     @property
     def can_poll(self) -> bool:
-        """Whether there is a `poll` here; what it needs is missing on Windows and with gevent."""
+        """Whether there is a `poll` here; Windows has none."""
         return hasattr(select, "poll")
 
     def poll(self, seconds: float) -> bool:
