@@ -171,8 +171,10 @@ def test_what_cannot_be_killed_is_told_and_keeps_the_lock(uri: str, tmp_path: Pa
     """Catalogue 17: the freezer of cgroup v1 keeps from dying, as a dead mount does."""
     with frozen_group() as group, Guarded(uri, tmp_path, kill=0.5) as control:
         broker = control.launch()
+        wait_until(lambda: "sleep" in Path(f"/proc/{broker}/comm").read_text())
         (group / "tasks").write_text(str(broker))
         (group / "freezer.state").write_text("FROZEN")
+        wait_until(lambda: "FROZEN" in (group / "freezer.state").read_text())
         control.tell("kill")
         left = control.wait("Dead")["left"]
         assert left == [f"sleep (pid {broker})"]
@@ -208,7 +210,7 @@ def test_a_child_that_closes_its_copy_leaves_the_lock_alone(uri: str, tmp_path: 
         "import fcntl, os, time\n"
         "os.closerange(3, 1024)\n"
         "proof = open(os.environ['ALIVE'])\n"
-        "fcntl.flock(proof, fcntl.LOCK_SH)\n"
+        "fcntl.flock(proof, fcntl.LOCK_EX)\n"
         "time.sleep(1000)\n",
     )
     with Guarded(uri, tmp_path, closer) as control:

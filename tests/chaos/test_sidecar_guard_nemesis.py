@@ -29,8 +29,9 @@ class Standby:
         self.is_over = False
         self._call = Background(self._watch)
 
-    def join(self) -> None:
-        self._call.join(60)
+    def join(self, story: str) -> None:
+        assert self._call.is_over_within(60)
+        assert self._call.error is None, story
         self._backend.close()
 
     def _watch(self) -> None:
@@ -78,7 +79,7 @@ def one_round(seed: int, folder: Path) -> None:
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {story}") from error
         standby.is_over = True
-        standby.join()
+        standby.join(f"seed {seed}: {story}")
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 def guarded(server: Server, folder: Path, env: dict[str, str]) -> Guarded:
     command = server._prepare_in_folder()
     # as an operator's wrapper would be: the broker is not even our child's own process
-    run = 'exec 9<>"$ALIVE"; flock -s 9; "$@" >/dev/null 2>&1; exit $?'
+    run = 'exec 9<>"$ALIVE"; flock 9; "$@" >/dev/null 2>&1; exit $?'
     argv = ("sh", "-c", run, "sh", *command.argv)
     return Guarded(f"file:{folder}/lock", folder, argv, env={**command.env, **env}, lease=300.0)
 

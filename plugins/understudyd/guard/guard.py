@@ -13,9 +13,11 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from understudyd.guard import custody as does
 from understudyd.guard import tree
+from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, State
 from understudyd.guard.launch import NOT_STARTED, start
 from understudyd.guard.page import Page, now
@@ -40,20 +42,31 @@ from understudyd.guard.words import (
     Stuck,
 )
 
-__all__ = ["Children", "Post", "report_up", "run"]
+__all__ = ["Children", "Post", "Surroundings", "report_up", "run"]
 
 SLEPT = 0.1  # s that CLOCK_BOOTTIME may gain on CLOCK_MONOTONIC before the machine has slept
 IGNORED = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP")
 
 
-def run(setup: Setup, page: Page, control: Wire, process: int, watcher: Wire) -> None:
-    """Be the guard, until control is gone or sends us away. ``process`` is the pidfd of control."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What a guard has to do with."""
+
+    setup: Setup
+    page: Page
+    control: Wire
+    process: int  # control's pidfd
+    group: Group | None  # the broker's
+
+
+def run(around: Surroundings, watcher: Wire) -> None:
+    """Be the guard, until control is gone or sends us away."""
     name_process("understudyguard")
     become_subreaper()
     oom_score = harden()
-    custody = Custody(setup.kill, setup.patience)
-    post = Post(custody, setup, page, control, process, watcher=watcher, oom_score=oom_score)
-    report_up(control)
+    custody = Custody(around.setup.kill, around.setup.patience)
+    post = Post(custody, around, watcher=watcher, oom_score=oom_score)
+    report_up(around.control)
     post.run()
 
 
@@ -88,20 +101,18 @@ class Post:
     def __init__(
         self,
         custody: Custody,
-        setup: Setup,
-        page: Page,
-        control: Wire,
-        process: int,
+        around: Surroundings,
         *,
         watcher: Wire | None = None,
         lock: int | None = None,
         oom_score: int = 0,
     ) -> None:
         self._custody = custody
-        self._setup = setup
-        self._page = page
-        self._control = control
-        self._process = process
+        self._setup = around.setup
+        self._page = around.page
+        self._control = around.control
+        self._process = around.process
+        self._group = around.group
         self._watcher = watcher
         self._lock = lock  # our copy of its descriptor
         self._oom_score = oom_score
@@ -118,8 +129,8 @@ class Post:
         self._gained = now() - mono  # of the two clocks' readings this order never errs upwards
         self._on(self._timer.descriptor, self._timer.clear)
         self._on(self._children.descriptor, self._some_ended)
-        self._on(process, self._control_died)
-        self._on(control.fileno(), self._ordered)
+        self._on(around.process, self._control_died)
+        self._on(around.control.fileno(), self._ordered)
         if watcher is not None:
             self._on(watcher.fileno(), self._watcher_spoke)
 
@@ -209,7 +220,7 @@ class Post:
             self._lock = os.dup(descriptors[0])
         self._speak(Armed(launch.token, launch.has_lock), descriptors[: int(launch.has_lock)])
         try:
-            self._broker, self._told = start(launch, descriptors, self._oom_score)
+            self._broker, self._told = start(launch, descriptors, self._group, self._oom_score)
         except OSError as error:  # no memory, or too many processes
             self.feed(does.Ended(NOT_STARTED, str(error)))
             return
@@ -227,6 +238,9 @@ class Post:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._broker, signal.SIGKILL)
         self._speak(Killing())
+        if self._group is not None:
+            members = filter(None, map(tree.look, self._group.members()))
+            self._group.kill([p.pid for p in members if tree.is_spared(p, self._lock)])
         self.feed(self._left(is_killing=True))
 
     def _look(self, _: does.Look) -> None:

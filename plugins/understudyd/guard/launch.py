@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+from understudyd.guard.cgroup import Group
 from understudyd.guard.system import OOM_SCORE, die_with_parent
 from understudyd.guard.words import Launch
 
@@ -16,7 +17,9 @@ NOT_STARTED = 127  # exit status, as a shell has it
 CHANGED = ("SIGPIPE", "SIGXFSZ", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGCHLD")
 
 
-def start(launch: Launch, descriptors: Sequence[int], oom_score: int) -> tuple[int, int]:
+def start(
+    launch: Launch, descriptors: Sequence[int], group: Group | None, oom_score: int
+) -> tuple[int, int]:
     """In a session of its own, with these descriptors besides stdout and stderr.
 
     Returns its pid, and a pipe that tells why it could not be started, when it ends with
@@ -27,7 +30,7 @@ def start(launch: Launch, descriptors: Sequence[int], oom_score: int) -> tuple[i
     pid = os.fork()
     if pid == 0:
         try:
-            _become(launch, descriptors, oom_score, guard)
+            _become(launch, descriptors, group, oom_score, guard)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 os.write(tell, f"{error}"[:512].encode())
@@ -37,8 +40,13 @@ def start(launch: Launch, descriptors: Sequence[int], oom_score: int) -> tuple[i
     return pid, told
 
 
-def _become(launch: Launch, descriptors: Sequence[int], oom_score: int, guard: int) -> None:
+def _become(
+    launch: Launch, descriptors: Sequence[int], group: Group | None, oom_score: int, guard: int
+) -> None:
     os.setsid()
+    if group is not None:
+        with contextlib.suppress(OSError):
+            group.enter()
     signal.set_wakeup_fd(-1)
     for name in CHANGED:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -49,9 +57,9 @@ def _become(launch: Launch, descriptors: Sequence[int], oom_score: int, guard: i
     with contextlib.suppress(OSError), open(OOM_SCORE, "w", encoding="ascii") as file:
         file.write(str(oom_score))
     if launch.ids is not None:
-        user, group, groups = launch.ids
+        user, main_group, groups = launch.ids
         os.setgroups(groups)
-        os.setgid(group)
+        os.setgid(main_group)
         os.setuid(user)
     os.umask(launch.umask)
     os.chdir(launch.cwd)

@@ -1,9 +1,10 @@
 """Find what a process has started, and kill it without hitting anybody else.
 
 Rules
-* The killer is a child subreaper: whatever loses its parent below it becomes its child. So "no
-  child left to wait for" proves that nothing is left, whatever started sessions of its own,
-  changed its user or forked twice.
+* The killer is a child subreaper: whatever loses its parent below it becomes its child, whatever
+  started sessions of its own, changed its user or forked twice. And a child does not vanish before
+  its parent has reaped it. So "no child left to wait for" proves that nothing is left, and so does
+  a look at all processes that finds no child, as nobody reaps while it lasts.
 * A pid is only a number, and may be somebody else's by the time it is used. A signal goes through
   a pidfd, and only after the process behind it has proven to be the one that was found.
 * RabbitMQ starts epmd, which other nodes of this machine use as well. It is spared when it is
@@ -19,7 +20,7 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-__all__ = ["Process", "descendants", "fence_orphans", "is_spared", "kill", "reap"]
+__all__ = ["Process", "descendants", "fence_orphans", "is_spared", "kill", "look", "reap"]
 
 SPARED = "epmd"
 PAUSE = 0.002  # s, between two looks at whether they are dead
@@ -44,7 +45,7 @@ def descendants(root: int, spare: Collection[int] = ()) -> list[Process]:
     children: dict[int, list[Process]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            process = _look(int(name))
+            process = look(int(name))
             if process is not None and (process.parent != root or process.pid not in spare):
                 children.setdefault(process.parent, []).append(process)
     found: list[Process] = []
@@ -62,7 +63,7 @@ def kill(victims: Iterable[Process]) -> None:
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(victim.pid)
             try:
-                there = _look(victim.pid)
+                there = look(victim.pid)
                 if there is not None and there.started == victim.started:
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             finally:
@@ -124,7 +125,8 @@ def fence_orphans(owned: set[int], patience: float) -> tuple[str, ...]:
         time.sleep(PAUSE)
 
 
-def _look(pid: int) -> Process | None:
+def look(pid: int) -> Process | None:
+    """None: there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()

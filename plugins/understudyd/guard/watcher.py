@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from understudyd.guard import guard, tree
+from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, Lost, TakeOver
-from understudyd.guard.guard import Children, Post, report_up
+from understudyd.guard.guard import Children, Post, Surroundings, report_up
 from understudyd.guard.page import Page, now
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.system import Timer, become_subreaper, harden, name_process
@@ -48,6 +49,7 @@ def main() -> None:
     assert isinstance(setup, Setup)
     if setup.lock is not None:  # what its libraries need is loaded now, not when control has died
         open_backend(setup.lock.uri, setup.lock.group, setup.lock.attempt).close()
+    group = Group.create()
     gc.collect()
     gc.freeze()  # what is shared with the guard stays shared
     ours, theirs = Wire.pair()
@@ -56,10 +58,12 @@ def main() -> None:
         control.close()
         ours.close()
         wire = Wire(socket.socket(fileno=guards))
-        _end_with(lambda: guard.run(setup, Page(page), wire, process, theirs))
+        around = Surroundings(setup, Page(page), wire, process, group)
+        _end_with(lambda: guard.run(around, theirs))
     os.close(guards)
     theirs.close()
-    _end_with(lambda: _Watcher(setup, Page(page), control, process, ours, pid).run())
+    around = Surroundings(setup, Page(page), control, process, group)
+    _end_with(lambda: _Watcher(around, ours, pid).run())
 
 
 def _close_all_but(wanted: Sequence[int]) -> None:
@@ -84,21 +88,18 @@ def _end_with(work: Callable[[], None]) -> NoReturn:
 
 
 class _Watcher:
-    def __init__(
-        self, setup: Setup, page: Page, control: Wire, process: int, below: Wire, pid: int
-    ) -> None:
+    def __init__(self, around: Surroundings, below: Wire, pid: int) -> None:
         name_process("understudywatch")
         become_subreaper()
         harden()
-        self._setup = setup
-        self._page = page
-        self._control = control
-        self._process = process
+        self._around = around
+        self._page = around.page
+        self._control = around.control
         self._guard = below
         self._pid = pid
         self._lock: int | None = None
         self._has_lock = False
-        self._suspicion = Suspicion(setup.kill, setup.slack)
+        self._suspicion = Suspicion(around.setup.kill, around.setup.slack)
         self._is_control_lost = False
         self._is_killed = False  # the guard, by us
         self._exit: int | None = None  # the guard's
@@ -108,13 +109,13 @@ class _Watcher:
         self._ready = {
             self._timer.descriptor: self._timer.clear,
             self._children.descriptor: self._some_ended,
-            process: self._control_died,
-            control.fileno(): self._control_spoke,
+            around.process: self._control_died,
+            around.control.fileno(): self._control_spoke,
             below.fileno(): self._guard_spoke,
         }
         for descriptor in self._ready:
             self._poll.register(descriptor, select.POLLIN)
-        report_up(control)
+        report_up(around.control)
 
     def run(self) -> None:
         while self._exit is None:
@@ -132,10 +133,12 @@ class _Watcher:
         self._guard_spoke()  # its last words
         if self._exit != 0 or self._suspicion.token:
             self._take_over()
+        if self._around.group is not None:
+            self._around.group.remove()
 
     def _take_over(self) -> None:
-        custody = Custody(self._setup.kill, self._setup.patience)
-        post = Post(custody, self._setup, self._page, self._control, self._process, lock=self._lock)
+        custody = Custody(self._around.setup.kill, self._around.setup.patience)
+        post = Post(custody, self._around, lock=self._lock)
         post.feed(TakeOver(self._suspicion.token, self._has_lock))
         if self._is_control_lost:
             post.feed(Lost(is_control=True))
@@ -154,7 +157,7 @@ class _Watcher:
             self._lost_control()
 
     def _control_died(self) -> None:
-        self._off(self._process)
+        self._off(self._around.process)
         self._lost_control()
 
     def _lost_control(self) -> None:

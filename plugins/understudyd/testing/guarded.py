@@ -43,7 +43,7 @@ TOKEN = 7
 BOUND = 30.0  # s, for whatever a test waits for
 
 # A broker that proves its life by a lock of its own, which all its processes inherit.
-_PROOF = 'exec 9<>"$ALIVE"; flock -s 9; '
+_PROOF = 'exec 9<>"$ALIVE"; flock 9; '
 PLAIN = ("sh", "-c", _PROOF + "exec sleep 1000")
 # Helpers in sessions of their own, forked twice, and of another user; deaf to SIGTERM.
 TREE = (
@@ -70,7 +70,7 @@ class Witness:
     def is_alive(self) -> bool:
         with open(self.path, "rb") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # many may ask at once
             except BlockingIOError:
                 return True
             return False
