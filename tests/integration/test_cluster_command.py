@@ -154,11 +154,15 @@ def test_lists_by_the_nodes_own_word(estate: Estate, cluster: Call) -> None:
     assert {node["name"]: node["role"] for node in told["nodes"]} == {"a": "master", "b": "standby"}
 
 
-def test_shows_a_table_on_a_terminal(estate: Estate) -> None:
+@pytest.mark.parametrize("words", [("list",), ("watch", "--count", "2", "--interval", "10ms")])
+def test_shows_a_table_on_a_terminal(estate: Estate, words: tuple[str, ...]) -> None:
     estate.start("a", "b")
     ours, theirs = pty.openpty()
-    words = [*COMMAND, "list", "-c", str(estate.file)]
-    process = subprocess.Popen(words, stdout=theirs, env={**os.environ, "COLUMNS": "120"})
+    process = subprocess.Popen(
+        [*COMMAND, *words, "-c", str(estate.file)],
+        stdout=theirs,
+        env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
+    )
     os.close(theirs)
     shown = b""
     with contextlib.suppress(OSError):  # EIO: the other side is closed
