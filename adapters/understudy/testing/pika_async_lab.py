@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from understudy.core.events import Event
 from understudy.pika import (
@@ -12,8 +13,9 @@ from understudy.pika import (
 )
 from understudy.testing import FaultProxy, ScriptedPeer
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.clean_loop import run_clean
 
-__all__ = ["PATIENCE", "Place", "Told", "in_order", "noticed", "take_all", "uri"]
+__all__ = ["PATIENCE", "Place", "Told", "in_order", "noticed", "take_all", "uri", "with_channel"]
 
 Place = RabbitMQ | FaultProxy | ScriptedPeer
 PATIENCE = 30.0  # s for what takes a second at most on a healthy machine
@@ -34,6 +36,18 @@ class Told:
     @property
     def names(self) -> list[str]:
         return [type(event).__name__ for event in self.all]
+
+
+def with_channel(
+    place: Place, work: Callable[[AsyncChannel], Awaitable[Any]], **options: object
+) -> Any:
+    """Run ``work`` with a channel of its own."""
+
+    async def main() -> Any:
+        async with AsyncConnection(uri(place, **options)) as connection:
+            return await work(await connection.channel())
+
+    return run_clean(main())
 
 
 async def noticed(connection: AsyncConnection, fault: Callable[[], None]) -> None:
