@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_third_parties_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
             return lambda uri, group, attempt: made
 
     points = EntryPoints([Point("etcd", "their.module:make", opening.GROUP)])
-    monkeypatch.setattr(opening, "entry_points", lambda **wanted: points.select(**wanted))
+    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: points.select(**wanted))
     assert open_backend("etcd://h", "orders", 1.0) is made
     with pytest.raises(ConfigurationError, match='did you mean "etcd:"'):
         open_backend("etdc://h", "orders", 1.0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,7 +32,7 @@ class Group:
             parent = _own()
             if parent is not None:
                 _sweep(parent)
-                folder = parent / f"{PREFIX}{secrets.token_hex(8)}"
+                folder = parent / f"{PREFIX}{os.urandom(8).hex()}"
                 folder.mkdir()
                 lock = _locked(folder)
                 if lock is not None and folder.exists():  # else somebody's sweep was quicker

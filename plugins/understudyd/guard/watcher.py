@@ -16,7 +16,6 @@ import select
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -82,7 +81,7 @@ def _end_with(work: Callable[[], None]) -> NoReturn:
     try:
         work()
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
         os._exit(1)
     os._exit(0)
 

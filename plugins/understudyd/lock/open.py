@@ -8,8 +8,6 @@ it can't be.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
-from importlib.metadata import entry_points
 from urllib.parse import unquote
 
 from understudy.core.redact import redact
@@ -37,12 +35,18 @@ def open_backend(uri: str, group: str, attempt: float) -> LockBackend:
         raise ConfigurationError(
             f'the lock "{redact(uri)}" has no scheme; write e.g. file:/mnt/shared/{group}.lock'
         )
-    make = _BUILT_IN.get(scheme)
-    if make is not None:
-        return make(uri, group, attempt)
+    make = _BUILT_IN.get(scheme) or _others(scheme)
+    return make(uri, group, attempt)
+
+
+def _others(scheme: str) -> Callable[[str, str, float], LockBackend]:
+    # imported here, as each guard opens a backend too, and these cost it 3 MB
+    from difflib import get_close_matches
+    from importlib.metadata import entry_points
+
     for point in entry_points(group=GROUP, name=scheme):
-        backend: LockBackend = point.load()(uri, group, attempt)
-        return backend
+        make: Callable[[str, str, float], LockBackend] = point.load()
+        return make
     if scheme in TO_COME:
         raise ConfigurationError(f"{scheme}: locks are not built yet; use file: or redis:")
     valid = [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)})]
