@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from understudyd.config.model import Command
 
-__all__ = ["Outcome", "children", "run"]
+__all__ = ["Outcome", "Running", "children", "run"]
 
 KEPT = 300  # characters of output that are told
 _children: set[int] = set()
@@ -34,51 +35,84 @@ def children() -> set[int]:
         return set(_children)
 
 
+class Running:
+    """A command under way, as `run` would run it; for who has more to do meanwhile."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        cwd: Path | None = None,
+        user: str | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        """``user``: None = our own. Raises OSError when it can't be run."""
+        # not a pipe, which what it leaves in the background would keep open
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
+        try:
+            with _lock:
+                self.process = subprocess.Popen(
+                    argv,
+                    env=dict(env),
+                    cwd=cwd or "/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    pass_fds=descriptors,
+                    **_identity(user),
+                )
+                _children.add(self.process.pid)
+        except BaseException:
+            self._output.close()
+            raise
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it ends within so many seconds."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout)
+            return True
+        return False
+
+    def end(self) -> Outcome:
+        """What it came to; one that has not ended is killed with its process group."""
+        code = self.process.poll()
+        if code is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        with _lock:
+            _children.discard(self.process.pid)
+        with self._output as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - 4 * KEPT))
+            told = " ".join(output.read().decode(errors="replace").split())[-KEPT:]
+        if code == 0:
+            return Outcome(True, told)
+        how = "no end in time" if code is None else _how(code)
+        return Outcome(False, f"{how}: {told}" if told else how)
+
+
 def run(command: Command, env: Mapping[str, str], *, cwd: Path | None = None) -> Outcome:
     """Run to the end, or to the command's limit. Raises nothing.
 
     What it leaves running in the background goes on, unless it took too long itself.
     """
-    with tempfile.TemporaryFile() as output:  # not a pipe, which the background would keep open
-        try:
-            process = _spawn(command, env, cwd, output)
-        except OSError as error:
-            return Outcome(False, f"can't run {command.argv[0]}: {error.strerror}")
-        try:
-            code = process.wait(command.timeout)
-        except subprocess.TimeoutExpired:
-            return Outcome(False, f"no end within {command.timeout:g} s")
-        finally:
-            _end(process)
-        output.seek(max(0, output.seek(0, os.SEEK_END) - 4 * KEPT))
-        told = " ".join(output.read().decode(errors="replace").split())[-KEPT:]
-    if code == 0:
-        return Outcome(True, told)
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return Outcome(False, f"{how}: {told}" if told else how)
+    try:
+        running = Running(command.argv, env, cwd=cwd)
+    except OSError as error:
+        return Outcome(False, f"can't run {command.argv[0]}: {error.strerror}")
+    running.wait(command.timeout)
+    return running.end()
 
 
-def _spawn(
-    command: Command, env: Mapping[str, str], cwd: Path | None, output: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    with _lock:
-        process = subprocess.Popen(
-            command.argv,
-            env=dict(env),
-            cwd=cwd or "/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        _children.add(process.pid)
-    return process
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    with _lock:
-        _children.discard(process.pid)
+def _identity(user: str | None) -> dict[str, Any]:
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    groups = os.getgrouplist(user, entry.pw_gid)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}

@@ -11,9 +11,11 @@ from importlib.metadata import entry_points
 
 from understudy.errors import ConfigurationError
 from understudyd.config.model import BrokerConfig
+from understudyd.drivers.exec import ExecDriver
 from understudyd.drivers.port import Driver
 from understudyd.drivers.process import ProcessDriver
 from understudyd.guard.words import Lock
+from understudyd.lock.timings import Timings
 
 __all__ = ["open_driver"]
 
@@ -21,9 +23,11 @@ GROUP = "understudy.drivers"
 
 
 def open_driver(
-    config: BrokerConfig, lock: Lock, *, kill: float, owned: Callable[[], Iterable[int]]
+    config: BrokerConfig, lock: Lock, *, timings: Timings, owned: Callable[[], Iterable[int]]
 ) -> Driver:
-    """Nothing is started yet. Raises ConfigurationError for a driver that is not known."""
+    """Nothing is started yet. Raises ConfigurationError for a driver that is not known, and
+    for what the driver itself refuses.
+    """
     make: Callable[..., Driver] | None = _BUILT_IN.get(config.driver)
     if make is None:
         points = list(entry_points(group=GROUP, name=config.driver))
@@ -31,7 +35,7 @@ def open_driver(
             valid = ", ".join(_BUILT_IN)
             raise ConfigurationError(f'there is no driver "{config.driver}" (valid: {valid})')
         make = points[0].load()
-    return make(config, lock, kill=kill, owned=owned)
+    return make(config, lock, timings=timings, owned=owned)
 
 
-_BUILT_IN: dict[str, Callable[..., Driver]] = {"process": ProcessDriver}
+_BUILT_IN: dict[str, Callable[..., Driver]] = {"exec": ExecDriver, "process": ProcessDriver}

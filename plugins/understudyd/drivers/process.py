@@ -12,6 +12,7 @@ from understudyd.config.model import BrokerConfig
 from understudyd.drivers.port import Event, Reign
 from understudyd.guard.client import Guard
 from understudyd.guard.words import Command, GuardLost, Lock
+from understudyd.lock.timings import Timings
 
 __all__ = ["ProcessDriver", "environment"]
 
@@ -32,12 +33,12 @@ class ProcessDriver:
         config: BrokerConfig,
         lock: Lock | None,
         *,
-        kill: float,
+        timings: Timings,
         owned: Callable[[], Iterable[int]],
     ) -> None:
-        """``lock``, ``kill`` and ``owned`` as `Guard` takes them."""
+        """``lock`` and ``owned`` as `Guard` takes them."""
         self._config = config
-        self._guard = Guard(lock, kill=kill, owned=owned)
+        self._guard = Guard(lock, kill=timings.kill, owned=owned)
         self._token = 0
 
     def start(self) -> None:

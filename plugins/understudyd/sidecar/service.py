@@ -73,12 +73,13 @@ def _build(
     with about(settings.estate, f"groups.{group.name}.lock"):
         backend = open_backend(uri, group.name, attempt)
         board = open_board(uri, group.name, attempt)
-    driver = open_driver(
-        node.broker,
-        Lock(uri, group.name, instance, attempt),
-        kill=group.timings.kill,
-        owned=lambda: {*face.pids, *command.children()},
-    )
+    with about(settings.estate, f"{settings.key}.broker"):
+        driver = open_driver(
+            node.broker,
+            Lock(uri, group.name, instance, attempt),
+            timings=group.timings,
+            owned=lambda: {*face.pids, *command.children()},
+        )
     return Control(
         settings,
         inbox=inbox,

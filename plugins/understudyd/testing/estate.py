@@ -195,8 +195,8 @@ class SidecarEstate:
     ) -> None:
         """``lock``: a file in the estate's folder, unless given. ``timings``: a preset, or keys.
 
-        ``broker``: keys of each node's broker, over those of a witness; ``per_node`` gives more of
-        them for a node; ``more``: keys of the group.
+        ``broker``: keys of each node's broker, over those of a witness (None: not that one);
+        ``per_node`` gives more of them for a node; ``more``: keys of the group.
         """
         self._temporary = tempfile.TemporaryDirectory(prefix="understudy-estate-")
         self.folder = Path(self._temporary.name)
@@ -289,7 +289,8 @@ class SidecarEstate:
         }
         own = dict(self._per_node(node))
         settings |= own.pop("node", {})
-        return {**settings, "broker": {**broker, **own}}
+        broker = {key: value for key, value in {**broker, **own}.items() if value is not None}
+        return {**settings, "broker": broker}
 
 
 class Clients:
