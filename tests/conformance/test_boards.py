@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from understudy.testing import wait_until
 from understudy.testing.brokers import Redis
 from understudyd.board.file import FileBoard
 from understudyd.board.memory import MemoryBoard, Store
@@ -15,6 +17,7 @@ from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request
 from understudyd.board.redis import RedisBoard
 from understudyd.lock.port import Unavailable
 from understudyd.status import HistoryEntry, Member, Role, stamp
+from understudyd.testing.sentinels import Sentinels
 
 MEMBER = Member("a", Role.STANDBY, "watching", weight=2, api="h:1", healthy=True, nofailover=True)
 ENTRY = HistoryEntry(1, "a", Role.MASTER, stamp(0.0), "first", 0.25)
@@ -29,7 +32,7 @@ class Lab:
     spoil: Callable[[], object]
 
 
-@pytest.fixture(params=["memory", "file", "redis"])
+@pytest.fixture(params=["memory", "file", "redis", "sentinel"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     if request.param == "memory":
         store = Store()
@@ -57,6 +60,21 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
                 path.write_text("{")
 
         yield Lab(lambda: FileBoard(tmp_path / "lock"), stop, spoil_files)
+    elif request.param == "sentinel":
+        with Sentinels(replicas=1) as world:
+            opened = [RedisBoard(world.uri, "g", 5.0) for _ in range(3)]
+            others = iter(opened)
+
+            def spoil_primary() -> None:
+                _spoil(opened[0])
+
+            def stop_all() -> None:
+                for server in world.servers:
+                    server.kill()
+
+            yield Lab(lambda: next(others), stop_all, spoil_primary)
+            for one in opened:
+                one.close()
     else:
         with Redis(password="p@ss:w/rd") as server:
             boards: list[RedisBoard] = []
@@ -65,13 +83,14 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
                 boards.append(RedisBoard(server.uri, "g", 5.0))
                 return boards[-1]
 
-            def spoil_keys() -> None:
-                for key, field in (("nodes", "a"), ("asked", "pause")):
-                    connected()._call("HSET", f"understudy:g:{key}", field, "1.5 {")
-
-            yield Lab(connected, server.kill, spoil_keys)
+            yield Lab(connected, server.kill, lambda: _spoil(connected()))
             for board in boards:
                 board.close()
+
+
+def _spoil(board: RedisBoard) -> None:
+    for part, field in (("nodes", "a"), ("asked", "pause")):
+        board._call("HSET", part, field, "1.5 {")
 
 
 def test_shows_who_has_published(lab: Lab) -> None:
@@ -171,3 +190,20 @@ def test_says_unavailable_when_its_store_is(lab: Lab) -> None:
     ):
         with pytest.raises(Unavailable):
             call()
+
+
+def test_follows_the_sentinels_to_another_server() -> None:
+    with Sentinels(replicas=1) as world, contextlib.ExitStack() as stack:
+        board = RedisBoard(world.uri, "g", 2.0)
+        stack.callback(board.close)
+        board.publish(MEMBER)
+        world.servers[0].kill()
+        assert wait_until(lambda: _is_shown(board), 60)
+
+
+def _is_shown(board: RedisBoard) -> bool:
+    try:
+        board.publish(MEMBER)
+        return [member.name for member in board.nodes()] == ["a"]
+    except Unavailable:
+        return False

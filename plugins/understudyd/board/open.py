@@ -26,7 +26,7 @@ def open_board(uri: str, group: str, timeout: float) -> Board:
         return FileBoard(unquote(rest))
     if scheme == "memory":
         return MemoryBoard(_STORES.setdefault(f"{uri} {group}", Store()))
-    if scheme in ("redis", "rediss", "unix"):
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
         try:
             module = importlib.import_module("understudyd.board.redis")
         except ImportError as exc:

@@ -14,10 +14,13 @@ from understudy.core.redact import redact
 from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request
 from understudyd.board.stored import Reader, Stored, dump, dump_answer, read_history
 from understudyd.lock.port import Unavailable
-from understudyd.lock.redis import connect
+from understudyd.lock.redis import Server, connect
+from understudyd.lock.sentinel import SentinelBackend
 from understudyd.status import HistoryEntry, Member
 
 __all__ = ["RedisBoard"]
+
+NAME = "understudy-board"  # as the server lists its clients
 
 # KEYS: a hash; ARGV: field, text. What is written carries the server's time, for its age.
 WRITE = """
@@ -25,48 +28,54 @@ local time = redis.call('TIME')
 local at = time[1] .. '.' .. string.format('%06d', time[2])
 redis.call('HSET', KEYS[1], ARGV[1], at .. ' ' .. ARGV[2])
 """
+APPEND = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('LTRIM', KEYS[1], ARGV[2], -1)"
 READ = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
 
 
 class RedisBoard:
     def __init__(self, uri: str, group: str, timeout: float) -> None:
-        """The board of the lock of this URI; see `connect`."""
-        server = connect(uri, group, timeout, "understudy-board")
-        self._client, self._key, self._where = server.client, server.key, server.where
+        """The board of the lock of this URI; see `connect` and `SentinelBackend`."""
+        self._group = group
+        self._timeout = timeout
+        self._sentinels: SentinelBackend | None = None
+        self._server: Server | None = None
+        if "+sentinel://" in uri:
+            self._sentinels = SentinelBackend(uri, group, timeout)
+        else:
+            self._server = connect(uri, group, timeout, NAME)
         self._reader = Reader()
 
     def publish(self, member: Member) -> None:
-        self._call("EVAL", WRITE, 1, f"{self._key}:nodes", member.name, dump(member))
+        self._script(WRITE, "nodes", member.name, dump(member))
 
     def nodes(self) -> list[Member]:
-        return self._reader.nodes(self._read(f"{self._key}:nodes"))
+        return self._reader.nodes(self._read("nodes"))
 
     def append(self, entry: HistoryEntry) -> None:
-        key = f"{self._key}:history"
-        script = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('LTRIM', KEYS[1], ARGV[2], -1)"
-        self._call("EVAL", script, 1, key, dump(entry), -HISTORY_LIMIT)
+        self._script(APPEND, "history", dump(entry), -HISTORY_LIMIT)
 
     def history(self, limit: int = HISTORY_LIMIT) -> list[HistoryEntry]:
-        return read_history(self._call("LRANGE", f"{self._key}:history", -limit, -1))
+        return read_history(self._call("LRANGE", "history", -limit, -1))
 
     def ask(self, request: Request) -> None:
-        subject = SUBJECTS[request.command]
-        self._call("EVAL", WRITE, 1, f"{self._key}:asked", subject, dump(request))
+        self._script(WRITE, "asked", SUBJECTS[request.command], dump(request))
 
     def asked(self) -> list[Request]:
-        answers = self._call("HGETALL", f"{self._key}:answers")
-        return self._reader.asked(self._read(f"{self._key}:asked"), _texts(answers))
+        answers = self._call("HGETALL", "answers")
+        return self._reader.asked(self._read("asked"), _texts(answers))
 
     def answer(self, request: Request, answer: Answer) -> None:
-        subject = SUBJECTS[request.command]
-        self._call("HSET", f"{self._key}:answers", subject, dump_answer(request, answer))
+        self._call("HSET", "answers", SUBJECTS[request.command], dump_answer(request, answer))
 
     def close(self) -> None:
-        self._client.close()
-        self._client.connection_pool.disconnect()
+        if self._sentinels is not None:
+            self._sentinels.close()
+        if self._server is not None:
+            self._server.client.close()
+            self._server.client.connection_pool.disconnect()
 
-    def _read(self, key: str) -> dict[str, Stored]:
-        (seconds, microseconds), fields = self._call("EVAL", READ, 1, key)
+    def _read(self, part: str) -> dict[str, Stored]:
+        (seconds, microseconds), fields = self._script(READ, part)
         now = int(seconds) + int(microseconds) / 1e6
         found: dict[str, Stored] = {}
         for name, data in _texts(fields).items():
@@ -75,13 +84,30 @@ class RedisBoard:
                 found[name] = (text, at, now - float(at))
         return found
 
-    def _call(self, *words: Any) -> Any:
+    def _script(self, script: str, part: str, *arguments: Any) -> Any:
+        server = self._found()
+        return self._sent(server, "EVAL", script, 1, f"{server.key}:{part}", *arguments)
+
+    def _call(self, command: str, part: str, *arguments: Any) -> Any:
+        server = self._found()
+        return self._sent(server, command, f"{server.key}:{part}", *arguments)
+
+    def _found(self) -> Server:
+        if self._server is None:
+            assert self._sentinels is not None
+            uri = self._sentinels.locate()
+            self._server = connect(uri, self._group, self._timeout, NAME)
+        return self._server
+
+    def _sent(self, server: Server, *words: Any) -> Any:
         try:
-            return self._client.execute_command(*words)
+            return server.client.execute_command(*words)
         except (redis.RedisError, OSError) as exc:
             with contextlib.suppress(Exception):
-                self._client.connection_pool.disconnect()
-            raise Unavailable(f"{self._where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
+                server.client.connection_pool.disconnect()
+            if self._sentinels is not None:
+                self._server = None  # they may name another one by now
+            raise Unavailable(f"{server.where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
 
 
 def _texts(fields: Any) -> dict[str, bytes]:

@@ -90,6 +90,13 @@ class SentinelBackend:
 
         return self._attempt(write, is_write=True)
 
+    def locate(self) -> str:
+        """The URI of the server that is named now. Raises Unavailable."""
+        address = self._named()
+        if address is None:
+            raise Unavailable(f"{self._where}: no majority of the Sentinels names a server")
+        return self._uri(address)
+
     def close(self) -> None:
         self._leave()
         for sentinel in self._sentinels:
@@ -157,8 +164,10 @@ class SentinelBackend:
         return self._server.wait(self._replicas, self._timeout * (1 - SHARE) / 2)
 
     def _connect(self, address: Address) -> RedisBackend:
-        uri = f"{self._scheme}://{self._login}{_place(address)}?{self._query}"
-        return RedisBackend(uri, self._group, self._timeout * SHARE)
+        return RedisBackend(self._uri(address), self._group, self._timeout * SHARE)
+
+    def _uri(self, address: Address) -> str:
+        return f"{self._scheme}://{self._login}{_place(address)}?{self._query}"
 
     def _leave(self) -> None:
         if self._server is not None:
