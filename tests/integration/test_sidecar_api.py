@@ -280,6 +280,42 @@ def test_speaks_tls(certificate: Path) -> None:
             assert client.get() == 200
 
 
+def test_silent_handshakes_harm_nobody_and_leave_nothing(certificate: Path) -> None:
+    given = settings(Api(Secret("hush"), certificate, certificate))
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with ApiProcess(given) as process, contextlib.ExitStack() as stack:
+        process.start()
+        show(process.page)
+        place = (given.listen.host, given.listen.port)
+        silent = [stack.enter_context(socket.create_connection(place)) for _ in range(200)]
+        with Client(given, trusting) as client:
+            assert client.get() == 200
+            assert connections(client) > 200
+            for sock in silent[:100]:
+                sock.sendall(b"no TLS")
+                sock.close()
+            until(lambda: connections(client) <= 101)  # us, and who is silent
+            for sock in silent[100:]:
+                assert sock.recv(1) == b""  # the handshake has a time limit
+            until(lambda: connections(client) == 1)
+
+
+def connections(client: Client) -> float:
+    client.http.request("GET", "/metrics")
+    text = client._answer()[1].decode()
+    (line,) = [line for line in text.splitlines() if "api_connections{" in line]
+    return float(line.split()[-1])
+
+
+def test_listens_on_ipv6() -> None:
+    given = Settings(Place("::1", free_port()), API)
+    with ApiProcess(given) as process:
+        process.start()
+        show(process.page)
+        with Client(given) as client:
+            assert client.get() == 200
+
+
 # --- bad clients --------------------------------------------------------------------------------
 
 
