@@ -14,7 +14,6 @@ from understudyd.guard.words import Launch
 __all__ = ["NOT_STARTED", "start"]
 
 NOT_STARTED = 127  # exit status, as a shell has it
-CHANGED = ("SIGPIPE", "SIGXFSZ", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGCHLD")
 
 
 def start(
@@ -48,8 +47,9 @@ def _become(
         with contextlib.suppress(OSError):
             group.enter()
     signal.set_wakeup_fd(-1)
-    for name in CHANGED:
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     for descriptor in descriptors:
