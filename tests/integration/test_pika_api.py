@@ -246,6 +246,17 @@ def test_blocked_and_unblocked(lab: Lab, connect: Connect, events: Events) -> No
     assert wait_until(lambda: events.count("Unblocked") == 1)
 
 
+def test_a_broker_that_blocks_from_the_beginning_is_noticed(
+    lab: Lab, connect: Connect, events: Events
+) -> None:
+    """Its word may come in one read with the end of the handshake, or later."""
+    peer = lab.peer()
+    peer.block("low on disk")
+    for number in range(20):
+        connect(peer, on_event=events.add, heartbeat=1000)
+        assert wait_until(lambda: events.count("Blocked") == number + 1)  # noqa: B023
+
+
 def test_blocked_timeout_leaves_the_broker(lab: Lab, connect: Connect, events: Events) -> None:
     """blockedTimeout: a broker that takes no messages for so long is left."""
     one, two = lab.peer(), lab.peer()

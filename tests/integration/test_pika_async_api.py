@@ -101,6 +101,25 @@ def test_callbacks_hear_of_a_broker_that_blocks() -> None:
     run_clean(main())
 
 
+def test_a_broker_that_blocks_from_the_beginning_is_noticed() -> None:
+    """Its word may come in one read with the end of the handshake, or later."""
+    told: list[str] = []
+
+    async def main() -> None:
+        with ScriptedPeer() as peer:
+            peer.block("low on disk")
+            for number in range(20):
+                connection = AsyncConnection(uri(peer))
+                connection.add_on_connection_blocked_callback(
+                    lambda _, frame: told.append(frame.method.reason)
+                )
+                async with connection:
+                    await until(lambda: len(told) > number)  # noqa: B023
+
+    run_clean(main())
+    assert told == ["low on disk"] * 20
+
+
 def test_recover_has_what_was_not_acknowledged_come_again(rabbit_a: RabbitMQ, unique: str) -> None:
     """Each message once: what lay in the buffer as well is forgotten there."""
 

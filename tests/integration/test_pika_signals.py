@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +30,15 @@ class Alarm(BaseException):
 
 
 @pytest.fixture
+def swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a destructor, or a weak reference's callback, is swallowed by Python.
+
+    pytest would collect it, and be interrupted at that.
+    """
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
+
+
+@pytest.fixture
 def interrupted() -> Iterator[Callable[[Callable[[], object]], bool]]:
     """Make a call and interrupt it at some point; whether it was."""
 
@@ -51,8 +61,7 @@ def interrupted() -> Iterator[Callable[[Callable[[], object]], bool]]:
     signal.signal(signal.SIGALRM, before)
 
 
-# Python swallows what is raised in a destructor, and closes the socket of an interrupted close
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("swallowed")
 @pytest.mark.parametrize("tracked", ["false", "true"])
 def test_an_interrupted_call_hinders_no_other(
     lab: Lab,
@@ -163,7 +172,7 @@ def test_what_a_handler_raises_reaches_its_application(
     connection.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("swallowed")
 def test_what_a_handler_raises_at_any_point_is_never_lost(
     connect: Callable[..., Any], rabbit_a: RabbitMQ, unique: str
 ) -> None:

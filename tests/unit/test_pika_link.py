@@ -309,3 +309,12 @@ def test_a_time_that_no_system_can_tell_breaks_the_protocol() -> None:
     payload = start + struct.pack(">II", 0, 0)
     link.feed(struct.pack(">BHI", 1, 0, len(payload)) + payload + b"\xce")
     assert "broke the protocol" in str(link.lost)
+
+
+def test_a_broker_that_blocks_before_anybody_listens_is_remembered() -> None:
+    """It may say so in one breath with the end of the handshake, or to a spare connection."""
+    link, _ = opened()
+    link.feed(method(0, spec.Connection.Blocked("low on memory")))
+    assert link.blocked.method.reason == "low on memory"
+    link.feed(method(0, spec.Connection.Unblocked()))
+    assert link.blocked is None

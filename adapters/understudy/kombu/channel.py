@@ -26,7 +26,7 @@ from understudy.kombu import celery
 from understudy.kombu.amqp import BoundedConnection
 from understudy.kombu.errors import SendTimeout
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
-from understudy.kombu.message import OutMessage, without_our_headers
+from understudy.kombu.message import OutMessage, prepare_message
 from understudy.kombu.topology import Declaration, outlives_connection
 from understudy.kombu.waiting import bounded_wait
 
@@ -51,19 +51,7 @@ class _Surviving:
 
     # --- publishing -----------------------------------------------------------------------------
 
-    def prepare_message(
-        self,
-        body: Any,
-        priority: Any = None,
-        content_type: Any = None,
-        content_encoding: Any = None,
-        headers: Any = None,
-        properties: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        headers = without_our_headers(headers)
-        return OutMessage(body, priority, content_type, content_encoding, headers, properties)
+    prepare_message = prepare_message
 
     def basic_publish(
         self,

@@ -20,6 +20,7 @@ __all__ = [
     "id_of",
     "is_task",
     "new_message_id",
+    "prepare_message",
     "without_our_headers",
 ]
 
@@ -141,3 +142,19 @@ class OutMessage:
             dict(self.headers),
             dict(self.properties),
         )
+
+
+def prepare_message(
+    channel: object,
+    body: Any,
+    priority: Any = None,
+    content_type: Any = None,
+    content_encoding: Any = None,
+    headers: Any = None,
+    properties: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> OutMessage:
+    """The method of a kombu channel by which producers have their messages made."""
+    headers = without_our_headers(headers)
+    return OutMessage(body, priority, content_type, content_encoding, headers, properties)

@@ -19,7 +19,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
 from understudy.kombu.channel import by_name
-from understudy.kombu.message import OutMessage, without_our_headers
+from understudy.kombu.message import OutMessage, prepare_message
 from understudy.kombu.topology import outlives_connection
 
 if TYPE_CHECKING:
@@ -72,17 +72,7 @@ class StandbyChannel:
         home: Transport = self.connection.client.transport
         return home
 
-    def prepare_message(
-        self,
-        body: Any,
-        priority: Any = None,
-        content_type: Any = None,
-        content_encoding: Any = None,
-        headers: Any = None,
-        properties: Any = None,
-    ) -> OutMessage:
-        headers = without_our_headers(headers)
-        return OutMessage(body, priority, content_type, content_encoding, headers, properties)
+    prepare_message = prepare_message
 
     def prepare_queue_arguments(self, arguments: Any, **kwargs: Any) -> Any:
         return to_rabbitmq_queue_arguments(arguments, **kwargs)

@@ -12,13 +12,13 @@ from pika import spec
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import logger
 from understudy.pika.async_publisher import AsyncPublisher
-from understudy.pika.async_session import GOODBYE, AsyncSession
+from understudy.pika.async_session import AsyncSession
 from understudy.pika.async_transactions import AsyncTransactions
 from understudy.pika.declarations import Declarations
 from understudy.pika.link import Link
 from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
-from understudy.pika.wire import Wire
+from understudy.pika.wire import GOODBYE, Wire
 
 __all__ = ["AsyncChannel"]
 

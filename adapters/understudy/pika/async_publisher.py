@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from pika.adapters.blocking_connection import ReturnedMessage
 
 from understudy import errors
-from understudy.core.events import MessageFailed
 from understudy.core.outbox import Entry, Outbox
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
-from understudy.pika.errors import ConnectionLost, Nacked, Unroutable, refused
+from understudy.pika.errors import ConnectionLost, refused
 from understudy.pika.link_channel import LinkChannel
 from understudy.pika.message import OutMessage, id_of
+from understudy.pika.refusals import Refusals, nacked, tell, unroutable
 from understudy.pika.requests import HIGH_WATER, check_size, too_late
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncPublisher", "Publication"]
 
-FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 BATCH = 64  # messages written before the socket is asked whether it has room
 
 
@@ -63,7 +62,7 @@ class AsyncPublisher:
         self._waited_for: set[Publication] = set()
         #: what came back as unroutable, until its confirm; one id may stand for several messages
         self._returned: dict[str, deque[Any]] = {}
-        self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
+        self._refusals = Refusals(session.supervisor)
         self._turns: deque[asyncio.Future[Exception | None]] = deque()  # for room; the first looks
         self._tag = 0  # of this link
 
@@ -159,13 +158,8 @@ class AsyncPublisher:
                 await self._session.ready(lambda: self.is_empty, deadline)
         except DeadlinePassed:
             return False
-        self.raise_failure()
+        self._refusals.raise_first()
         return True
-
-    def raise_failure(self) -> None:
-        """Raise the first refusal that nobody was told of."""
-        if self._failures:
-            raise self._failures.popleft()
 
     def give_up_rest(self) -> None:
         """The channel is closed: tell of what is still without a confirm."""
@@ -175,10 +169,8 @@ class AsyncPublisher:
         if not left:
             return
         logger.error("%d tracked messages are unconfirmed: %s", len(left), ", ".join(left))
-        endpoint = str(self._session.supervisor.current or "")
         for key in left:
-            told = MessageFailed(endpoint, "unconfirmed when it was closed", message_id=key)
-            self._session.supervisor.tell(told)
+            tell(self._session.supervisor, "unconfirmed when it was closed", key)
 
     def gave_up(self, failure: Exception) -> None:
         """There is no broker: whoever waits gets this error."""
@@ -259,15 +251,13 @@ class AsyncPublisher:
     def _outcome(self, entry: Entry[Publication], ok: bool) -> errors.DeliveryFailed | None:
         key = entry.key
         if not ok:
-            text = f"message {key} was refused: the broker answered basic.nack"
-            return Nacked(text, message_id=key)
+            return nacked(key)
         if not entry.returned:
             return None
         back = self._returned[key].popleft()
         if not self._returned[key]:
             del self._returned[key]
-        text = f"message {key} reached no queue: {back.method.reply_text}"
-        return Unroutable(text, message_id=key, messages=[back])
+        return unroutable(key, back)
 
     def _settle(self, publication: Publication, outcome: Exception | None) -> None:
         future = publication.future
@@ -276,10 +266,7 @@ class AsyncPublisher:
             if not future.done():
                 future.set_result(None)
         elif isinstance(outcome, errors.DeliveryFailed):
-            self._failures.append(outcome)
-            endpoint = str(self._session.supervisor.current or "")
-            told = MessageFailed(endpoint, str(outcome), message_id=outcome.message_id or "")
-            self._session.supervisor.tell(told)
+            self._refusals.add(outcome)
 
     def link_lost(self) -> None:
         """No message's fault."""

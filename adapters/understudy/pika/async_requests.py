@@ -16,9 +16,8 @@ from pika import exceptions
 
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika.async_session import AsyncSession
-from understudy.pika.errors import SendTimeout
 from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
-from understudy.pika.requests import VERDICTS
+from understudy.pika.requests import VERDICTS, is_held, timed_out
 from understudy.pika.wire import Wire
 
 __all__ = ["AsyncRequests"]
@@ -84,7 +83,7 @@ class AsyncRequests:
                 if ask is self._culprit or verdicts >= VERDICTS:
                     raise ask.failed
         except DeadlinePassed:
-            raise self.timed_out(method.NAME, deadline) from None
+            raise timed_out(method.NAME, session, deadline) from None
         finally:
             session.end(party)
 
@@ -107,8 +106,7 @@ class AsyncRequests:
         while True:
             await self.request(method, reply, asked=asked)
             keep()
-            is_to_be_restored = self._link is None and self._fresh is None
-            if asked[-1][0] is self._link or is_to_be_restored:
+            if is_held(asked[-1][0], self._link, self._fresh):
                 return  # else it was restored without it meanwhile
 
     async def opened(self, deadline: Deadline) -> None:
@@ -140,12 +138,6 @@ class AsyncRequests:
         self._check_open()
         assert self._link is not None
         return self._link
-
-    def timed_out(self, name: str, deadline: Deadline, *, written: bool = False) -> SendTimeout:
-        limit = (deadline.seconds or 0) * 1000
-        text = f"{name} did not finish within timeout={limit:.0f} ms"
-        attempts = self._session.supervisor.attempts
-        return SendTimeout(text, written=written, attempts=attempts)
 
     def _is_on_a_link(self) -> bool:
         return self._link is not None and self._link.link.lost is None

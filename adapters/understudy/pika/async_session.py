@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import math
 import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,12 +31,13 @@ from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import alarms, restoring
+from understudy.pika.async_waiting import AsyncWaiting
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
 from understudy.pika.topology import Topology
-from understudy.pika.wire import Wire
+from understudy.pika.wire import GOODBYE, Wire
 
 if TYPE_CHECKING:
     from understudy.pika.async_channel import AsyncChannel
@@ -45,15 +45,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSession"]
 
-GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 
-
-class AsyncSession:
+class AsyncSession(AsyncWaiting):
     def __init__(
         self, uri: FailoverURI, dialer: PikaDialer, on_event: EventCallback | None
     ) -> None:
         """To be made within the event loop that it belongs to."""
-        self.loop = asyncio.get_running_loop()
+        super().__init__()
         self.options = uri.options
         self.topology = Topology()
         self.channels: dict[int, AsyncChannel] = {}
@@ -67,7 +65,6 @@ class AsyncSession:
         self.discovery = discovery.attach(uri, self.supervisor, schemes=SCHEMES)
         self.supervisor.attach(self)
         self._is_live = False
-        self._waits: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._to_open: list[AsyncChannel] = []  # beside what is restored with the wire
         self._failures = 0  # how often everybody who waited got an error
         self._failure: Exception | None = None
@@ -85,41 +82,6 @@ class AsyncSession:
         """Of a call that begins now, as ``timeout`` has it."""
         timeout = self.options.timeout
         return NEVER if timeout < 0 else Deadline(timeout / 1000)
-
-    # --- waiting --------------------------------------------------------------------------------
-
-    async def until(self, is_over: Callable[[], bool], moment: float = math.inf) -> bool:
-        """Wait until ``is_over``, which is asked whenever something has changed.
-
-        False at the moment (monotonic).
-        """
-        while not is_over():
-            left = None if moment == math.inf else moment - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            wait = is_over, self.loop.create_future()
-            self._waits.append(wait)
-            try:
-                await asyncio.wait((wait[1],), timeout=left)
-            finally:
-                self._waits.remove(wait)
-        return True
-
-    async def answered(
-        self, wire: Wire, is_over: Callable[[], bool], moment: float = math.inf
-    ) -> bool:
-        """Wait for something that comes on this wire; False at the moment. Raises LinkLost."""
-        arrived = await self.until(lambda: wire.lost is not None or is_over(), moment)
-        if arrived and not is_over():
-            assert wire.lost is not None
-            raise wire.lost
-        return arrived
-
-    def changed(self) -> None:
-        """Let those whose wait is over go on."""
-        for is_over, future in self._waits:
-            if not future.done() and is_over():
-                future.set_result(None)
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -158,18 +120,6 @@ class AsyncSession:
             raise DeadlinePassed
         assert self._failure is not None
         raise copy.copy(self._failure)
-
-    def when(self, is_over: Callable[[], bool], do: Callable[[], None]) -> None:
-        """Do something soon after ``is_over``, with nobody waiting for it; it must not raise."""
-        wait = is_over, self.loop.create_future()
-        self._waits.append(wait)
-
-        def done(_: asyncio.Future[None]) -> None:
-            self._waits.remove(wait)
-            do()
-
-        wait[1].add_done_callback(done)
-        self.changed()
 
     def end(self, party: Hashable) -> None:
         """Nothing of this party's is outstanding any more; see `core.suspects`."""
@@ -342,6 +292,8 @@ class AsyncSession:
             wire.on_blocked = self._on_blocked
             self.wire = wire
             self.loop.add_reader(wire.fileno(), self._serve, wire)
+        if wire.blocked is not None:  # since before it was ours
+            self._on_blocked(wire.blocked)
         self._serve(wire)
 
     def _serve(self, wire: Wire) -> None:

@@ -14,7 +14,7 @@ from understudy.pika.declarations import Declarations
 from understudy.pika.link import Link
 from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
 from understudy.pika.publishing import Publishing
-from understudy.pika.session import GOODBYE
+from understudy.pika.wire import GOODBYE
 
 __all__ = ["BlockingChannel"]
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
-import math
-import threading
-import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pika
-from pika import exceptions, validators
+from pika import exceptions
 
 from understudy.core.uri import FailoverURI
 from understudy.failover import fanout
@@ -25,9 +19,9 @@ from understudy.failover.supervisor import Supervisor
 from understudy.pika.alarms import AlarmCallbacks
 from understudy.pika.channel import BlockingChannel
 from understudy.pika.dialing import PikaDialer, read_parameters
+from understudy.pika.dispatching import Dispatching
 from understudy.pika.errors import ConnectFailed
 from understudy.pika.fanout import FanoutPublisher
-from understudy.pika.link_channel import LinkLost
 from understudy.pika.requests import answered, timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher
@@ -36,18 +30,7 @@ from understudy.pika.wire import Wire
 __all__ = ["BlockingConnection"]
 
 
-class _Event:
-    """A timer, or a callback that is ready."""
-
-    __slots__ = ("arguments", "callback", "is_cancelled")
-
-    def __init__(self, callback: Callable[..., Any], *arguments: Any) -> None:
-        self.callback = callback
-        self.arguments = arguments
-        self.is_cancelled = False
-
-
-class BlockingConnection(AlarmCallbacks, pika.BlockingConnection):
+class BlockingConnection(Dispatching, AlarmCallbacks, pika.BlockingConnection):
     """A drop-in for pika's that survives its broker. Any thread may use it."""
 
     def __init__(
@@ -92,11 +75,7 @@ class BlockingConnection(AlarmCallbacks, pika.BlockingConnection):
             if uri.scheme == "fanout"
             else None
         )
-        self._ready_events: deque[_Event] = deque()
-        self._timers: list[tuple[float, int, _Event]] = []
-        self._numbers = itertools.count(1)
-        self._channels_pending_dispatch: set[int] = set()
-        self._dispatcher: int | None = None  # the thread that runs callbacks now
+        Dispatching.__init__(self)
         AlarmCallbacks.__init__(self)
         self._session.on_blocked = _blocked_handler(weakref.ref(self))
         self._finalizer = weakref.finalize(
@@ -209,126 +188,6 @@ class BlockingConnection(AlarmCallbacks, pika.BlockingConnection):
         consumes = (c for channel in session.channels.values() for c in channel._consumes.values())
         if not any(consume.queue == queue for consume, _ in consumes):
             session.topology.forget_queue(queue)
-
-    # --- events ---------------------------------------------------------------------------------
-
-    def process_data_events(self, time_limit: float | None = 0) -> None:
-        """As pika's: take in what came, run callbacks, for at most ``time_limit`` seconds.
-
-        It goes on over failovers; only giving up raises (ConnectFailed).
-        """
-        session = self._session
-        deadline = Deadline(time_limit)
-        me = threading.get_ident()
-        with session.lock:
-            self._check_open("process_data_events")
-            may_dispatch = self._dispatcher != me
-
-            def is_over() -> bool:
-                self._take_timers()
-                return (
-                    may_dispatch
-                    and self._dispatcher is None
-                    and bool(self._ready_events or self._channels_pending_dispatch)
-                )
-
-            def look() -> None:
-                with session.lock:
-                    if is_over():  # timers and callbacks run in an outage too
-                        raise DeadlinePassed
-
-            while True:
-                try:
-                    wire = session.usable(deadline, look)
-                    moment = min(deadline.moment, self._next_timer())
-                    if session.wait(wire, is_over, moment) or deadline.remaining() <= 0:
-                        break
-                except LinkLost:
-                    continue
-                except DeadlinePassed:
-                    is_over()
-                    break
-            if not may_dispatch or self._dispatcher is not None:
-                return
-            if not self._ready_events and not self._channels_pending_dispatch:
-                return
-            self._dispatcher = me
-        try:
-            self._dispatch()
-        finally:
-            with session.lock:
-                self._dispatcher = None
-                session.notify()
-
-    def _dispatch(self) -> None:
-        """Run what is ready now, with the lock released."""
-        for _ in range(len(self._ready_events)):
-            try:
-                event = self._ready_events.popleft()
-            except IndexError:
-                break
-            if not event.is_cancelled:
-                event.callback(*event.arguments)
-        with self._session.lock:
-            numbers = list(self._channels_pending_dispatch)
-            self._channels_pending_dispatch.clear()
-        try:
-            while numbers:
-                channel = self._session.channels.get(numbers[-1])
-                if channel is not None:  # a negative number only ends process_data_events
-                    channel._dispatch_events()
-                numbers.pop()
-        finally:
-            if numbers:  # a callback has raised; its channel and the others have more to run
-                with self._session.lock:
-                    self._channels_pending_dispatch.update(numbers)
-
-    def _request_channel_dispatch(self, channel_number: int) -> None:
-        self._channels_pending_dispatch.add(channel_number)
-
-    def _check_not_dispatching(self, name: str) -> None:
-        if self._dispatcher == threading.get_ident():
-            raise exceptions.ReentrancyError(
-                f"{name} may not be called from the scope of another BlockingConnection or "
-                "BlockingChannel callback"
-            )
-
-    def _next_timer(self) -> float:
-        return self._timers[0][0] if self._timers else math.inf
-
-    def _take_timers(self) -> None:
-        if not self._timers:
-            return
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            self._ready_events.append(heapq.heappop(self._timers)[2])
-
-    def call_later(self, delay: float, callback: Callable[[], Any]) -> Any:
-        """As pika's; from any thread."""
-        validators.require_callback(callback)
-        event = _Event(callback)
-        session = self._session
-        with session.lock:
-            moment = time.monotonic() + delay
-            heapq.heappush(self._timers, (moment, next(self._numbers), event))
-            session.notify()
-        return event
-
-    def remove_timeout(self, timeout_id: Any) -> None:
-        """As pika's."""
-        if isinstance(timeout_id, _Event):
-            timeout_id.is_cancelled = True
-
-    def add_callback_threadsafe(self, callback: Callable[[], Any]) -> None:
-        """As pika's: have the thread that processes events call this."""
-        session = self._session
-        with session.lock:
-            self._check_open("add_callback_threadsafe")
-            self._ready_events.append(_Event(callback))
-            session.notify()
-
-    def _soon(self, callback: Callable[..., Any], *arguments: Any) -> None:
-        self._ready_events.append(_Event(callback, *arguments))
 
     # --- the rest -------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class Link:
         self.channel_max = 65535
         self.agreed_heartbeat = heartbeat
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None  # and unblocked
+        self.blocked: Any = None  # the frame that said so, until it is over
         self._write = write
         self._parameters = parameters
         self._buffer = b""
@@ -179,7 +180,9 @@ class Link:
         if kind is spec.Connection.CloseOk:
             self.is_closed = True
         elif kind in (spec.Connection.Blocked, spec.Connection.Unblocked):
-            self.on_blocked(frame.Method(0, method))
+            method_frame = frame.Method(0, method)
+            self.blocked = method_frame if kind is spec.Connection.Blocked else None
+            self.on_blocked(method_frame)
         elif kind is spec.Connection.UpdateSecretOk and self._secrets:
             self._secrets.pop(0).answer = frame.Method(0, method)
         elif kind is self._expected:

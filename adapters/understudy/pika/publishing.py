@@ -19,12 +19,14 @@ from typing import Any
 
 from pika.adapters.blocking_connection import ReturnedMessage, _ReturnedMessageEvt
 
-from understudy.core.events import MessageFailed
+from understudy.errors import DeliveryFailed
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
+from understudy.pika import refusals
 from understudy.pika.errors import Nacked, Unroutable, refused
 from understudy.pika.link_channel import LinkChannel, LinkLost, Sent
 from understudy.pika.message import OutMessage, id_of
+from understudy.pika.refusals import nacked, unroutable
 from understudy.pika.requests import HIGH_WATER, VERDICTS, check_size, too_late
 from understudy.pika.transactions import Transactions
 from understudy.pika.wire import Wire
@@ -67,7 +69,7 @@ class Publishing(Transactions):
             except (Nacked, Unroutable) as exc:
                 if self._delivery_confirmation:
                     raise
-                self._tell_failed(str(exc), message.message_id)
+                self._tell_failed(exc)
             return
         with session.lock:
             self._raise_if_not_open()
@@ -146,21 +148,17 @@ class Publishing(Transactions):
 
     def _report(self, sent: Sent) -> None:
         """It is confirmed, but not as one would wish."""
-        messages = [] if sent.returned is None else [ReturnedMessage(*sent.returned)]
-        key = sent.message_id
+        back = None if sent.returned is None else ReturnedMessage(*sent.returned)
         if not sent.ok:
-            text = f"message {key} was refused: the broker answered basic.nack"
+            error = nacked(sent.message_id, [] if back is None else [back])
             if self._delivery_confirmation:
-                raise Nacked(text, message_id=key, messages=messages)
-            self._tell_failed(text, key)
+                raise error
+            self._tell_failed(error)
         elif self._delivery_confirmation:
-            assert sent.returned is not None
-            text = f"message {key} reached no queue: {sent.returned[0].reply_text}"
-            raise Unroutable(text, message_id=key, messages=messages)
+            raise unroutable(sent.message_id, back)
 
-    def _tell_failed(self, text: str, key: str) -> None:
-        endpoint = str(self._session.supervisor.current or "")
-        self._session.supervisor.tell(MessageFailed(endpoint, text, message_id=key))
+    def _tell_failed(self, error: DeliveryFailed) -> None:
+        refusals.tell(self._session.supervisor, str(error), error.message_id)
 
     def settled(self, tag: int, multiple: bool, ok: bool) -> None:
         """The messages themselves know (`LinkChannel.unsettled`)."""

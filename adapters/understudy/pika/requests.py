@@ -20,7 +20,16 @@ from understudy.pika.wire import Wire
 if TYPE_CHECKING:
     from understudy.pika.connection import BlockingConnection
 
-__all__ = ["HIGH_WATER", "VERDICTS", "Requests", "answered", "check_size", "timed_out", "too_late"]
+__all__ = [
+    "HIGH_WATER",
+    "VERDICTS",
+    "Requests",
+    "answered",
+    "check_size",
+    "is_held",
+    "timed_out",
+    "too_late",
+]
 
 VERDICTS = 2  # connections that one call may cost before it counts as the culprit
 HIGH_WATER = 2**18  # bytes that may wait for a slow socket before nothing more is written
@@ -82,14 +91,19 @@ class Requests:
 
         while True:
             answer = self._exchange(ask, name)
-            is_to_be_restored = self._link is None and self._fresh is None
-            if asked[-1] is self._link or is_to_be_restored:
+            if is_held(asked[-1], self._link, self._fresh):
                 return answer
 
     def _exchange(self, begin: Callable[[LinkChannel], Ask], name: str) -> Ask:
         """With the lock held: have a request answered."""
         session = self._session
         return answered(session, lambda wire: begin(self._open_link()), name, session.deadline())
+
+
+def is_held(asked: LinkChannel, link: LinkChannel | None, fresh: LinkChannel | None) -> bool:
+    """Whether what was asked on a link holds on the present one, or will be asked there again."""
+    is_to_be_restored = link is None and fresh is None
+    return asked is link or is_to_be_restored
 
 
 def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline: Deadline) -> Ask:

@@ -1,11 +1,7 @@
 """What outlives a broker: one for each connection object of the application's.
 
 Rules
-* One lock for everything that belongs to the connection. It is never held while anybody waits for
-  the network, nor while a callback of the application's runs.
-* Whoever waits for something serves the wire himself: the first one polls it (`_polling`), with the
-  lock released, takes in what came, and tells the others, who wait for that. The monitor serves it
-  where nobody does.
+* The lock, and who serves the wire: see `serving`.
 * The first one who needs the connection after a loss brings it back: a new wire from the
   supervisor, then everything restored, step by step. Others wait for that. One whose deadline
   passes leaves the rest of the steps to the next.
@@ -24,8 +20,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
-from itertools import starmap
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pika import exceptions
 
@@ -39,24 +34,21 @@ from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
-from understudy.failover.waiters import Waiter, Waiters
 from understudy.pika import alarms, restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import RestoreFailed, Step
+from understudy.pika.serving import Serving
 from understudy.pika.topology import Topology
-from understudy.pika.wire import Wire
+from understudy.pika.wire import GOODBYE, Wire
 
 if TYPE_CHECKING:
     from understudy.pika.channel import BlockingChannel
 
 __all__ = ["Session"]
 
-T = TypeVar("T")
-
-GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 BUFFERED = 16 * 2**20  # bytes of deliveries nobody has taken, above which no more are read unasked
 WITHIN = (
     "there is no connection now, and this signal handler has interrupted the call that brings it "
@@ -69,27 +61,20 @@ def _nothing() -> None:
     """The default of `Session.usable`."""
 
 
-class Session:
+class Session(Serving):
     def __init__(
         self, uri: FailoverURI, dialer: PikaDialer, on_event: EventCallback | None
     ) -> None:
+        super().__init__()
         self.options = uri.options
-        self.lock = (
-            threading.RLock()
-        )  # a signal handler may publish; entered itself, see supervisor
         self.topology = Topology()
         self.channels: dict[int, BlockingChannel] = {}
-        self.wire: Wire | None = None
         self.is_closed = False
         self.stale_acks = 0
         self.buffered = 0  # bytes of deliveries that the application has not taken
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.on_lost: list[Callable[[LinkLost], None]] = []
         self.suspects = Suspects()
-        self._is_over = False
-        self._polling = False
-        self._poller = 0  # the thread that does
-        self._waiters = Waiters()  # threads that wait for what another one does
         self._recoverer = 0  # the thread that brings the connection back
         self._steps: Iterator[Step] | None = None  # what is still to be restored
         self._step: Step = ((lambda: True), math.inf)
@@ -110,78 +95,6 @@ class Session:
         """Of a call that begins now, as ``timeout`` has it."""
         timeout = self.options.timeout
         return NEVER if timeout < 0 else Deadline(timeout / 1000)
-
-    # --- waiting --------------------------------------------------------------------------------
-
-    def wait(self, wire: Wire, is_over: Callable[[], bool], moment: float = math.inf) -> bool:
-        """With the lock held: serve ``wire`` until ``is_over``; False at the moment (monotonic).
-
-        The wire is served at least once. Raises LinkLost.
-        """
-        served = False
-        while not is_over():
-            if wire.lost is not None:
-                raise wire.lost
-            left = math.inf if moment == math.inf else moment - time.monotonic()
-            if left <= 0 and served:
-                return False
-            if self._polling and self._poller != threading.get_ident():
-                if wire.wants_room:
-                    self.wakeup.set()
-                self._wait_for_change(left)
-                served = True
-                continue
-            if left > 0:
-                self._poll(wire, left)
-            wire.serve()
-            served = True
-            self._waiters.ring()
-        return True
-
-    def _poll(self, wire: Wire, seconds: float) -> None:
-        before = self._polling  # within a signal handler that has interrupted this very poll
-        try:
-            self._polling = wire.is_polled = True
-            self._poller = threading.get_ident()
-            self._without_lock(partial(wire.poll, seconds, self.wakeup))
-        finally:
-            self._polling = wire.is_polled = before
-            if before:
-                self.wakeup.set()  # what it waits for may have been read in here
-            self._waiters.ring()  # one of them goes on polling
-            if wire is not self.wire:
-                wire.close()
-            if self._is_over:
-                self.wakeup.close()
-
-    def _wait_for_change(self, seconds: float) -> None:
-        waiter = Waiter()
-        try:
-            self._waiters.add(waiter)
-            longest = min(max(seconds, 0.0), threading.TIMEOUT_MAX)
-            self._without_lock(partial(waiter.wait, longest))
-        finally:
-            self._waiters.discard(waiter)
-
-    def _without_lock(self, do: Callable[[], T]) -> T:
-        """Let go of the lock, however deep it is held, while this is done.
-
-        A signal handler may raise between any two calls here, but not within one call into C: so
-        the lock is never given up without a note of it, and never taken twice.
-        """
-        lock, held = self.lock, list[Any]()
-        try:
-            held.extend(starmap(lock._release_save, ((),)))  # type: ignore[attr-defined]
-            return do()
-        finally:
-            if held:
-                lock._acquire_restore(held[0])  # type: ignore[attr-defined]
-
-    def notify(self) -> None:
-        """Let every waiting thread look again whether its wait is over."""
-        self._waiters.ring()
-        if self._polling:
-            self.wakeup.set()
 
     # --- the wire -------------------------------------------------------------------------------
 
@@ -298,6 +211,8 @@ class Session:
         self._steps = self._all_steps(wire)
         self._step = (lambda: True), math.inf
         self.wire = wire
+        if wire.blocked is not None:  # since before it was ours
+            self._on_blocked(wire.blocked)
 
     def _all_steps(self, wire: Wire) -> Iterator[Step]:
         until = self._lost_at + restoring.patience(wire.heartbeat)
@@ -414,9 +329,7 @@ class Session:
                     self.wire = self._steps = None
                     wire.sever("closed")
             self.notify()
-            self._is_over = True
-            if not self._polling:
-                self.wakeup.close()
+            self._close_wakeup()
         self.supervisor.detach(self)
         self.supervisor.close()
 
@@ -434,14 +347,12 @@ class Session:
 
     def abandon(self) -> None:
         """In a forked child the connection is the parent's."""
-        self.lock = threading.RLock()
+        self._abandon_waits()
         if self.wire is not None:
             self.wire.abandon()
         self.is_closed = True
         self.wire = self._steps = None
-        self.wakeup.close()
-        self._polling, self._recoverer = False, 0
-        self._waiters = Waiters()
+        self._recoverer = 0
 
 
 class _Undertaker:

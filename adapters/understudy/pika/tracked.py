@@ -18,7 +18,6 @@ import atexit
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,10 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
-from understudy.pika.errors import Nacked, SendTimeout, Unroutable, refused
+from understudy.pika.errors import SendTimeout, refused
 from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage, id_of
+from understudy.pika.refusals import Refusals, nacked, unroutable
 from understudy.pika.session import Session
 from understudy.pika.wire import Wire
 
@@ -43,7 +43,6 @@ __all__ = ["TrackedPublisher"]
 
 TICK = 0.01  # s
 LINGER = 1.0  # s that the thread stays when there is nothing to do; starting one costs 0.1 ms
-FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
 RETURNABLE = 10_000  # mandatory messages that may still come back where no confirm ends that
 BATCH = 256  # messages written in one call; about 4 ms of work
 
@@ -72,7 +71,7 @@ class TrackedPublisher:
         self._tick = threading.Condition(session.lock)
         self._is_lingering = False
         self._mandatory: dict[str, Publishing] = {}  # whose callbacks hear of a message's return
-        self._failures: deque[errors.UnderstudyError] = deque(maxlen=FAILURES)
+        self._refusals = Refusals(session.supervisor)
         self._given_up: Exception | None = None
         session.on_lost.append(self._link_lost)
         _publishers.add(self)
@@ -145,10 +144,7 @@ class TrackedPublisher:
                     self._serve(lambda: outbox.is_empty or self._has_work(), deadline)
                 except DeadlinePassed:
                     return False
-            failure = self._failures[0] if self._failures else None
-            self._failures.clear()
-        if failure is not None:
-            raise failure
+            self._refusals.raise_first()
         return True
 
     def flush_at_close(self) -> None:
@@ -293,12 +289,9 @@ class TrackedPublisher:
             self._failed(poison, refused(cause, poison.key))
         self._maybe_end_turn()
 
-    def _failed(self, entry: Entry[OutMessage], error: errors.UnderstudyError) -> None:
+    def _failed(self, entry: Entry[OutMessage], error: errors.DeliveryFailed) -> None:
         self._mandatory.pop(entry.key, None)
-        self._failures.append(error)
-        supervisor = self._session.supervisor
-        endpoint = str(supervisor.current or "")
-        supervisor.tell(MessageFailed(endpoint, str(error), message_id=entry.key))
+        self._refusals.add(error)
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -308,11 +301,9 @@ class TrackedPublisher:
             if self._mandatory:
                 self._mandatory.pop(entry.key, None)
             if not ok:
-                text = f"message {entry.key} was refused: the broker answered basic.nack"
-                self._failed(entry, Nacked(text, message_id=entry.key))
+                self._failed(entry, nacked(entry.key))
             elif entry.returned:
-                text = f"message {entry.key} reached no queue"
-                self._failed(entry, Unroutable(text, message_id=entry.key))
+                self._failed(entry, unroutable(entry.key))
         self._maybe_end_turn()
 
     def returned(self, method: Any, properties: Any, body: bytes) -> None:

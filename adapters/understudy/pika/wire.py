@@ -29,8 +29,9 @@ from understudy.failover.polling import Wakeup, is_at_end, is_readable, wait_usa
 from understudy.pika.link import INTERRUPTED, Link
 from understudy.pika.link_channel import LinkLost
 
-__all__ = ["Wire"]
+__all__ = ["GOODBYE", "Wire"]
 
+GOODBYE = 1.0  # s that a graceful close may take; a dead peer must not hold up the end of a process
 READ_SIZE = 131072  # bytes; a frame as large as brokers send them
 READS = 16  # in one go, so that a fast broker does not keep the lock for ever
 UNASKED = 8.0  # s; without a heartbeat a closed connection is still noticed within an eighth of it
