@@ -160,7 +160,7 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
         ),
         ("[groups.orders.nodes.b]", "[groups.orders.nodes.a]", "is no valid TOML: Cannot declare"),
         ("nodes.b", "nodes.A", "groups.orders.nodes.A has the name of a but for case or signs"),
-        ("nodes.b", 'nodes."b c"', "groups.orders.nodes.b c must be named with letters, digits"),
+        ("nodes.b", 'nodes."b c"', 'groups.orders.nodes."b c" must be named with letters, digits'),
         ("SOME_PASSWORD", "UNDERSTUDY_LOCK_TOKEN", "env.UNDERSTUDY_LOCK_TOKEN is set by the side"),
         ("[api]\n", "api = 3\n", "nodes.b.broker.api is no known key"),
     ],

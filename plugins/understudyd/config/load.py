@@ -36,7 +36,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["load"]
+__all__ = ["build", "load"]
 
 _Way: TypeAlias = tuple[str, str, tuple[str, ...]]  # kind, url and argv of a health check
 
@@ -46,8 +46,14 @@ HEALTH_OF = {"amqp": "amqp", "amqps": "amqp", "stomp": "stomp", "stomp+ssl": "st
 
 def load(path: str | Path, environ: Mapping[str, str]) -> Estate:
     """Raises ConfigurationError. Sections of the bridges are left alone."""
-    source = Source(Path(path), environ)
-    root = Table(source, (), _parsed(source.file))
+    file = Path(path)
+    return build(file, _parsed(file), environ)
+
+
+def build(file: Path, data: dict[str, Any], environ: Mapping[str, str]) -> Estate:
+    """From what stands in the file. Raises ConfigurationError."""
+    source = Source(file, environ)
+    root = Table(source, (), data)
     root.skip("bridges")
     root.skip("network")
     groups = {name: _group(name, table) for name, table in root.tables("groups").items()}
@@ -55,7 +61,7 @@ def load(path: str | Path, environ: Mapping[str, str]) -> Estate:
     root.finish()
     source.check_variables()
     _check_apart(source, groups)
-    return Estate(source.file.absolute(), groups, api)
+    return Estate(file.absolute(), groups, api)
 
 
 def _parsed(file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 from understudy.core.option_reader import nearest
 from understudy.core.redact import MASK, is_secret
 from understudy.errors import ConfigurationError
-from understudyd.config.values import Bad, Said, shown, text
+from understudyd.config.values import Bad, Said, dotted, shown, text
 
 __all__ = ["Source", "Table", "variable"]
 
@@ -152,7 +152,7 @@ class Table:
                 self.refuse((name,), None, f"is no known key (valid: {valid}){near}")
 
     def missing(self, name: str) -> NoReturn:
-        key = ".".join((*self.path, name))
+        key = dotted((*self.path, name))
         raise ConfigurationError(
             f"{self.source}: {key} is missing (as a variable: {variable(*self.path, name)})"
         )
@@ -161,7 +161,7 @@ class Table:
         self, name: tuple[str, ...], value: object, why: str, *, by_variable: bool = False
     ) -> NoReturn:
         path = (*self.path, *name)
-        key = ".".join(path) or "the file"
+        key = dotted(path) or "the file"
         told = (
             f"{key} = {MASK if is_secret(path[-1]) else shown(value)}" if value is not None else key
         )

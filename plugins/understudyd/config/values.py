@@ -7,6 +7,7 @@ comes from a variable is always text (`Said`), which readers of numbers, lists a
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ __all__ = [
     "Said",
     "argv",
     "choice",
+    "dotted",
     "duration",
     "flag",
     "lock",
@@ -41,6 +43,7 @@ UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 LONGEST = 86_400.0  # s; a day, to catch a unit too large
 HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+BARE = re.compile(r"[A-Za-z0-9_-]+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 
 
@@ -187,9 +190,14 @@ def shown(value: Any) -> str:
     """A value for an error message: short, on one line, without passwords."""
     if isinstance(value, str):
         told = redact(str(value))
-        return f'"{told if len(told) <= 80 else told[:80] + "…"}"'.replace("\n", "\\n")
+        return json.dumps(told if len(told) <= 80 else told[:80] + "…", ensure_ascii=False)
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, list):
         return "a list"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def dotted(path: Iterable[str]) -> str:
+    """A key as TOML writes it."""
+    return ".".join(name if BARE.fullmatch(name) else shown(name) for name in path)
