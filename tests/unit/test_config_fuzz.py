@@ -7,7 +7,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.errors import ConfigurationError
@@ -84,6 +84,7 @@ def checked(data: dict[str, Any], environ: dict[str, str]) -> None:
     assert SECRET not in told
 
 
+@settings(deadline=None)
 @given(st.sampled_from(paths(ESTATE)), values)
 def test_any_value_anywhere(path: tuple[str, ...], value: Any) -> None:
     data = copy.deepcopy(ESTATE)
@@ -94,6 +95,7 @@ def test_any_value_anywhere(path: tuple[str, ...], value: Any) -> None:
     checked(data, {})
 
 
+@settings(deadline=None)
 @given(st.sampled_from(paths(ESTATE)), texts)
 def test_any_key_anywhere(path: tuple[str, ...], name: str) -> None:
     data = copy.deepcopy(ESTATE)
@@ -104,6 +106,7 @@ def test_any_key_anywhere(path: tuple[str, ...], name: str) -> None:
     checked(data, {})
 
 
+@settings(deadline=None)
 @given(st.sampled_from(paths(ESTATE)), texts)
 def test_any_text_in_any_variable(path: tuple[str, ...], text: str) -> None:
     checked(copy.deepcopy(ESTATE), {variable(*path): text})
