@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from understudy.core import outbox
 from understudy.core.outbox import Outbox
-
-
-class Alarm(BaseException):
-    pass
-
-
-def interrupt(call: Callable[[], object], line: int) -> bool:
-    """Make a call that raises before its nth line in the outbox; whether it has so many."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != outbox.__file__:
-            return None
-        if event == "line":
-            count += 1
-            if count == line:
-                raise Alarm
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except Alarm:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+from understudy.testing.interrupting import is_interrupted
 
 
 @pytest.mark.parametrize("step", ["written", "link_lost"])
@@ -53,7 +22,7 @@ def test_no_message_is_lost_and_none_is_twice_in_it(step: str) -> None:
         it.written(it.next_unwritten(1)[0], 1)
         entry = it.next_unwritten(1)[0]
         calls = {"written": lambda: it.written(entry, 2), "link_lost": it.link_lost}  # noqa: B023
-        was_interrupted = interrupt(calls[step], line)
+        was_interrupted = is_interrupted(calls[step], line, outbox.__file__)
         it.link_lost()
         assert it.keys() == list("abcd"), f"interrupted at line {line}"
     assert line > 3
@@ -74,7 +43,7 @@ def test_the_bytes_and_the_count_are_those_of_what_is_in_it(step: str) -> None:
             "drop unwritten": lambda: it.drop("b"),  # noqa: B023
             "drop in flight": lambda: it.drop("a"),  # noqa: B023
         }
-        was_interrupted = interrupt(calls[step], line)
+        was_interrupted = is_interrupted(calls[step], line, outbox.__file__)
         left = it.keys()
         assert len(it) == len(left), f"interrupted at line {line}"
         assert it.bytes == 10 * len(left), f"interrupted at line {line}"

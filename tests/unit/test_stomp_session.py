@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,6 +23,7 @@ from understudy.stomp.session import Session
 from understudy.stomp.subscriptions import Subscription
 from understudy.stomp.transport import Transport
 from understudy.stomp.wire import Wire, WireBroken
+from understudy.testing.interrupting import is_interrupted
 
 URI = parse("failover:(stomp://a)?timeout=5000")
 
@@ -196,42 +195,15 @@ def reading_session() -> tuple[Session, Inner, OutMessage]:
     return session, link, message
 
 
-class Alarm(BaseException):
-    pass
-
-
-def interrupted(call: Callable[[], object], line: int) -> bool:
-    """Call, and raise before the nth line of the adapter's; whether it has so many."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        if "understudy/stomp/" not in frame.f_code.co_filename:
-            return None
-        if event == "line":
-            count += 1
-            if count == line:
-                raise Alarm
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except (Alarm, WireBroken):
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 def test_a_read_that_a_signal_handler_ends_leaves_a_link_that_nobody_reads_on() -> None:
     """Its frames are nobody's: a receipt among them would be missed, and its message for ever."""
     line, was_interrupted = 0, True
     while was_interrupted:
         line += 1
         session, link, message = reading_session()
-        was_interrupted = interrupted(partial(session.reader._read, link), line)
+        was_interrupted = is_interrupted(
+            partial(session.reader._read, link), line, "understudy/stomp/"
+        )
         assert link.is_torn or message.is_settled or link.wire.incoming, f"line {line}"  # type: ignore[attr-defined]
         if link.is_torn:
             with pytest.raises(WireBroken):

@@ -3,41 +3,11 @@
 from __future__ import annotations
 
 import socket
-import sys
-from types import FrameType
-from typing import Any
+from functools import partial
 
 from understudy.stomp import wire
 from understudy.stomp.wire import Wire
-
-
-class Alarm(BaseException):
-    pass
-
-
-def interrupted_send(it: Wire, data: bytes, line: int) -> bool:
-    """Send, and raise before the nth line of the wire's; whether it has so many."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        if frame.f_code.co_filename != wire.__file__:
-            return None
-        if event == "line":
-            count += 1
-            if count == line:
-                raise Alarm
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        it.send(data)
-    except Alarm:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
+from understudy.testing.interrupting import is_interrupted
 
 
 def test_nothing_waits_for_ever_on_a_wire_that_is_not_severed() -> None:
@@ -50,7 +20,7 @@ def test_nothing_waits_for_ever_on_a_wire_that_is_not_severed() -> None:
             ours.setblocking(False)
             it = Wire()
             it._take(ours)
-            was_interrupted = interrupted_send(it, b"ack", line)
+            was_interrupted = is_interrupted(partial(it.send, b"ack"), line, wire.__file__)
             assert it.severed or not it.waiting_bytes, f"interrupted at line {line}"
             assert it.severed or not it._waiting, f"interrupted at line {line}"
             it.close()
