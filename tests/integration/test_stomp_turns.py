@@ -68,6 +68,19 @@ def test_a_caller_reads_his_receipts_himself(lab: StompLab, readers: list[int]) 
     send_until_the_caller_reads(connection, readers)
 
 
+def test_where_a_caller_cannot_poll_the_thread_reads(
+    lab: StompLab, readers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows."""
+    monkeypatch.setattr(Wire, "can_poll", False)
+    connection = lab.connect(lab.peer(serve))
+    readers.clear()
+    for _ in range(20):
+        connection.send(QUEUE, "x")
+    assert threading.get_ident() not in readers
+    assert not connection.transport.session.reader._turns.is_parked
+
+
 def test_what_a_subscription_brings_is_not_left_to_the_next_sender(
     lab: StompLab, readers: list[int]
 ) -> None:

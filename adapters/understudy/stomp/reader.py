@@ -156,7 +156,7 @@ class Reader:
         if link is None:
             return None
         is_alone = len(outbox) == outbox.in_flight == 1
-        if self._turns.joins(message, is_alone, time.monotonic()) and link.wire.can_poll:
+        if self._turns.joins(message, is_alone, time.monotonic()):
             return link
         self.unpark()
         return None
@@ -164,7 +164,8 @@ class Reader:
     def _parks(self, inner: Inner) -> bool:
         session = self._session
         unasked = session.subscriptions or session.commands or session.promised
-        is_quiet = session.link is inner and not unasked and not self._expects_replies
+        may_come = unasked or self._expects_replies
+        is_quiet = session.link is inner and not may_come and inner.wire.can_poll
         return self._turns.parks(is_quiet, session.sender.outbox.is_empty, time.monotonic())
 
     def expect_replies(self) -> None:
