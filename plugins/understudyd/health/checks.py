@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import socket
 import urllib.error
@@ -82,13 +83,18 @@ class CommandCheck:
 
 
 def make(node: Node) -> HealthCheck:
-    """The check that is configured. Raises ConfigurationError where the URI is no use for it."""
+    """The check that is configured.
+
+    Raises ConfigurationError where the URI is no use for it, or a library is missing.
+    """
     health = node.broker.health
     if health.kind == "command":
         return CommandCheck(health.argv, tuple(node.broker.env.items()))
     if health.kind == "http":
         return HttpCheck(health.url)
     endpoint = understudy.parse(node.uri.reveal()).endpoints[0]
+    if health.kind == "amqp" and importlib.util.find_spec("amqp") is None:
+        raise ConfigurationError('py-amqp is not installed: pip install "understudy[sidecar]"')
     if health.kind != "tcp":
         return LoginCheck(endpoint)
     port = endpoint.port or DEFAULT_PORTS.get(endpoint.scheme)
