@@ -250,7 +250,7 @@ class Outbox(Generic[T]):
         Tag 0 with ``multiple`` means all in flight. Entries with ``returned`` set were unroutable:
         the broker is done with them, but they reached no queue.
         """
-        if multiple:
+        if multiple and (len(self._flight) != 1 or tag not in self._flight):
             settled = self._settle_up_to(tag)
             unroutable = sum(entry.returned for entry in settled)
             self.unroutable_total += unroutable
