@@ -319,7 +319,8 @@ class Failover:
 
     def _tell_send(self, frame: Frame) -> None:
         """Listeners may change a frame before it is sent, as in stomp.py."""
-        self.transport.notify("send", frame)
+        if self.transport.listeners:
+            self.transport.notify("send", frame)
 
     def _open_commands(self) -> Commands:
         session = self.transport.session
