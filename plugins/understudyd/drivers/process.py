@@ -38,7 +38,7 @@ class ProcessDriver:
     ) -> None:
         """``lock`` and ``owned`` as `Guard` takes them."""
         self._config = config
-        self._guard = Guard(lock, kill=timings.kill, owned=owned)
+        self._guard = Guard(lock, kill=timings.kill, margin=timings.margin, owned=owned)
         self._token = 0
 
     def start(self) -> None:

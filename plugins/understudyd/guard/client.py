@@ -41,11 +41,11 @@ from understudyd.guard.words import (
     Started,
     Stop,
 )
+from understudyd.lock.timings import Timings
 
 __all__ = ["Guard"]
 
 START = 30.0  # s, for both to be up: an interpreter, and the libraries of the lock
-SLACK = 0.05  # s, by which the watcher acts later than the guard; less than the timings' margin
 PATIENCE = 2.0  # s, for a control past its deadline to notice that its broker is dead
 
 
@@ -57,17 +57,19 @@ class Guard:
         lock: Lock | None,
         *,
         kill: float,
+        margin: float = Timings.margin,
         owned: Callable[[], Iterable[int]] | None = None,
     ) -> None:
         """``lock``: what the guards let go of when control has died; None = nothing.
 
-        ``kill``: K of the timings, in seconds: what is not dead by then counts as unkillable.
+        ``kill`` and ``margin``: K and m of the timings, in seconds. What is not dead after K counts
+        as unkillable; the watcher acts half the margin later than the guard.
         ``owned`` tells the pids of control's own children (API process, hooks, health commands).
         Should both guards die at once, every other child of control is an orphan of the broker's
         and is killed; control becomes a child subreaper for that. None: control is no subreaper,
         and a broker that lost both guards is reported as not fenced.
         """
-        self._setup = Setup(lock, kill, SLACK, PATIENCE)
+        self._setup = Setup(lock, kill, margin / 2, PATIENCE)
         self._owned = owned
         self._page = Page.create()
         self._ends: list[End] = []
@@ -240,6 +242,7 @@ class Guard:
         lock: Lock | None,
         *,
         kill: float,
+        margin: float = Timings.margin,
         owned: Callable[[], Iterable[int]] | None = None,
     ) -> Guard:
         """Take over the guards, and the broker, from before the exec.
@@ -248,7 +251,7 @@ class Guard:
         passed meanwhile, `events` tells that the broker is dead.
         """
         there = json.loads(state)
-        guard = cls(lock, kill=kill, owned=owned)
+        guard = cls(lock, kill=kill, margin=margin, owned=owned)
         guard._page.close()
         guard._page = Page(there["page"])
         guard._token = there["token"]
