@@ -57,6 +57,7 @@ class Sidecar:
         self.api = Port()
         self.port = Port()
         self.log_file = estate.folder / f"{name}.log"
+        self.prefix: tuple[str, ...] = ()  # a command to run the sidecar by
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,7 +70,7 @@ class Sidecar:
         place = ["-c", str(self.estate.file), "--node", f"{self.estate.group}/{self.name}"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*argv, *place],
+                [*self.prefix, *argv, *place],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,262 @@
+"""The sidecar's parts with real threads, processes and files."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudyd.config.model import BrokerConfig, Command, Health, Node, Place, Secret
+from understudyd.drivers import stamp
+from understudyd.drivers.command import children, run
+from understudyd.health.checks import make
+from understudyd.lock.memory import MemoryBackend, Store
+from understudyd.lock.port import Observation, Unavailable
+from understudyd.lock.record import RecordError
+from understudyd.lock.words import Failed, Hint, Read, Seen
+from understudyd.sidecar.locker import Locker
+from understudyd.sidecar.notify import notify
+from understudyd.sidecar.worker import Inbox, Worker
+from understudyd.testing.estate import SidecarEstate, eventually
+from understudyd.testing.estate import children as children_of
+
+pytestmark = pytest.mark.integration
+
+
+class Stuck(MemoryBackend):
+    """A backend whose calls come back when they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__(Store())
+        self.gate = threading.Event()
+        self.calls = 0
+
+    def read(self) -> Observation:
+        self.calls += 1
+        self.gate.wait(30)
+        return super().read()
+
+
+def test_a_stuck_lock_costs_one_thread_and_its_late_answer_is_dropped() -> None:
+    """Catalogue 42, 55."""
+    backend = Stuck()
+    answers: list[Seen | Failed | Hint] = []
+    locker = Locker(backend, answers.append)
+    before = threading.active_count()
+    for attempt in range(1, 6):
+        locker.attempt(Read(attempt))
+    assert answers == [Failed(n, "the call before has not come back") for n in range(2, 6)]
+    assert threading.active_count() <= before + 1
+    backend.gate.set()
+    eventually(lambda: locker._worker.wait(0.1))
+    locker.attempt(Read(6))
+    eventually(lambda: len(answers) == 5)
+    assert isinstance(answers[-1], Seen)
+    assert answers[-1].attempt == 6
+    assert backend.calls == 2
+
+
+@pytest.mark.parametrize("error", [Unavailable("gone"), RecordError("no record"), KeyError("x")])
+def test_whatever_a_backend_raises_is_no_answer(error: Exception) -> None:
+    class Broken(MemoryBackend):
+        def read(self) -> Observation:
+            raise error
+
+    answers: list[Seen | Failed | Hint] = []
+    Locker(Broken(Store()), answers.append).attempt(Read(1))
+    eventually(lambda: answers)
+    assert isinstance(answers[0], Failed)
+
+
+def test_a_backend_that_hints_without_a_reason_is_asked_less_and_less() -> None:
+    class Nervous(MemoryBackend):
+        def await_change(self) -> None:
+            """At once."""
+
+    hints: list[object] = []
+    locker = Locker(Nervous(Store()), hints.append)
+    end = time.monotonic() + 1.0
+    while time.monotonic() < end:
+        locker.wait_for_change(0.2)
+        time.sleep(0.001)
+    assert 2 <= len(hints) <= 14
+
+
+def test_an_inbox_wakes_whoever_waits() -> None:
+    inbox: Inbox[int] = Inbox()
+    threads = [threading.Thread(target=inbox.put, args=(n,)) for n in range(50)]
+    for thread in threads:
+        thread.start()
+    found: list[int] = []
+    for thread in threads:
+        thread.join()
+    found += inbox.take()
+    assert sorted(found) == list(range(50))
+    inbox.close()
+
+
+def test_a_worker_is_free_when_its_answer_is_told() -> None:
+    done: list[bool] = []
+    worker: Worker[int] = Worker("test", lambda _: done.append(worker.wait(0)))
+    for number in range(200):
+        assert worker.do(lambda number=number: number)  # type: ignore[misc]
+        eventually(lambda number=number: len(done) == number + 1)  # type: ignore[misc]
+    assert all(done)
+
+
+# --- commands -----------------------------------------------------------------------------------
+
+
+def test_a_command_that_hangs_is_killed_with_its_group() -> None:
+    """Catalogue 93, 94."""
+    outcome = run(Command(("sh", "-c", "echo begun; sleep 100 & sleep 100"), 0.5), os.environ)
+    assert not outcome.ok
+    assert outcome.detail == "no end in time: begun"
+    assert children() == set()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("echo out; echo err >&2; exit 3", "exit code 3: out err"),
+        ("kill -9 $$", "signal 9"),
+        ("exec /no/such", "exit code 127"),
+    ],
+)
+def test_how_a_command_failed(script: str, told: str) -> None:
+    outcome = run(Command(("sh", "-c", script)), os.environ)
+    assert not outcome.ok
+    assert told in outcome.detail
+    missing = run(Command(("/no/such/program",)), {})
+    assert missing.detail == "can't run /no/such/program: No such file or directory"
+
+
+def test_what_a_command_leaves_in_the_background_goes_on(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    assert run(Command(("sh", "-c", f"sleep 100 & echo $! > {pid}")), os.environ).ok
+    os.kill(int(pid.read_text()), 9)  # it is there
+
+
+# --- the stamp ----------------------------------------------------------------------------------
+
+
+def test_the_stamp_only_rises(tmp_path: Path) -> None:
+    assert stamp.read(tmp_path) == stamp.Stamp()
+    assert stamp.put(tmp_path, stamp.Stamp(7, "a")) == stamp.Stamp(7, "a")
+    assert stamp.put(tmp_path, stamp.Stamp(1234, "b")).token == 1234
+    assert stamp.put(tmp_path, stamp.Stamp(99, "a")) == stamp.Stamp(1234, "b")
+    assert stamp.put(tmp_path, stamp.Stamp(1234, "a")).node == "a"
+    assert stamp.read(tmp_path) == stamp.Stamp(1234, "a")
+
+
+def test_what_is_no_stamp_is_refused(tmp_path: Path) -> None:
+    (tmp_path / stamp.FILE).write_text("{}")
+    with pytest.raises(RecordError, match="holds no stamp"):
+        stamp.put(tmp_path, stamp.Stamp(1, "a"))
+
+
+# --- health -------------------------------------------------------------------------------------
+
+
+def a_node(uri: str, health: Health) -> Node:
+    broker = BrokerConfig("process", ("x",), health=health)
+    place = Place("127.0.0.1", 1)
+    return Node("a", Secret(uri), place, place, broker)
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """A port where connections are taken and nothing is answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_real_brokers_are_healthy(rabbit_a: RabbitMQ, activemq: ActiveMQ) -> None:
+    for uri, kind in ((rabbit_a.uri, "amqp"), (activemq.uri, "stomp"), (activemq.uri, "tcp")):
+        health = make(a_node(uri, Health(kind))).check(5)
+        assert health.ok, health
+
+
+@pytest.mark.parametrize("kind", ["amqp", "stomp"])
+def test_a_broker_that_does_not_answer_is_ill(deaf: int, kind: str) -> None:
+    """Catalogue 25."""
+    uri = f"{kind}://app:secret@127.0.0.1:{deaf}"
+    health = make(a_node(uri, Health(kind))).check(0.3)
+    assert not health.ok
+    assert "secret" not in health.detail
+
+
+def test_a_closed_port_is_ill(deaf: int) -> None:
+    assert make(a_node(f"tcp://127.0.0.1:{deaf}", Health("tcp"))).check(1).ok
+    assert not make(a_node("tcp://127.0.0.1:9", Health("tcp"))).check(1).ok
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_http_and_commands(deaf: int) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def ask(url: str) -> bool:
+        return make(a_node("tcp://127.0.0.1:9", Health("http", url=url))).check(0.5).ok
+
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        assert ask(f"{base}/200")
+        assert not ask(f"{base}/503")
+        assert not ask(f"http://127.0.0.1:{deaf}/")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert make(a_node("tcp://127.0.0.1:9", Health("command", argv=("true",)))).check(5).ok
+    assert not make(a_node("tcp://127.0.0.1:9", Health("command", argv=("false",)))).check(5).ok
+
+
+# --- as a service -------------------------------------------------------------------------------
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "notify"))
+        server.settimeout(30)
+        notify("READY=1")  # nobody asked
+        with SidecarEstate() as estate:
+            estate.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+            node = estate["a"].start()
+            assert server.recv(100) == b"READY=1"
+            assert node.stop() == 0
+            assert server.recv(100) == b"STOPPING=1"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
+def test_process_1_reaps_and_hands_signals_on() -> None:
+    """Catalogue 105: without an init, as in a container."""
+    with SidecarEstate(witness_options=["--helper"]) as estate:
+        node = estate["a"]
+        node.prefix = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+        node.start()
+        eventually(lambda: node.is_master)
+        (init,) = children_of(node.pid)
+        assert len(children_of(init)) >= 1
+        broker = node.broker
+        assert broker is not None
+        os.kill(init, 15)
+        assert node.process is not None
+        assert node.process.wait(60) == 0
+        assert "ended with exit code 0" in node.log
