@@ -12,7 +12,7 @@ def test_without_a_close_everybody_goes_at_once() -> None:
     for party in "abc":
         assert suspects.may_go(party)
         suspects.began(party)
-    suspects.lost()
+    suspects.lost(accused=False)
     assert not suspects
     assert suspects.may_go("d")
 
@@ -22,7 +22,7 @@ def test_suspects_go_one_at_a_time_in_their_order_and_others_after_them() -> Non
     for party in "abc":
         suspects.began(party)
     suspects.ended("b")
-    suspects.closed()
+    suspects.lost(accused=True)
     assert [party for party in "abcd" if suspects.may_go(party)] == ["a"]
     suspects.began("a")
     assert [party for party in "abcd" if suspects.may_go(party)] == ["a"]
@@ -36,10 +36,10 @@ def test_suspects_go_one_at_a_time_in_their_order_and_others_after_them() -> Non
 def test_one_that_was_alone_is_alone_again() -> None:
     suspects = Suspects()
     suspects.began("a")
-    suspects.closed()
+    suspects.lost(accused=True)
     assert not suspects.may_go("b")
     suspects.began("a")
-    suspects.closed()
+    suspects.lost(accused=True)
     assert [party for party in "ab" if suspects.may_go(party)] == ["a"]
 
 
@@ -47,9 +47,9 @@ def test_a_loss_clears_nobody() -> None:
     suspects = Suspects()
     suspects.began("a")
     suspects.began("b")
-    suspects.closed()
+    suspects.lost(accused=True)
     suspects.began("a")
-    suspects.lost()
+    suspects.lost(accused=False)
     assert [party for party in "abc" if suspects.may_go(party)] == ["a"]
 
 
@@ -86,7 +86,7 @@ def test_each_culprit_costs_one_common_close_and_two_of_its_own() -> None:
             closes += 1
             was_alone = on_the_way == {party}
             on_the_way.clear()
-            suspects.closed()
+            suspects.lost(accused=True)
             strikes[party] += was_alone
             if strikes[party] == 2:
                 convicted.add(party)

@@ -22,7 +22,6 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from understudy import discovery, errors
-from understudy.core.endpoint import Endpoint
 from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
@@ -35,7 +34,7 @@ from understudy.pika.async_waiting import AsyncWaiting
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link_channel import LinkLost
-from understudy.pika.restoring import RestoreFailed, Step
+from understudy.pika.restoring import EndpointRefusals, RestoreFailed, Step
 from understudy.pika.topology import Topology
 from understudy.pika.wire import GOODBYE, Wire
 
@@ -69,7 +68,7 @@ class AsyncSession(AsyncWaiting):
         self._failures = 0  # how often everybody who waited got an error
         self._failure: Exception | None = None
         self._wants = 0  # calls that found no wire, so far
-        self._refusals: dict[Endpoint, Exception] = {}  # of endpoints that could not be restored
+        self._refusals = EndpointRefusals()
         self._lost_at = 0.0
         self._writes = False  # the loop watches for room to write
         self._keeper = self.loop.create_task(self._keep(), name="understudy-keeper")
@@ -274,12 +273,8 @@ class AsyncSession(AsyncWaiting):
     def _endpoint_failed(self, wire: Wire, failure: RestoreFailed) -> Exception | None:
         wire.sever(str(failure))
         logger.warning("%s: %s", wire.endpoint, failure)
-        is_second = wire.endpoint in self._refusals
-        self._refusals[wire.endpoint] = failure.cause
-        if is_second or self._refusals.keys() >= set(self.supervisor.endpoints):
-            self._refusals.clear()
-            return failure.cause
-        return None
+        hopeless = self._refusals.is_hopeless(wire.endpoint, self.supervisor.endpoints)
+        return failure.cause if hopeless else None
 
     # --- the wire -------------------------------------------------------------------------------
 
@@ -338,10 +333,7 @@ class AsyncSession(AsyncWaiting):
             wire.close()
         lost = wire.lost
         assert lost is not None
-        if lost.is_verdict:
-            self.suspects.closed()
-        else:
-            self.suspects.lost()
+        self.suspects.lost(accused=lost.is_verdict)
         alone = [channel for channel in self.channels.values() if channel.is_alone]
         for channel in list(self.channels.values()):
             channel.link_lost(lost, alone=channel in alone)

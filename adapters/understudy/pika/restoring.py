@@ -19,10 +19,19 @@ from typing import Any, Protocol
 
 from pika import exceptions, spec
 
+from understudy.core.endpoint import Endpoint
 from understudy.pika.link import Link
 from understudy.pika.link_channel import Ask, LinkChannel
 
-__all__ = ["REPLIES", "RestoreFailed", "Restored", "Step", "channels", "topology"]
+__all__ = [
+    "REPLIES",
+    "EndpointRefusals",
+    "RestoreFailed",
+    "Restored",
+    "Step",
+    "channels",
+    "topology",
+]
 
 AGAIN = 0.1  # s between two tries to get what is still locked
 GRACE = 1.0  # s that a broker may take to tidy up after a connection
@@ -48,6 +57,25 @@ class RestoreFailed(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"what the application had could not be restored: {cause}")
         self.cause = cause
+
+
+class EndpointRefusals:
+    """Which endpoints have refused what the application had, since one took it last."""
+
+    def __init__(self) -> None:
+        self._refused: set[Endpoint] = set()
+
+    def is_hopeless(self, endpoint: Endpoint, known: Iterable[Endpoint]) -> bool:
+        """One more has; whether each has by now, or this one for the second time. Begins anew."""
+        is_second = endpoint in self._refused
+        self._refused.add(endpoint)
+        hopeless = is_second or self._refused >= set(known)
+        if hopeless:
+            self._refused.clear()
+        return hopeless
+
+    def clear(self) -> None:
+        self._refused.clear()
 
 
 class Restored(Protocol):

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 from pika import exceptions
 
 from understudy import discovery, errors
-from understudy.core.endpoint import Endpoint
 from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
 from understudy.failover import forking
@@ -39,7 +38,7 @@ from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
-from understudy.pika.restoring import RestoreFailed, Step
+from understudy.pika.restoring import EndpointRefusals, RestoreFailed, Step
 from understudy.pika.serving import Serving
 from understudy.pika.topology import Topology
 from understudy.pika.wire import GOODBYE, Wire
@@ -78,7 +77,7 @@ class Session(Serving):
         self._recoverer = 0  # the thread that brings the connection back
         self._steps: Iterator[Step] | None = None  # what is still to be restored
         self._step: Step = ((lambda: True), math.inf)
-        self._refusals: dict[Endpoint, Exception] = {}  # of endpoints that could not be restored
+        self._refusals = EndpointRefusals()
         self._lost_at = 0.0
         self._dialer = dialer
         dialer.on_dead = _Undertaker(self)
@@ -280,10 +279,7 @@ class Session(Serving):
     def _forget_link(self, wire: Wire) -> None:
         lost = wire.lost
         assert lost is not None
-        if lost.is_verdict:
-            self.suspects.closed()
-        else:
-            self.suspects.lost()
+        self.suspects.lost(accused=lost.is_verdict)
         for told in self.on_lost:
             told(lost)
         for channel in list(self.channels.values()):
@@ -297,10 +293,7 @@ class Session(Serving):
         wire.sever(str(failure))
         self._leave(wire)
         logger.warning("%s: %s", wire.endpoint, failure)
-        is_second = wire.endpoint in self._refusals
-        self._refusals[wire.endpoint] = failure.cause
-        if is_second or self._refusals.keys() >= set(self.supervisor.endpoints):
-            self._refusals.clear()
+        if self._refusals.is_hopeless(wire.endpoint, self.supervisor.endpoints):
             raise failure.cause
 
     def _has_room(self) -> bool:
