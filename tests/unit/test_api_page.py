@@ -102,6 +102,16 @@ def test_a_writer_that_dies_in_the_middle_leaves_the_last_one(
     assert found.trouble == "after"
 
 
+def test_a_history_that_is_too_long_loses_what_is_old(ours: Page, theirs: Page) -> None:
+    entries = tuple(
+        HistoryEntry(token, "a", Role.MASTER, stamp(0), "x" * 5000, 0.5) for token in range(100)
+    )
+    ours.publish(replace(SNAPSHOT, history=entries))
+    seen = theirs.snapshot()
+    assert seen is not None
+    assert seen.history == entries[51:]
+
+
 def test_refuses_what_is_too_large(ours: Page) -> None:
     with pytest.raises(ValueError, match="do not fit"):
         ours.publish(replace(SNAPSHOT, trouble="x" * 300_000))

@@ -105,8 +105,16 @@ class Page:
         self._read: tuple[int, Snapshot | None] = (0, None)
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Raises ValueError when it is larger than the page."""
-        self._snapshot.write(replace(snapshot, at=now()).to_json())
+        """What is too large loses the older half of its history, until it fits.
+
+        Raises ValueError when it is too large without any.
+        """
+        data = replace(snapshot, at=now()).to_json()
+        if len(data) > SNAPSHOT_SIZE and snapshot.history:
+            newer = snapshot.history[len(snapshot.history) // 2 + 1 :]
+            self.publish(replace(snapshot, history=newer))
+        else:
+            self._snapshot.write(data)
 
     def beat(self, deadline: float = -math.inf, token: int = 0) -> None:
         """The writer lives; its lease, if it has one, lasts until the deadline."""
