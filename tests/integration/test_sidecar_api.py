@@ -199,6 +199,22 @@ def test_is_started_again_over_the_same_page(api: tuple[ApiProcess, Settings]) -
         assert client.get() == 200
 
 
+def test_is_killed_when_it_is_frozen(
+    api: tuple[ApiProcess, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients would hang otherwise."""
+    process, _ = api
+    process.check()
+    assert process.receive() == []
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    monkeypatch.setattr("understudyd.api.client.SILENT", -1.0)
+    process.check()
+    (gone,) = receive(process)
+    assert isinstance(gone, Gone)
+    process.check()  # nobody is there
+
+
 def test_refuses_a_place_that_is_taken(api: tuple[ApiProcess, Settings]) -> None:
     _, given = api
     with (

@@ -135,9 +135,7 @@ def test_a_master_whose_api_is_cut_stays_master(estate: SidecarEstate) -> None:
     assert (seen["master"], seen["token"], seen["source"]) == (master.name, token, "api")
     assert seen["errors"].keys() == {master.name}
     assert {node["role"] for node in seen["nodes"]} == {"master", "standby"}
-    os.kill(api, signal.SIGCONT)
-    eventually(lambda: master.is_master)
-    os.kill(api, signal.SIGKILL)
+    # frozen for long it is replaced
     eventually(lambda: master.is_master and api_of(master) != api)
     assert master.status["token"] == token
 

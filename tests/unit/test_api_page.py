@@ -102,6 +102,16 @@ def test_a_writer_that_dies_in_the_middle_leaves_the_last_one(
     assert found.trouble == "after"
 
 
+def test_the_api_signs_that_it_lives(ours: Page, theirs: Page) -> None:
+    assert ours.signed() == Pulse().beat
+    for _ in range(3):
+        before = page_module.now()
+        theirs.sign()
+        assert before <= ours.signed() <= page_module.now()
+    assert ours.pulse() == Pulse()
+    assert ours.snapshot() is None
+
+
 def test_a_history_that_is_too_long_loses_what_is_old(ours: Page, theirs: Page) -> None:
     entries = tuple(
         HistoryEntry(token, "a", Role.MASTER, stamp(0), "x" * 5000, 0.5) for token in range(100)

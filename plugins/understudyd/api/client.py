@@ -11,13 +11,14 @@ import sys
 from types import TracebackType
 
 from understudy.errors import ConfigurationError, UnderstudyError
-from understudyd.api.page import Page
+from understudyd.api.page import Page, now
 from understudyd.api.words import LARGEST, Failed, Listening, Order, Settings, Verdict, pack, unpack
 
 __all__ = ["ApiProcess", "Gone"]
 
 START_TIME = 15.0  # s; it takes 0.2 s, or as long as the place of a dead sidecar's API is taken
 STOP_TIME = 2.0  # s
+SILENT = 10.0  # s; it signs every second
 
 
 class Gone:
@@ -117,6 +118,11 @@ class ApiProcess:
             if isinstance(word, (Order, Failed, Listening)):
                 words.append(word)
         return words
+
+    def check(self) -> None:
+        """Kill a process that is frozen or stuck, whose clients would hang; then comes Gone."""
+        if self._process is not None and now() - self.page.signed() > SILENT:
+            self._process.kill()
 
     def reply(self, order: Order, code: int, reason: str = "") -> None:
         """202 accepted, 409 not possible now, 412 wrong state."""

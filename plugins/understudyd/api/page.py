@@ -1,12 +1,12 @@
 """The page that the sidecar shares with its API: what to answer, and until when it is true.
 
 Rules
-* One writer, any number of readers, no lock: a reader never waits, whatever the writer does. Each
-  cell has two slots, written in turn and checked by a sum; a reader takes the newest whole one. A
-  writer that is killed in the middle leaves the last whole one.
-* Two cells. The *snapshot* is written when something has changed. The *pulse* (deadline, token and
-  the writer's own beat) is written at least every `BEAT` seconds: it is small, and what makes a
-  snapshot true or stale.
+* One writer to a cell, any number of readers, no lock: a reader never waits, whatever the writer
+  does. Each cell has two slots, written in turn and checked by a sum; a reader takes the newest
+  whole one. A writer that is killed in the middle leaves the last whole one.
+* The *snapshot* is written when something has changed. The *pulse* (deadline, token and the
+  writer's own beat) is written at least every `BEAT` seconds: it is small, and what makes a
+  snapshot true or stale. In a third cell the API tells every second that it lives itself.
 * Times are seconds of CLOCK_BOOTTIME, the keeper's clock, which all processes of a host share.
 """
 
@@ -30,6 +30,7 @@ __all__ = ["BEAT", "Page", "Pulse", "Snapshot", "now"]
 BEAT = 0.25  # s
 SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
 PULSE = struct.Struct("=ddQ")  # beat, deadline, token
+SIGN = struct.Struct("=d")  # when the API was last known to live
 ROUNDS = 5  # a slot that changes while it is read was written twice meanwhile: look again
 SNAPSHOT_SIZE = 256 * 1024  # bytes; a hundred entries of history and as many nodes are 50 KB
 
@@ -94,14 +95,17 @@ class Page:
 
     def __init__(self, descriptor: int | None = None) -> None:
         """A new page, or the one behind an inherited descriptor."""
-        size = 2 * (SLOT.size + PULSE.size) + 2 * (SLOT.size + SNAPSHOT_SIZE)
+        sizes = [PULSE.size, SIGN.size, SNAPSHOT_SIZE]
+        size = sum(2 * (SLOT.size + one) for one in sizes)
         if descriptor is None:
             descriptor = os.memfd_create("understudy-api", os.MFD_CLOEXEC)
             os.truncate(descriptor, size)
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, size)
-        self._pulse = _Cell(self._memory, 0, PULSE.size)
-        self._snapshot = _Cell(self._memory, 2 * (SLOT.size + PULSE.size), SNAPSHOT_SIZE)
+        begins = [sum(2 * (SLOT.size + one) for one in sizes[:index]) for index in range(3)]
+        self._pulse, self._sign, self._snapshot = (
+            _Cell(self._memory, begin, one) for begin, one in zip(begins, sizes, strict=True)
+        )
         self._read: tuple[int, Snapshot | None] = (0, None)
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -130,6 +134,15 @@ class Page:
         if data:
             self._read = (sequence, Snapshot.from_json(data))
         return self._read[1]
+
+    def sign(self) -> None:
+        """The API lives."""
+        self._sign.write(SIGN.pack(now()))
+
+    def signed(self) -> float:
+        """When it last said so."""
+        _, data = self._sign.read()
+        return float(SIGN.unpack(data)[0]) if data else -math.inf
 
     def close(self) -> None:
         self._memory.close()

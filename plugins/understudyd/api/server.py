@@ -61,6 +61,7 @@ def serve(page: Page, channel: socket.socket, control: int) -> int:
     except OSError as exc:  # ssl.SSLError is one
         channel.send(pack(Failed(_told(word, exc))))
         return 1
+    page.sign()
     channel.send(pack(Listening()))
     return asyncio.run(_Server(page, channel, control, word, tls, listeners).run())
 
@@ -111,6 +112,7 @@ class _Server:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
+            self._page.sign()
             self._crowd.sweep(now())
 
     def _open(self) -> None:

@@ -69,6 +69,8 @@ class Face:
 
     def beat(self, deadline: float, token: int) -> None:
         self._process.page.beat(deadline, token)
+        if self._is_up:
+            self._process.check()
 
     def configure(self, settings: Settings) -> None:
         if self._is_up:
