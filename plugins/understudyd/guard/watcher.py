@@ -48,6 +48,7 @@ def main() -> None:
     assert isinstance(setup, Setup)
     if setup.lock is not None:  # what its libraries need is loaded now, not when control has died
         open_backend(setup.lock.uri, setup.lock.group, setup.lock.attempt).close()
+    become_subreaper()  # before there is anything to inherit
     group = Group.create()
     gc.collect()
     gc.freeze()  # what is shared with the guard stays shared
@@ -89,7 +90,6 @@ def _end_with(work: Callable[[], None]) -> NoReturn:
 class _Watcher:
     def __init__(self, around: Surroundings, below: Wire, pid: int) -> None:
         name_process("understudywatch")
-        become_subreaper()
         harden()
         self._around = around
         self._page = around.page

@@ -126,11 +126,14 @@ class FileBackend:
     # --- as the holder --------------------------------------------------------------------------
 
     def _look_as_holder(self, held: _Open) -> Observation:
-        file = self._open()
-        os.close(file.descriptor)
-        if file.incarnation != held.incarnation:
+        there = ""  # deleted; to make a new one is for whoever may hold it
+        with contextlib.suppress(FileNotFoundError):
+            file = self._open(0)
+            os.close(file.descriptor)
+            there = file.incarnation
+        if there != held.incarnation:
             lost = f"the lock file {self.path} was deleted or replaced"
-            return Observation(None, file.incarnation, lost=lost)
+            return Observation(None, there, lost=lost)
         return Observation(_read(held.descriptor), held.incarnation)
 
     def _write_as_holder(
@@ -146,9 +149,8 @@ class FileBackend:
 
     # --------------------------------------------------------------------------------------------
 
-    def _open(self) -> _Open:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        return _Open.of(os.open(self.path, flags, 0o660))
+    def _open(self, also: int = os.O_CREAT) -> _Open:
+        return _Open.of(os.open(self.path, os.O_RDWR | os.O_CLOEXEC | also, 0o660))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[_Open]:
