@@ -196,8 +196,15 @@ def test_the_watcher_takes_over_what_the_guard_had() -> None:
     assert actions == [KillAll(), Tell(Fencing(7, "its guard was lost"))]
     assert len(dead(it.receive(Empty(), LEASE, 10.1))) == 1
     nothing = Custody(KILL, PATIENCE)
-    assert nothing.receive(TakeOver(0, has_lock=False), LEASE, 10.0) == [KillAll()]
-    assert nothing.receive(Empty(), LEASE, 10.1) == [LetGo()]
+    assert nothing.receive(TakeOver(0, has_lock=False), Lease(), 10.0) == [KillAll()]
+    assert nothing.receive(Empty(), Lease(), 10.1) == [LetGo()]
+
+
+def test_a_launch_that_the_guard_did_not_live_to_read_is_told_to_be_over() -> None:
+    it = Custody(KILL, PATIENCE)
+    it.receive(TakeOver(0, has_lock=False), LEASE, 10.0)
+    (told,) = dead(it.receive(Empty(), LEASE, 10.1))
+    assert (told.token, told.left) == (7, ())
 
 
 def test_a_machine_that_slept_fences_first() -> None:

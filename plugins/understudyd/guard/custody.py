@@ -262,7 +262,8 @@ class Custody:
         return [EndControl()]
 
     def _take_over(self, event: TakeOver, lease: Lease, now: float) -> list[Action]:
-        self.token = event.token
+        # of a launch that the guard did not live to read, control waits for the end all the same
+        self.token = event.token or lease.token
         self._has_lock = event.has_lock
         self._is_last = True
         return self._begin_killing("its guard was lost", now)
