@@ -159,7 +159,8 @@ def test_a_frozen_sidecar_is_a_503_and_not_a_hang(
     given = settings()
     process, _ = sidecar(given)
     with Client(given) as client:
-        assert client.get() == client.get("/liveness") == 200
+        assert client.get() == 200
+        until(lambda: client.get("/liveness") == 200)  # a busy machine may keep it waiting
         process.send_signal(signal.SIGSTOP)
         until(lambda: client.get("/liveness") == 503)
         until(lambda: client.get() == 503)

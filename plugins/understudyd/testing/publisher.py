@@ -37,8 +37,8 @@ def main() -> None:
         threading.Thread(target=_occupy, daemon=True).start()
     with ApiProcess(settings) as api:
         api.page.publish(snapshot)
-        api.page.beat(now() + LEASE, snapshot.status.token or 0)
         api.start()
+        api.page.beat(now() + LEASE, snapshot.status.token or 0)
         print(api.pid, flush=True)
         while True:
             select.select([api], [], [], BEAT)
