@@ -10,7 +10,6 @@ Rules
 * Exclusion goes before everything, a pause too: who loses the lock loses the broker. What a pause
   does stop is what the nodes would do by themselves: campaign, and hand over for an ill broker.
 * A switchover asks first whether the candidate can be master, and touches the master after that.
-  The candidate then has a head start of a lease over all others, the old master among them.
 * A reign that ends badly keeps this node out for a while, twice as long each time, until one lasts.
 
 ==============  ===============================================================================
@@ -36,7 +35,6 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, TypeAlias
 
-from understudyd import election
 from understudyd.board.port import Answer, Request
 from understudyd.config.model import Group, Node
 from understudyd.drivers.port import Reign
@@ -45,6 +43,7 @@ from understudyd.health.port import Health
 from understudyd.lock import words as lock
 from understudyd.lock.keeper import Keeper, State
 from understudyd.lock.port import Observation
+from understudyd.sidecar.campaign import Campaign
 from understudyd.sidecar.checks import Checks
 from understudyd.sidecar.moves import judge
 from understudyd.sidecar.penalty import Penalty
@@ -69,11 +68,10 @@ from understudyd.sidecar.words import (
     Slept,
     Stop,
 )
-from understudyd.status import Member, Role
+from understudyd.status import Role
 
 __all__ = ["Machine", "Phase"]
 
-NEWS = 1.0  # s to wait at the start for what the board says, a pause above all
 STAMPING = 5.0  # s to stamp the store
 GRACE = 1.0  # s beyond their own limits until hooks count as unanswered
 
@@ -101,8 +99,7 @@ class Machine:
         self.pid: int | None = None
         self.could_not_fence = False
         self._penalty = Penalty(group.timings.lease, chance)
-        self._started_at = math.inf
-        self._members: tuple[Member, ...] | None = None  # None: not known yet
+        self._campaign = Campaign()
         self.seen: Observation | None = None  # what the lock showed last
         self.seen_at = -math.inf
         self._claimed: Observation | None = None  # what our last claim was to replace
@@ -153,8 +150,7 @@ class Machine:
             moments.append(self._until)
         if self.phase in (Phase.STARTING, Phase.MASTER):
             moments.append(self.checks.due)
-        if self._members is None:
-            moments.append(self._started_at + NEWS)
+        moments.append(self._campaign.due)
         if self.phase is Phase.STOPPING:
             moments.append(self.keeper.deadline)
         if self.phase is Phase.STANDBY and math.isfinite(self._penalty.until):
@@ -163,10 +159,10 @@ class Machine:
 
     def receive(self, event: Event, now: float) -> list[Action]:
         """Take in what happened; return what to do, in order."""
-        self._started_at = min(self._started_at, now)
+        self._campaign.begin(now)
         if isinstance(event, lock.Seen):
             self.seen, self.seen_at = event.observation, now
-        actions = self._campaign(now) + self._feed(lock.Tick(), now)
+        actions = self._stand(now) + self._feed(lock.Tick(), now)
         if isinstance(event, _OF_THE_KEEPER):
             actions += self._feed(event, now)
             is_news = isinstance(event, lock.Seen) and self.seen is self.keeper.observation
@@ -201,20 +197,11 @@ class Machine:
             return []
         return handler(self, event, now)
 
-    def _campaign(self, now: float) -> list[Action]:
+    def _stand(self, now: float) -> list[Action]:
         """Tell the keeper whether it may claim the lock, and how late."""
+        may = self.is_ready(now) and not self.is_paused
         record = self.seen.record if self.seen else None
-        is_early = self._members is None and now < self._started_at + NEWS
-        if is_early or not self.is_ready(now) or self.is_paused or self.node.nofailover:
-            permit = lock.Permit(False)
-        elif record is not None and record.released and record.heir == self.node.name:
-            permit = lock.Permit(True)
-        else:
-            gone = record.holder if record else ""
-            wait = election.delay(self._members or (), self.node.name, self.node.weight, gone)
-            if record is not None and record.released and record.heir:
-                wait += record.lease
-            permit = lock.Permit(True, wait)
+        permit = self._campaign.permit(may, self.node, record, now)
         if permit == self._permit or self.phase not in (Phase.STANDBY, Phase.RELEASING):
             return []
         self._permit = permit
@@ -245,7 +232,7 @@ class Machine:
 
     def _refused(self, event: lock.Refuse, now: float) -> list[Action]:
         patience = self.group.timings.patience
-        if now <= self._started_at + 2 * patience:
+        if now <= self._campaign.began + 2 * patience:
             self._refused_until = now + 1.1 * patience  # a late word of a dead one passes
         return [self._say(f"can't take part: {event.cause}", logging.ERROR)]
 
@@ -389,7 +376,7 @@ class Machine:
     # --- others ---------------------------------------------------------------------------------
 
     def _learn_peers(self, event: Peers, _: float) -> list[Action]:
-        self._members = event.members
+        self._campaign.hear(event.members)
         for member in event.members:
             self.keeper.learn(max(member.stamp, member.token or 0))
         return []
@@ -416,7 +403,7 @@ class Machine:
             return Answer(412, f"{self.node.name} is {self.phase.value}, not master"), ""
         if self.is_paused:
             return Answer(409, "the group is paused; resume it first"), ""
-        return judge(request, self.group, self.node.name, self._members or ())
+        return judge(request, self.group, self.node.name, self._campaign.members)
 
     def _pause(self, request: Request, now: float) -> list[Action]:
         is_paused = request.command == "pause"
@@ -448,14 +435,12 @@ class Machine:
 
     def _settle(self, now: float) -> list[Action]:
         actions = self._overdue(now)
-        if self._members is None and now >= self._started_at + NEWS:
-            self._members = ()
         if self.phase is Phase.STANDBY and now >= self._penalty.until:
             self._penalty.until = -math.inf
         if self.phase is Phase.STOPPING and now >= self.keeper.deadline:
             self.phase = Phase.FENCING
             actions += self._kill("the lease is over")
-        actions += self._campaign(now)
+        actions += self._stand(now)
         is_out = self.phase is Phase.STANDBY and self.keeper.state is State.WATCHING
         if self.is_stopping and is_out:
             code = 3 if self.could_not_fence else 0
