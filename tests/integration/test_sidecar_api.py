@@ -31,6 +31,8 @@ from understudyd.config.values import network
 from understudyd.status import BrokerStatus, ClusterStatus, NodeStatus, Role
 from understudyd.testing import publisher
 
+pytestmark = pytest.mark.integration
+
 SECONDS = 20.0  # nothing here takes so long
 STATUS = NodeStatus("g", "a", Role.MASTER, "master", 7, None, "a", BrokerStatus(True))
 SNAPSHOT = Snapshot(STATUS, ClusterStatus("g", "file:/x", "a", 7))
@@ -405,10 +407,11 @@ def test_slow_clients_are_many_and_harm_nobody(
     limit = 5000
     if hard != resource.RLIM_INFINITY and hard < limit + 500:
         pytest.skip(f"only {hard} open files are allowed here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit + 500), hard))
     given = settings()
     sidecar(given, busy=1)
     with contextlib.ExitStack() as stack, Client(given) as patient:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit + 500), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         assert patient.get() == 200
         for number in range(limit):
             slow = socket.create_connection((given.listen.host, given.listen.port), SECONDS)
