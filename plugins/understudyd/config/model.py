@@ -12,6 +12,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -126,6 +128,11 @@ class Node:
     weight: int = 1  # the heaviest is master first
     nofailover: bool = False  # never to be master
 
+    @cached_property
+    def address(self) -> str:
+        """Where clients reach it: scheme, host and port."""
+        return parse(self.uri.reveal()).endpoints[0].address
+
 
 @dataclass(frozen=True)
 class Group:
@@ -141,7 +148,12 @@ class Group:
     def uris(self, master: str | None) -> tuple[str, ...]:
         """Where clients reach the group: scheme, host and port of each node, the master's first."""
         nodes = sorted(self.nodes.values(), key=lambda node: node.name != master)
-        return tuple(parse(node.uri.reveal()).endpoints[0].address for node in nodes)
+        return tuple(_address(node.uri.reveal()) for node in nodes)
+
+
+@lru_cache(maxsize=256)  # a sidecar asks several times a second
+def _address(uri: str) -> str:
+    return parse(uri).endpoints[0].address
 
 
 @dataclass(frozen=True)
