@@ -318,3 +318,29 @@ def test_a_broker_that_blocks_before_anybody_listens_is_remembered() -> None:
     assert link.blocked.method.reason == "low on memory"
     link.feed(method(0, spec.Connection.Unblocked()))
     assert link.blocked is None
+
+
+@pytest.mark.parametrize("within", ["publish", "ask"])
+def test_a_handler_that_writes_before_the_bytes_of_what_it_interrupts_loses_the_link(
+    within: str,
+) -> None:
+    """The broker would count its message first, and confirm it under the tag of the other."""
+    written: list[bytes] = []
+    handlers: list[Any] = []
+
+    def write(data: bytes) -> None:
+        if handlers:
+            handlers.pop()()
+        written.append(data)
+
+    link = Link(write, pika.ConnectionParameters(), 0)
+    channel = link.open_channel(1, Told())
+    channel.select_confirms()
+    written.clear()
+    handlers.append(lambda: channel.publish(OutMessage("", "q", b"handler's", None, False)))
+    if within == "publish":
+        channel.publish(OutMessage("", "q", b"interrupted", None, False))
+    else:
+        channel.ask(spec.Basic.Qos(0, 1, False), spec.Basic.QosOk)
+    assert str(link.lost) == INTERRUPTED
+    assert not any(b"handler's" in data for data in written)

@@ -5,6 +5,8 @@ Rules
   Anything else comes from a signal handler: the link is lost through nobody's fault. Nothing is
   read or written after that. A frame is never larger than what was negotiated.
 * A link is not thread-safe; its owner serialises all calls. It never waits.
+* A signal handler that writes between the note of what is outstanding and its bytes would change
+  their order, and with it the tags of the broker: then the link is lost, through nobody's fault.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ class Link:
         self.agreed_heartbeat = heartbeat
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None  # and unblocked
         self.blocked: Any = None  # the frame that said so, until it is over
+        self.is_noting = False  # something is noted as written that is about to be
         self._write = write
         self._parameters = parameters
         self._buffer = b""

@@ -150,13 +150,21 @@ class LinkChannel:
         """Write a request; raises the caller's encoding errors and writes nothing then."""
         data = frame.Method(self.number, method).marshal()
         ask = Ask(replies)
+        self._begin_note()
         try:
             self._asked.append(ask)
             self.link.write(data)
         except BaseException:
             self.link.interrupted()
             raise
+        finally:
+            self.link.is_noting = False
         return ask
+
+    def _begin_note(self) -> None:
+        if self.link.is_noting:
+            self.link.interrupted()  # nothing is written any more; who waits for it is told
+        self.link.is_noting = True
 
     def send(self, method: Any) -> None:
         """Write a method that has no answer."""
@@ -171,6 +179,7 @@ class LinkChannel:
         """Write a message; in confirm mode what is returned tells when it is settled."""
         frames = message.frames(self.number, self.link.frame_max)
         sent = Sent(message.message_id)
+        self._begin_note()
         try:
             if self.is_confirming:
                 self.unsettled[self.next_tag] = sent
@@ -179,6 +188,8 @@ class LinkChannel:
         except BaseException:
             self.link.interrupted()
             raise
+        finally:
+            self.link.is_noting = False
         return sent
 
     def close(self, code: int, text: str) -> Ask:

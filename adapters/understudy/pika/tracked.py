@@ -70,6 +70,7 @@ class TrackedPublisher:
         self._thread: threading.Thread | None = None
         self._tick = threading.Condition(session.lock)
         self._is_lingering = False
+        self._is_writing = False
         self._mandatory: dict[str, Publishing] = {}  # whose callbacks hear of a message's return
         self._refusals = Refusals(session.supervisor)
         self._given_up: Exception | None = None
@@ -228,19 +229,28 @@ class TrackedPublisher:
         wire = session.wire
         if wire is None or not session.is_live or not session.suspects.may_go(self):
             return
+        if self._is_writing:  # in a signal handler: what is noted would get others' tags
+            wire.interrupted()
+            return
+        self._is_writing = True
+        try:
+            self._write_all(wire)
+        except BaseException:
+            wire.interrupted()
+            raise
+        finally:
+            self._is_writing = False
+
+    def _write_all(self, wire: Wire) -> None:
         outbox = self._outbox
         while wire.lost is None:
             entries = outbox.next_unwritten(BATCH)
             if not entries:
                 return
             link = self._link or self._open(wire)
-            session.suspects.began(self)
-            try:
-                wire.write(b"".join(self._noted(entries, link, wire)))
-            except BaseException:
-                wire.interrupted()
-                raise
-            if not session.options.confirms:
+            self._session.suspects.began(self)
+            wire.write(b"".join(self._noted(entries, link, wire)))
+            if not self._session.options.confirms:
                 outbox.confirmed(0, multiple=True)
                 self._maybe_end_turn()
 

@@ -7,8 +7,8 @@ Rules
   `sever`, `is_alive` and `abandon` need no lock and never wait.
 * A wire that cannot be written to any more is still read to its end: the broker's last words tell
   why (and which message was one too many).
-* A signal handler may interrupt any of this and use the wire itself: what it writes follows what is
-  being written, and a read within a read, which can't be sorted out, severs the wire.
+* A signal handler may interrupt any of this and use the wire itself: what it writes waits until
+  what is being written is. A read within a read, or a write that can't wait, severs the wire.
 * The descriptor is closed by whoever uses the wire, once nobody polls it any more.
 """
 
@@ -138,6 +138,9 @@ class Wire(Link):
             self._lose(self._failed)
 
     def _write_more(self) -> None:
+        if self._is_writing:  # how much of that is on its way can't be told in here
+            self.interrupted()
+            return
         try:
             sent = self._sock.send(self._out)
         except NOT_NOW:
