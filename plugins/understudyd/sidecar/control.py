@@ -65,6 +65,8 @@ from understudyd.status import HistoryEntry, stamp
 __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
+GUARDS = 0.5  # s between two signs of life that the guards are asked for
+SHOWN = 1.0  # s until what has not changed is shown to the API again, as being true still
 NAP = 0.5  # s that the clocks may differ more than before
 
 
@@ -112,8 +114,9 @@ class Control:
         self._following = Worker[str]("understudy-hooks", self._hook_ended)
         self._news = News()
         self._counts = Counts()
-        self._look_at = self._beat_at = -math.inf
+        self._look_at = self._beat_at = self._guards_at = -math.inf
         self._shown: Snapshot | None = None
+        self._shown_at = -math.inf
         self._offset = _clock_offset()
         self._quit: Quit | None = None
 
@@ -224,11 +227,12 @@ class Control:
             self._billboard.look(view.member(self.machine, moment))
         self._face.beat(*view.lease(self.machine))
         shown = view.snapshot(self.machine, moment, self._news, self._counts.values)
-        if shown != self._shown or moment >= self._beat_at:
+        if shown != self._shown or moment >= self._shown_at + SHOWN:
             self._face.publish(shown)
-            self._shown = shown
-        if moment >= self._beat_at:
-            self._beat_at = moment + BEAT
+            self._shown, self._shown_at = shown, moment
+        self._beat_at = moment + BEAT
+        if moment >= self._guards_at:
+            self._guards_at = moment + GUARDS
             self._driver.beat()
 
     # --- actions --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, flo
     is_cut = keeper.observation is None or now - machine.seen_at > machine.group.timings.lease
     trouble = keeper.refused or ("the lock does not answer" if is_cut else "")
     return Snapshot(
-        status=status(machine, now),
+        status=status(machine),
         cluster=cluster(machine, now, news.members),
         history=news.history,
         uris=machine.group.uris(machine.holder),
@@ -37,15 +37,14 @@ def lease(machine: Machine) -> tuple[float, int]:
     return machine.keeper.deadline, machine.token
 
 
-def status(machine: Machine, now: float) -> NodeStatus:
-    deadline, token = machine.keeper.deadline, machine.token
+def status(machine: Machine) -> NodeStatus:
+    """What is left of the lease is for the API to say, at the moment of its answer."""
     return NodeStatus(
         group=machine.group.name,
         node=machine.node.name,
         role=machine.role,
         state=_state(machine),
-        token=token,
-        lease_remaining_s=None if token is None else round(max(0.0, deadline - now), 3),
+        token=machine.token,
         master=machine.holder,
         broker=BrokerStatus(machine.checks.is_healthy, machine.pid),
     )

@@ -42,6 +42,7 @@ class Nemesis:
             fault = self._random.choice(self._of_nodes + self._of_the_lock)
             node = self._random.choice(list(self._estate.nodes.values()))
             said.append(f"{fault.__name__.strip('_')} {node.name}")
+            print(f"{time.strftime('%H:%M:%S')} {said[-1]}")
             fault(node)
             self.faults += 1
             time.sleep(self._random.uniform(0, 0.4))
