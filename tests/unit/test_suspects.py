@@ -33,6 +33,33 @@ def test_suspects_go_one_at_a_time_in_their_order_and_others_after_them() -> Non
     assert suspects.may_go("d")
 
 
+def test_calls_go_before_outboxes() -> None:
+    """An outbox may have hundreds of messages to try one by one; its turn is long."""
+    suspects = Suspects()
+    suspects.began("outbox", is_outbox=True)
+    for party in "ab":
+        suspects.began(party)
+    suspects.lost(accused=True)
+    for party in ("a", "b", "outbox"):
+        assert [one for one in ("outbox", *"ab") if suspects.may_go(one)] == [party]
+        suspects.began(party, is_outbox=party == "outbox")
+        suspects.ended(party)
+    assert not suspects
+
+
+def test_what_restores_a_connection_goes_unasked_and_is_told_from_the_others() -> None:
+    suspects = Suspects()
+    suspects.began("shell")
+    assert suspects.is_alone("shell")
+    suspects.began("a")
+    assert not suspects.is_alone("shell")
+    suspects.lost(accused=True)
+    suspects.began("shell")
+    assert not suspects.may_go("a")
+    suspects.ended("shell")
+    assert suspects.may_go("a")
+
+
 def test_one_that_was_alone_is_alone_again() -> None:
     suspects = Suspects()
     suspects.began("a")

@@ -201,7 +201,7 @@ class AsyncPublisher:
                 batch = self._outbox.next_unwritten(BATCH)
                 if not batch:
                     break
-                suspects.began(self)
+                suspects.began(self, is_outbox=True)
                 for entry in batch:
                     self._write(entry, link)
 

@@ -248,7 +248,7 @@ class TrackedPublisher:
             if not entries:
                 return
             link = self._link or self._open(wire)
-            self._session.suspects.began(self)
+            self._session.suspects.began(self, is_outbox=True)
             wire.write(b"".join(self._noted(entries, link, wire)))
             if not self._session.options.confirms:
                 outbox.confirmed(0, multiple=True)
