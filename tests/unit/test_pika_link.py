@@ -260,16 +260,19 @@ def test_topology_forgets_what_is_gone() -> None:
 def test_a_close_convicts_only_who_was_alone_with_it() -> None:
     """What a request or a message of another thread has done is not the caller's fault."""
 
-    def closed(*numbers: int, more: bool = False) -> LinkLost:
+    def closed(*numbers: int, more: bool = False, opens: bool = False) -> LinkLost:
         link, _ = opened()
         message = OutMessage("", "q", b"", None, False)
         for number in (1, 2):
             channel = link.open_channel(number, Told())
             channel.select_confirms()
             link.feed(method(number, spec.Channel.OpenOk()))
+            link.feed(method(number, spec.Confirm.SelectOk()))
             channel.keeps_more = lambda: more
         for number in numbers:
             link.channels[number].publish(message)
+        if opens:
+            link.open_channel(3, Told())
         link.feed(method(0, spec.Connection.Close(501, "FRAME_ERROR", 0, 0)))
         assert link.lost is not None
         return link.lost
@@ -279,6 +282,34 @@ def test_a_close_convicts_only_who_was_alone_with_it() -> None:
     assert not closed(1, 2).convicts()
     assert not closed(1, 1).convicts()
     assert not closed(1, more=True).convicts()
+    assert not closed(1, opens=True).convicts()
+    assert closed(opens=True).convicts()
+
+
+def test_a_message_counts_for_what_was_written_right_before_it() -> None:
+    link, _ = opened()
+    channel = link.open_channel(1, Told())
+    assert channel.outstanding == 1
+    channel.select_confirms()
+    channel.publish(OutMessage("", "q", b"", None, False))
+    assert channel.outstanding == 1
+    assert channel.is_alone()
+
+
+def test_messages_are_not_alone_with_a_request_that_is_none_of_theirs() -> None:
+    """A refused channel.open or secret closes the connection, and names nobody."""
+    link, _ = opened()
+    channel = link.open_channel(1, Told())
+    channel.select_confirms()
+    channel.publish(OutMessage("", "q", b"", None, False))
+    link.open_channel(2, Told())
+    assert not channel.is_alone()
+    link.feed(method(2, spec.Channel.OpenOk()))
+    assert channel.is_alone()
+    link.update_secret("new", "because")
+    assert not channel.is_alone()
+    link.feed(method(0, spec.Connection.UpdateSecretOk()))
+    assert channel.is_alone()
 
 
 def test_an_exception_of_a_signal_handler_is_not_the_brokers_fault() -> None:

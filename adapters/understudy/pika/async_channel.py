@@ -156,6 +156,16 @@ class AsyncChannel(Declarations, AsyncTransactions):
 
     # --- restoring: see `understudy.pika.restoring` ---------------------------------------------
 
+    async def opened(self, deadline: Deadline) -> None:
+        """Have it opened for the first time; raises as `AsyncSession.exchange`, and a refusal."""
+
+        def begin(wire: Wire) -> Callable[[], bool]:
+            self._session.open(self)
+            return lambda: self.is_closed or self._is_on_a_link()
+
+        await self._session.exchange(begin, deadline)
+        self._check_open()
+
     def restore_on(self, link: Link) -> LinkChannel:
         self._forget_deliveries()  # of a first attempt on this wire
         self._fresh = link.open_channel(self.number, self)
@@ -169,6 +179,7 @@ class AsyncChannel(Declarations, AsyncTransactions):
 
     def restored(self, channel: LinkChannel) -> None:
         self._link, self._fresh = channel, None
+        self.has_been_open = True
         if self.is_closed:
             assert self._session.wire is not None
             self._ask_to_close(channel, self._session.wire)

@@ -20,9 +20,7 @@ from understudy.pika.async_fanout import AsyncFanout
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.dialing import SCHEMES, PikaDialer, read_parameters
 from understudy.pika.errors import IS_CLOSED, ConnectFailed, ConnectionLost
-from understudy.pika.link_channel import LinkLost
-from understudy.pika.requests import VERDICTS, timed_out
-from understudy.pika.wire import Wire
+from understudy.pika.requests import timed_out
 
 __all__ = ["AsyncConnection"]
 
@@ -164,7 +162,6 @@ class AsyncConnection(AlarmCallbacks):
         number = self._free_number(session)
         channel = session.channels[number] = AsyncChannel(session, number)
         deadline = session.deadline()
-        session.open(channel)
         try:
             await channel.opened(deadline)
         except BaseException as exc:
@@ -194,34 +191,17 @@ class AsyncConnection(AlarmCallbacks):
         session = self._open_session()
         deadline = session.deadline()
         try:
-            wire = await self._update_secret(session, new_secret, reason, deadline)
+            wire = await session.exchange(
+                lambda wire: wire.update_secret(new_secret, reason).is_over, deadline
+            )
         except DeadlinePassed:
             raise timed_out("Connection.UpdateSecret", session, deadline) from None
         if wire.endpoint.username is not None:
             self._dialer.secrets[wire.endpoint.username] = new_secret
 
-    async def _update_secret(
-        self, session: AsyncSession, secret: str, reason: str, deadline: Deadline
-    ) -> Wire:
-        verdicts = 0
-        while True:
-            await session.ready(lambda: session.is_live, deadline)
-            wire = session.wire
-            assert wire is not None
-            with session.writing(wire):
-                ask = wire.update_secret(secret, reason)
-            try:
-                if await session.answered(wire, ask.is_over, deadline.moment):
-                    return wire
-            except LinkLost as lost:
-                verdicts += lost.convicts()
-                if verdicts >= VERDICTS and lost.cause is not None:
-                    raise lost.cause from None
-                continue
-            raise DeadlinePassed
-
     def _soon(self, callback: Callable[..., Any], *arguments: Any) -> None:
-        self._open_session().loop.call_soon(callback, *arguments)
+        assert self._session is not None
+        self._session.loop.call_soon(callback, *arguments)  # closed or not
 
     def _open_session(self) -> AsyncSession:
         if self.is_closed:

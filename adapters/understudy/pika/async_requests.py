@@ -17,7 +17,7 @@ from pika import exceptions
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.pika.async_session import AsyncSession
 from understudy.pika.link_channel import Ask, LinkChannel, LinkLost
-from understudy.pika.requests import VERDICTS, is_held, timed_out
+from understudy.pika.requests import Verdicts, is_held, timed_out
 from understudy.pika.wire import Wire
 
 __all__ = ["AsyncRequests"]
@@ -29,6 +29,7 @@ class AsyncRequests:
     def __init__(self, session: AsyncSession, number: int) -> None:
         self.number = number
         self.is_closed = False
+        self.has_been_open = False  # on any wire
         self._session = session
         self._link: LinkChannel | None = None  # None until it is open on the present wire
         self._fresh: LinkChannel | None = None  # being restored
@@ -55,7 +56,7 @@ class AsyncRequests:
         """
         session = self._session
         deadline = session.deadline()
-        verdicts = 0
+        verdicts = Verdicts()
         party = object()
         try:
             while True:
@@ -71,16 +72,14 @@ class AsyncRequests:
                     if not await self.answered(wire, ask, deadline):
                         raise DeadlinePassed
                 except LinkLost as lost:
-                    verdicts += lost.convicts()
-                    if verdicts >= VERDICTS and lost.cause is not None:
-                        raise lost.cause from None
+                    if culprit := verdicts.note(lost.cause, lost.convicts()):
+                        raise culprit from None
                     continue
                 finally:
                     self._asks.remove((ask, method.INDEX))
                 if ask.failed is None:
                     return ask
-                verdicts += 1
-                if ask is self._culprit or verdicts >= VERDICTS:
+                if verdicts.note(ask.failed) or ask is self._culprit:
                     raise ask.failed
         except DeadlinePassed:
             raise timed_out(method.NAME, session, deadline) from None
@@ -108,19 +107,6 @@ class AsyncRequests:
             keep()
             if is_held(asked[-1][0], self._link, self._fresh):
                 return  # else it was restored without it meanwhile
-
-    async def opened(self, deadline: Deadline) -> None:
-        """Wait until a broker has opened it for the first time; raises as `usable`."""
-        while True:
-            link = await self.usable(deadline)
-            wire = self._session.wire
-            assert wire is not None
-            try:
-                if await self._session.answered(wire, lambda: not link.is_asked, deadline.moment):  # noqa: B023
-                    return
-            except LinkLost:
-                continue
-            raise DeadlinePassed
 
     async def begin(self, party: Hashable, deadline: Deadline) -> LinkChannel:
         """`usable`, when it is its turn (see `core.suspects`); the session is owed an `end`."""

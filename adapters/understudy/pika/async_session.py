@@ -34,6 +34,7 @@ from understudy.pika.async_waiting import AsyncWaiting
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link_channel import LinkLost
+from understudy.pika.requests import Verdicts
 from understudy.pika.restoring import EndpointRefusals, RestoreFailed, Step
 from understudy.pika.topology import Topology
 from understudy.pika.wire import GOODBYE, Wire
@@ -119,6 +120,34 @@ class AsyncSession(AsyncWaiting):
             raise DeadlinePassed
         assert self._failure is not None
         raise copy.copy(self._failure)
+
+    async def exchange(
+        self, begin: Callable[[Wire], Callable[[], bool]], deadline: Deadline
+    ) -> Wire:
+        """Have something done that every new wire needs anew, in turn (see `core.suspects`).
+
+        ``begin`` writes it, and returns what tells that it is over. Raises as `ready`, and the
+        broker's error when it closes the connection over it.
+        """
+        suspects, party, verdicts = self.suspects, object(), Verdicts()
+        try:
+            while True:
+                await self.ready(lambda: self.is_live and suspects.may_go(party), deadline)
+                wire = self.wire
+                assert wire is not None
+                suspects.began(party)
+                with self.writing(wire):
+                    is_over = begin(wire)
+                try:
+                    if await self.answered(wire, is_over, deadline.moment):
+                        return wire
+                except LinkLost as lost:
+                    if culprit := verdicts.note(lost.cause, lost.convicts()):
+                        raise culprit from None
+                else:
+                    raise DeadlinePassed
+        finally:
+            self.end(party)
 
     def end(self, party: Hashable) -> None:
         """Nothing of this party's is outstanding any more; see `core.suspects`."""
@@ -215,19 +244,26 @@ class AsyncSession(AsyncWaiting):
         """Use a wire for as long as it lives; the error if no endpoint restores what there was."""
         try:
             self._attach(wire)
+            self.suspects.began(self)  # restoring is a party that nobody keeps waiting
             await self._drive(wire, self._all_steps(wire))
             self._refusals.clear()
             self._is_live = True
+            self.end(self)
             self.changed()
             while True:
                 await self.answered(wire, lambda: bool(self._to_open))
                 await self._open_channels(wire)
-        except LinkLost:
+        except LinkLost as lost:
+            if lost.is_verdict and lost.cause is not None and self._is_restoring_to_blame(wire):
+                return self._endpoint_failed(wire, RestoreFailed(lost.cause))
             return None
         except RestoreFailed as exc:
             return self._endpoint_failed(wire, exc)
         finally:
             self._leave(wire)
+
+    def _is_restoring_to_blame(self, wire: Wire) -> bool:
+        return self.suspects.is_alone(self) and restoring.is_to_blame(wire)
 
     async def _drive(self, wire: Wire, steps: Iterator[Step]) -> None:
         while True:
@@ -243,7 +279,8 @@ class AsyncSession(AsyncWaiting):
         if methods:
             yield from restoring.topology(wire, methods, self.channels, until)
         self._to_open.clear()
-        living = [channel for channel in self.channels.values() if not channel.is_closed]
+        channels = self.channels.values()
+        living = [one for one in channels if one.has_been_open and not one.is_closed]
         yield from restoring.channels(wire, living, until)
 
     async def _open_channels(self, wire: Wire) -> None:

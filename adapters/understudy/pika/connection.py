@@ -22,6 +22,7 @@ from understudy.pika.dialing import PikaDialer, read_parameters
 from understudy.pika.dispatching import Dispatching
 from understudy.pika.errors import ConnectFailed
 from understudy.pika.fanout import FanoutPublisher
+from understudy.pika.link_channel import Ask
 from understudy.pika.requests import answered, timed_out
 from understudy.pika.session import Session
 from understudy.pika.tracked import TrackedPublisher
@@ -196,15 +197,16 @@ class BlockingConnection(Dispatching, AlarmCallbacks, pika.BlockingConnection):
         session = self._session
         with session.lock:
             self._check_open("update_secret")
-            answered(
-                session,
-                lambda wire: wire.update_secret(new_secret, reason),
-                "Connection.UpdateSecret",
-                session.deadline(),
-            )
-            wire = session.wire
-            if wire is not None and wire.endpoint.username is not None:
-                self._dialer.secrets[wire.endpoint.username] = new_secret
+            told: list[Wire] = []
+
+            def begin(wire: Wire) -> Ask:
+                told.append(wire)
+                return wire.update_secret(new_secret, reason)
+
+            answered(session, begin, "Connection.UpdateSecret", session.deadline())
+            username = told[-1].endpoint.username
+            if username is not None:
+                self._dialer.secrets[username] = new_secret
 
     def _check_open(self, what: str) -> None:
         if self._session.is_closed:

@@ -65,7 +65,7 @@ class Link:
         self._parameters = parameters
         self._buffer = b""
         self._expected: type | None = spec.Connection.Start
-        self._secrets: list[Ask] = []  # that wait for their answer
+        self.secrets: list[Ask] = []  # that wait for their answer
 
     def write(self, data: bytes) -> None:
         if self.lost is None:
@@ -100,7 +100,7 @@ class Link:
 
     def update_secret(self, secret: str, reason: str) -> Ask:
         ask = Ask((spec.Connection.UpdateSecretOk,))
-        self._secrets.append(ask)
+        self.secrets.append(ask)
         self.send(0, spec.Connection.UpdateSecret(secret, reason))
         return ask
 
@@ -178,7 +178,7 @@ class Link:
             cause = exceptions.ConnectionClosedByBroker(method.reply_code, method.reply_text)
             text = f"the broker closed the connection: {method.reply_code} {method.reply_text}"
             outstanding = sum(channel.outstanding for channel in self.channels.values())
-            outstanding += len(self._secrets)
+            outstanding += len(self.secrets)
             raise LinkLost(text, cause, outstanding=outstanding)
         if kind is spec.Connection.CloseOk:
             self.is_closed = True
@@ -186,8 +186,8 @@ class Link:
             method_frame = frame.Method(0, method)
             self.blocked = method_frame if kind is spec.Connection.Blocked else None
             self.on_blocked(method_frame)
-        elif kind is spec.Connection.UpdateSecretOk and self._secrets:
-            self._secrets.pop(0).answer = frame.Method(0, method)
+        elif kind is spec.Connection.UpdateSecretOk and self.secrets:
+            self.secrets.pop(0).answer = frame.Method(0, method)
         elif kind is self._expected:
             self._handshake(method)
         else:

@@ -128,23 +128,22 @@ class LinkChannel:
         self._fragments: list[bytes] = []
 
     @property
-    def is_asked(self) -> bool:
-        """Whether a request waits for its answer."""
-        return bool(self._asked)
-
-    @property
     def outstanding(self) -> int:
-        """Messages and requests without an answer."""
-        return self._requests + len(self.unsettled) + self.keeps_more()
+        """Messages and requests without an answer; a message counts for what goes before it."""
+        rest = self._requests + len(self.unsettled) + self.keeps_more()
+        return rest or int(bool(self._asked))
 
     @property
     def _requests(self) -> int:
         return sum(ask.replies[0] not in OF_FIRST_MESSAGE for ask in self._asked)
 
     def is_alone(self) -> bool:
-        """Whether nothing but messages of this channel waits for an answer on its link."""
-        others = (other for other in self.link.channels.values() if other is not self)
-        return not self._requests and not any(other.outstanding for other in others)
+        """Whether messages of this channel, and what goes before the first one, are all that waits
+        for an answer on its link."""
+        link = self.link
+        others = (other for other in link.channels.values() if other is not self)
+        is_asked = self._requests or link.secrets
+        return not is_asked and not any(other.outstanding for other in others)
 
     def ask(self, method: Any, *replies: type) -> Ask:
         """Write a request; raises the caller's encoding errors and writes nothing then."""

@@ -27,7 +27,7 @@ from understudy.pika.errors import Nacked, Unroutable, refused
 from understudy.pika.link_channel import LinkChannel, LinkLost, Sent
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.refusals import nacked, unroutable
-from understudy.pika.requests import HIGH_WATER, VERDICTS, check_size, too_late
+from understudy.pika.requests import HIGH_WATER, Verdicts, check_size, too_late
 from understudy.pika.transactions import Transactions
 from understudy.pika.wire import Wire
 
@@ -99,7 +99,7 @@ class Publishing(Transactions):
     def _publish_until_settled(self, message: OutMessage, deadline: Deadline) -> Sent:
         session = self._session
         confirms = session.options.confirms or self._delivery_confirmation
-        verdicts = 0
+        verdicts = Verdicts()
         written = False
         while True:
             sent = None
@@ -121,9 +121,9 @@ class Publishing(Transactions):
                 elif not session.wait(wire, sent.is_settled, deadline.moment):
                     raise DeadlinePassed
             except LinkLost as lost:
-                verdicts += sent is not None and lost.convicts(own=int(link.is_confirming))
-                if verdicts >= VERDICTS:
-                    raise refused(lost.cause or lost, message.message_id) from None
+                counts = sent is not None and lost.convicts(own=int(link.is_confirming))
+                if culprit := verdicts.note(lost.cause, counts):
+                    raise refused(culprit, message.message_id) from None
             except DeadlinePassed:
                 raise too_late(message, written, session, deadline) from None
             else:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HIGH_WATER",
-    "VERDICTS",
     "Requests",
+    "Verdicts",
     "answered",
     "check_size",
     "is_held",
@@ -31,8 +31,20 @@ __all__ = [
     "too_late",
 ]
 
-VERDICTS = 2  # connections that one call may cost before it counts as the culprit
+VERDICTS = 2  # channels and connections that one call may cost before it counts as the culprit
 HIGH_WATER = 2**18  # bytes that may wait for a slow socket before nothing more is written
+
+
+class Verdicts:
+    """How often a broker has closed the channel or the connection over one call."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def note(self, cause: Exception | None, counts: bool = True) -> Exception | None:
+        """One more, if it ``counts``; the cause, when the call has to end with it."""
+        self._count += counts
+        return cause if self._count >= VERDICTS else None
 
 
 class Requests:
@@ -44,6 +56,7 @@ class Requests:
         self.number = number
         self._link: LinkChannel | None = None  # None until it is open on the present wire
         self._fresh: LinkChannel | None = None  # being restored
+        self.has_been_open = False  # on an earlier wire
         self._is_closed = False
         self._closing_reason: Exception | None = None
 
@@ -108,7 +121,7 @@ def is_held(asked: LinkChannel, link: LinkChannel | None, fresh: LinkChannel | N
 
 def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline: Deadline) -> Ask:
     """With the lock held: have a request answered, begun anew on each wire that it takes."""
-    verdicts = 0
+    verdicts = Verdicts()
     try:
         while True:
             try:
@@ -118,9 +131,8 @@ def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline
                     wire.sever(f"no answer to {name} within timeout")  # it would be another's
                     raise DeadlinePassed
             except LinkLost as lost:
-                verdicts += lost.convicts()
-                if verdicts >= VERDICTS and lost.cause is not None:
-                    raise lost.cause from None
+                if culprit := verdicts.note(lost.cause, lost.convicts()):
+                    raise culprit from None
             else:
                 if ask.failed is not None:
                     raise ask.failed

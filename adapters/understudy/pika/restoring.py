@@ -7,7 +7,10 @@ Rules
 * Requests are written in one go wherever their order alone is enough.
 * What an earlier connection of ours still holds, because the broker has not noticed its death
   (exclusive queues 405, exclusive consumers 403), is asked for again until three heartbeats have
-  passed. Anything else that a broker refuses makes this endpoint fail.
+  passed. Anything else that a broker refuses, or closes the connection over, makes this endpoint
+  fail.
+* A channel is restored once it has been open: over one that a broker does not take, everything
+  else would be refused as well.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ __all__ = [
     "Restored",
     "Step",
     "channels",
+    "is_to_blame",
     "topology",
 ]
 
@@ -134,12 +138,11 @@ def channels(link: Link, wanted: Iterable[Restored], until: float) -> Iterator[S
         for one in opening:
             channel = one.restore_on(link)
             asks = [channel.ask(method, REPLIES[type(method)]) for method in one.requests()]
-            begun.append((one, channel, asks[-1:]))
+            begun.append((one, channel, [channel.opening, *asks][-1]))
         opening = []
         reason = None
         for one, channel, last in begun:
-            if last:
-                yield last[0].is_over, math.inf
+            yield last.is_over, math.inf
             if channel.reason is None:
                 one.restored(channel)
             else:
@@ -147,6 +150,11 @@ def channels(link: Link, wanted: Iterable[Restored], until: float) -> Iterator[S
                 reason = channel.reason
         if reason is not None:
             yield from _once_unlocked(reason, until)
+
+
+def is_to_blame(link: Link) -> bool:
+    """Whether restoring is what the broker closes this link over: no replayed message can be."""
+    return not any(channel.keeps_more() for channel in link.channels.values())
 
 
 def _answered(asks: list[Ask]) -> int:

@@ -179,7 +179,8 @@ class Session(Serving):
         try:
             self._restore(deadline, look_around)
         except LinkLost as lost:
-            if lost.is_verdict and lost.cause is not None:
+            assert self.wire is not None
+            if lost.is_verdict and lost.cause and restoring.is_to_blame(self.wire):
                 self._endpoint_failed(RestoreFailed(lost.cause))
         except DeadlinePassed:
             raise  # the next caller goes on from here
@@ -218,7 +219,8 @@ class Session(Serving):
         methods = self.topology.methods()
         if methods:
             yield from restoring.topology(wire, methods, self.channels, until)
-        yield from restoring.channels(wire, list(self.channels.values()), until)
+        opened = [channel for channel in self.channels.values() if channel.has_been_open]
+        yield from restoring.channels(wire, opened, until)
 
     def _restore(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
         wire = self.wire

@@ -23,7 +23,7 @@ from understudy.pika.errors import TransactionRolledBack
 from understudy.pika.generating import Generating
 from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage
-from understudy.pika.requests import VERDICTS, check_size, timed_out, too_late
+from understudy.pika.requests import Verdicts, check_size, timed_out, too_late
 from understudy.pika.restoring import Restored, RestoreFailed, Step
 from understudy.pika.wire import Wire
 
@@ -116,7 +116,7 @@ class Transactions(Generating):
                 session.end()
 
     def _commit_or_tell(self, log: TransactionLog[OutMessage], deadline: Deadline) -> Any:
-        verdicts = 0
+        verdicts = Verdicts()
         while True:
             self._session.leave_if_lost()
             if log.doom is not None:
@@ -131,10 +131,9 @@ class Transactions(Generating):
             try:
                 return self._commit(log, deadline)
             except LinkLost as lost:
-                verdicts += lost.convicts()
-                if verdicts >= VERDICTS and lost.cause is not None:
+                if culprit := verdicts.note(lost.cause, lost.convicts()):
                     log.ended()
-                    raise lost.cause from None
+                    raise culprit from None
 
     def _commit(self, log: TransactionLog[OutMessage], deadline: Deadline) -> Any:
         session = self._session
