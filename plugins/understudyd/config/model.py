@@ -13,7 +13,6 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -149,11 +148,6 @@ class Group:
         """Where clients reach the group: scheme, host and port of each node, the master's first."""
         nodes = sorted(self.nodes.values(), key=lambda node: node.name != master)
         return tuple(_address(node.uri.reveal()) for node in nodes)
-
-
-@lru_cache(maxsize=256)  # a sidecar asks several times a second
-def _address(uri: str) -> str:
-    return parse(uri).endpoints[0].address
 
 
 @dataclass(frozen=True)
