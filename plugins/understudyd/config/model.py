@@ -147,7 +147,7 @@ class Group:
     def uris(self, master: str | None) -> tuple[str, ...]:
         """Where clients reach the group: scheme, host and port of each node, the master's first."""
         nodes = sorted(self.nodes.values(), key=lambda node: node.name != master)
-        return tuple(_address(node.uri.reveal()) for node in nodes)
+        return tuple(node.address for node in nodes)
 
 
 @dataclass(frozen=True)
