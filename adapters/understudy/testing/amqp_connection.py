@@ -233,6 +233,8 @@ class PeerConnection:
             return
         elif method == BASIC_PUBLISH:
             channel.arguments, _ = serialization().loads("Bssbb", arguments, 0)
+        elif self._peer.on_method(self, number, method):
+            return
         elif method in SIMPLE:
             self._answer_simply(number, method, arguments)
         else:

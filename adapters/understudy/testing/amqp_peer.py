@@ -15,6 +15,7 @@ from types import TracebackType
 from understudy.testing.amqp_connection import Answer, PeerConnection, PeerMessage
 from understudy.testing.amqp_handshake import HandshakeFault
 from understudy.testing.amqp_wire import serialization
+from understudy.testing.frames import MethodId
 
 __all__ = ["Answer", "PeerConnection", "PeerMessage", "ScriptedPeer"]
 
@@ -24,6 +25,11 @@ HOST = "127.0.0.1"
 def always_ack(connection: PeerConnection, nth: int, message: PeerMessage) -> Answer:
     """The default script."""
     return "ack"
+
+
+def deal_with_nothing(connection: PeerConnection, channel: int, method: MethodId) -> bool:
+    """The default script for all other requests."""
+    return False
 
 
 class ScriptedPeer:
@@ -38,14 +44,17 @@ class ScriptedPeer:
     * ``"reset"`` (RST), ``"fin"`` (the socket is closed without a word)
 
     Anything else it can do itself, by the methods of ``connection``. It runs in the connection's
-    thread. ``handshake`` names a fault of the handshake (see ``HandshakeFault``), None is a correct
-    one; it may be changed for connections to come. Without publisher confirms acks are not sent.
+    thread. ``on_method(connection, channel, method)`` is asked for every other request, and returns
+    whether the script has dealt with it. ``handshake`` names a fault of the handshake (see
+    ``HandshakeFault``), None is a correct one; it may be changed for connections to come. Without
+    publisher confirms acks are not sent.
     """
 
     def __init__(
         self,
         *,
         on_publish: Callable[[PeerConnection, int, PeerMessage], Answer] = always_ack,
+        on_method: Callable[[PeerConnection, int, MethodId], bool] = deal_with_nothing,
         handshake: HandshakeFault | None = None,
         frame_max: int = 131072,  # RabbitMQ's default
         heartbeat: int = 0,  # seconds offered; 0 leaves it to the client
@@ -55,6 +64,7 @@ class ScriptedPeer:
     ) -> None:
         serialization()
         self.on_publish = on_publish
+        self.on_method = on_method
         self.handshake = handshake
         self.frame_max = frame_max
         self.heartbeat = heartbeat
