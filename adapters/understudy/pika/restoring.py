@@ -83,9 +83,7 @@ class EndpointRefusals:
 
 
 class Restored(Protocol):
-    """A channel of the application's."""
-
-    number: int
+    """A channel of the application's, or one of ours that it needs."""
 
     def restore_on(self, link: Link) -> LinkChannel:
         """Open it on this link, but tell the application nothing yet."""

@@ -38,7 +38,7 @@ from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
 from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
-from understudy.pika.restoring import EndpointRefusals, RestoreFailed, Step
+from understudy.pika.restoring import EndpointRefusals, Restored, RestoreFailed, Step
 from understudy.pika.serving import Serving
 from understudy.pika.topology import Topology
 from understudy.pika.wire import GOODBYE, Wire
@@ -73,6 +73,7 @@ class Session(Serving):
         self.buffered = 0  # bytes of deliveries that the application has not taken
         self.on_blocked: Callable[[Any], None] = lambda method_frame: None
         self.on_lost: list[Callable[[LinkLost], None]] = []
+        self.own_channels: Callable[[], list[Restored]] = list  # to restore beside ``channels``
         self.suspects = Suspects()
         self._recoverer = 0  # the thread that brings the connection back
         self._steps: Iterator[Step] | None = None  # what is still to be restored
@@ -220,7 +221,7 @@ class Session(Serving):
         if methods:
             yield from restoring.topology(wire, methods, self.channels, until)
         opened = [channel for channel in self.channels.values() if channel.has_been_open]
-        yield from restoring.channels(wire, opened, until)
+        yield from restoring.channels(wire, [*opened, *self.own_channels()], until)
 
     def _restore(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
         wire = self.wire

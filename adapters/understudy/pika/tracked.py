@@ -3,7 +3,8 @@
 Rules
 * One for each connection, with a channel of its own, so that a refused message closes no channel of
   the application's. Only a request to a direct reply-to (which RabbitMQ ties to its channel) and
-  what is sent in a transaction do not come here.
+  what is sent in a transaction do not come here. It is restored like theirs where messages wait, so
+  that no message is refused for a channel that a broker does not open.
 * The caller writes, and reads confirms only when the outbox is full: that is what makes it fast. A
   daemon thread looks every `TICK` whether the callers have left messages alone, and then takes in
   confirms, brings the connection back and writes; it ends when there is nothing to look after.
@@ -21,7 +22,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pika import exceptions
+from pika import exceptions, spec
 
 from understudy import errors
 from understudy.core.events import MessageFailed
@@ -30,9 +31,11 @@ from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
 from understudy.pika.errors import SendTimeout, refused
+from understudy.pika.link import Link
 from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage, id_of
 from understudy.pika.refusals import Refusals, nacked, unroutable
+from understudy.pika.restoring import REPLIES
 from understudy.pika.session import Session
 from understudy.pika.wire import Wire
 
@@ -44,6 +47,15 @@ __all__ = ["TrackedPublisher"]
 TICK = 0.01  # s
 LINGER = 1.0  # s that the thread stays when there is nothing to do; starting one costs 0.1 ms
 RETURNABLE = 10_000  # mandatory messages that may still come back where no confirm ends that
+REFUSED = (  # what says that nothing can be sent now
+    errors.ConnectFailed,
+    exceptions.ChannelClosedByBroker,
+    exceptions.ConnectionClosedByBroker,
+)
+WITHIN = (
+    "this signal handler has interrupted the call that writes, and would wait for it: only leave a "
+    "note in the handler, and send or flush after that call"
+)
 BATCH = 256  # messages written in one call; about 4 ms of work
 
 _publishers: weakref.WeakSet[TrackedPublisher] = weakref.WeakSet()
@@ -75,6 +87,7 @@ class TrackedPublisher:
         self._refusals = Refusals(session.supervisor)
         self._given_up: Exception | None = None
         session.on_lost.append(self._link_lost)
+        session.own_channels = lambda: [] if self._outbox.is_empty else [self]
         _publishers.add(self)
 
     def __repr__(self) -> str:
@@ -125,6 +138,8 @@ class TrackedPublisher:
     def _serve(self, is_over: Any, deadline: Deadline) -> None:
         """Have the connection usable, write, and wait; a lost link only means to come again."""
         session = self._session
+        if self._is_writing:
+            raise exceptions.ReentrancyError(WITHIN)
         try:
             wire = session.usable(deadline)
             self._write()
@@ -158,7 +173,7 @@ class TrackedPublisher:
             if self.flush(Deadline(limit / 1000)):
                 return
             reason = f"not confirmed within closeTimeout={limit} ms"
-        except (errors.ConnectFailed, exceptions.ChannelClosedByBroker) as exc:
+        except REFUSED as exc:
             if isinstance(exc, errors.DeliveryFailed):
                 raise
             reason = str(exc)
@@ -229,9 +244,8 @@ class TrackedPublisher:
         wire = session.wire
         if wire is None or not session.is_live or not session.suspects.may_go(self):
             return
-        if self._is_writing:  # in a signal handler: what is noted would get others' tags
-            wire.interrupted()
-            return
+        if self._is_writing:
+            return  # in a signal handler: the call that it has interrupted goes on with it
         self._is_writing = True
         try:
             self._write_all(wire)
@@ -270,13 +284,24 @@ class TrackedPublisher:
             yield message.frames(link.number, wire.frame_max)
 
     def _open(self, wire: Wire) -> LinkChannel:
-        number = wire.free_number(self._session.channels)
-        link = wire.open_channel(number, self)
-        link.keeps_more = lambda: self._outbox.is_awaiting
-        if self._session.options.confirms:
-            link.select_confirms()
+        """On a wire that was restored when there was nothing to send."""
+        link = self.restore_on(wire)
+        for method in self.requests():
+            link.ask(method, REPLIES[type(method)])
         self._link = link
         return link
+
+    def restore_on(self, link: Link) -> LinkChannel:
+        fresh = link.open_channel(link.free_number(self._session.channels), self)
+        fresh.keeps_more = lambda: self._outbox.is_awaiting
+        return fresh
+
+    def requests(self) -> Iterator[Any]:
+        if self._session.options.confirms:
+            yield spec.Confirm.Select()
+
+    def restored(self, channel: LinkChannel) -> None:
+        self._link = channel
 
     def _unsendable(self, entry: Entry[OutMessage], wire: Wire) -> None:
         """No link could carry it: taken out, as the caller's error."""
