@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -25,11 +26,31 @@ def function(*_: Any) -> None:
     raise TimeoutError("of a function")
 
 
+def one_shot(*_: Any) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    raise TimeoutError("of a function that is registered no longer")
+
+
+def one_shot_of_names(number: int, frame: FrameType | None) -> None:
+    one_shot(number, frame)
+
+
 def _deeper() -> None:
     raise TimeoutError("of what the handler called")
 
 
-@pytest.fixture(params=[function, Ringing().method, Ringing(), partial(function, 1)])
+HANDLERS = [
+    function,
+    Ringing().method,
+    Ringing(),
+    partial(function, 1),
+    one_shot,
+    one_shot_of_names,
+    partial(one_shot, 1),
+]
+
+
+@pytest.fixture(params=HANDLERS)
 def ring(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGALRM, request.param)
     yield lambda: signal.raise_signal(signal.SIGALRM)
@@ -40,6 +61,10 @@ def test_wherever_it_comes(ring: Callable[[], None]) -> None:
     with pytest.raises(TimeoutError) as caught:
         ring()
     assert is_of_signal_handler(caught.value)
+    assert not isinstance(caught.value, ValueError)
+
+
+def test_it_is_not_passed_over(ring: Callable[[], None]) -> None:
     with pytest.raises(TimeoutError), passing_over(TimeoutError, ValueError):
         ring()
 

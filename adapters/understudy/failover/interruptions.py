@@ -14,7 +14,8 @@ import threading
 import traceback
 from collections.abc import Iterator
 from functools import partial
-from types import CodeType
+from itertools import chain, pairwise
+from types import CodeType, FrameType
 from typing import Any
 
 __all__ = ["is_of_signal_handler", "passing_over"]
@@ -24,8 +25,11 @@ def is_of_signal_handler(exc: BaseException) -> bool:
     """Whether a signal handler of Python's raised this, or anything that it called."""
     if threading.current_thread() is not threading.main_thread():
         return False  # handlers run nowhere else
+    frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
+    if any(_was_given(inner, outer) for outer, inner in pairwise(frames)):
+        return True
     handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
-    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(exc.__traceback__))
+    return any(frame.f_code in handlers for frame in frames)
 
 
 @contextlib.contextmanager
@@ -36,6 +40,19 @@ def passing_over(*kinds: type[Exception]) -> Iterator[None]:
     except kinds as exc:
         if is_of_signal_handler(exc):
             raise
+
+
+def _was_given(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether this one was called with its caller's frame, as Python calls handlers.
+
+    It finds one that is registered no longer: a handler for one shot, which resets itself.
+    """
+    code = frame.f_code
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & inspect.CO_VARARGS)
+    values = [frame.f_locals.get(name) for name in code.co_varnames[:count]]
+    given = chain.from_iterable(v if type(v) is tuple else (v,) for v in values)
+    return any(one is interrupted for one in given)
 
 
 def _code(handler: Any) -> CodeType | None:
