@@ -80,7 +80,7 @@ class OutboxMachine(RuleBasedStateMachine):
             entry.item.tag = self.tag
             entry.item.attempts += 1
         if self.probed & set(self.flight()) and not self.outbox.poison_total:
-            assert len(self.flight()) == 1
+            assert len(self.flight()) == 1 or (self.together and set(self.flight()) <= self.probed)
 
     @rule(tag=st.integers(-1, 12), multiple=st.booleans(), positive=st.booleans())
     def answer_anything(self, tag: int, multiple: bool, positive: bool) -> None:
@@ -97,7 +97,9 @@ class OutboxMachine(RuleBasedStateMachine):
         stale = self.outbox.stale_confirms
         expected = self.settle(tag, multiple)
         answer = self.outbox.confirmed if positive else self.outbox.refused
+        covered = self.outbox.covered(tag, multiple)
         gone = answer(tag, multiple)
+        assert gone == covered
         assert [entry.item for entry in gone] == expected
         assert [entry.returned for entry in gone] == [m.returned for m in expected]
         nothing = not gone and len(self.ghosts) == before
@@ -135,6 +137,8 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(alone=st.booleans())
     def close_by_error(self, alone: bool) -> None:
         flight = self.flight()
+        if flight:
+            self.together = not alone and (self.together or not self.probed)
         self.probed |= set(flight)
         expected = None
         if len(flight) == 1 and not self.ghosts and alone:

@@ -40,8 +40,9 @@ The poison rule: a message whose sending alone closed the channel or connection 
   resources (506), an error before the first write: those are `link_lost`. An internal error (541)
   counts, or a message that causes one would be sent for ever. ``alone=False`` when anything
   outside this outbox was outstanding on what was closed (other channels of a closed connection,
-  untracked publishes): then nobody is struck. While `is_probing`, such traffic should wait; see
-  `core.suspects`.
+  untracked publishes): then nobody is struck, and the suspects are sent together once more, for as
+  a rule none of them was the reason; a close that meets them alone has them sent one at a time.
+  While `is_probing`, such traffic should wait; see `core.suspects`.
 * Where the broker names the culprit (a STOMP ERROR with its receipt-id), no search is needed:
   ``refused(tag, False)``, then ``link_lost()``.
 
@@ -53,8 +54,8 @@ oldest entry on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice, takewhile
 from typing import Generic, TypeVar
 
 __all__ = ["STRIKES", "Entry", "Outbox"]
@@ -113,6 +114,7 @@ class Outbox(Generic[T]):
         self._last_tag = 0  # of this link
         self._lowest_tag = 1  # nothing in flight is below it
         self._last_suspect = 0  # sequence; suspects are all entries up to it; 0 = no suspicion
+        self._is_together = False  # the suspects are sent in one go, but nothing newer
         self._confirmed_at_find: int | None = None
         self.confirmed_total = 0  # entries, without the unroutable ones
         self.unroutable_total = 0
@@ -154,7 +156,7 @@ class Outbox(Generic[T]):
 
     @property
     def is_probing(self) -> bool:
-        """Whether suspects are being sent one at a time, to find the one that closes the link."""
+        """Whether only suspects are being sent, to find the one that closes the link."""
         return self._last_suspect > 0 and self._is_still_probing()
 
     def keys(self) -> list[str]:
@@ -210,10 +212,14 @@ class Outbox(Generic[T]):
     def next_unwritten(self, limit: int) -> list[Entry[T]]:
         """The entries to write next, in order, at most ``limit``; they stay until `written`.
 
-        While suspects are probed that is one entry, or none as long as one is in flight. So ask
-        again whenever something was settled.
+        While suspects are probed that is one entry, or none as long as one is in flight (or suspects
+        only, see the poison rule). So ask again whenever something was settled.
         """
         if self.is_probing:
+            if self._is_together:
+                last = self._last_suspect
+                suspects = takewhile(lambda entry: entry.sequence <= last, self._unwritten)
+                return list(islice(suspects, max(limit, 0)))
             limit = 0 if self.in_flight else min(limit, 1)
         return list(islice(self._unwritten, max(limit, 0)))
 
@@ -243,6 +249,20 @@ class Outbox(Generic[T]):
             self._ghosts += 1
 
     # --- in: from the broker --------------------------------------------------------------------
+
+    def covered(self, tag: int, multiple: bool = False) -> list[Entry[T]]:
+        """What `confirmed` or `refused` would return. They are still here.
+
+        For who tells others: an exception of a signal handler between `confirmed` and the telling
+        would leave a message that nobody sends again and nobody hears of.
+        """
+        if not multiple:
+            tags: Iterable[int] = (tag,)
+        else:
+            last = tag or self._last_tag
+            tags = range(self._lowest_tag, last + 1) if last <= self._last_tag else ()
+        found = map(self._flight.get, tags)
+        return [entry for entry in found if entry is not None and not entry.dropped]
 
     def confirmed(self, tag: int, multiple: bool = False) -> list[Entry[T]]:
         """The broker has them: remove and return the entry, or all up to ``tag`` if ``multiple``.
@@ -315,6 +335,7 @@ class Outbox(Generic[T]):
         outbox was outstanding there, and may have been the reason.
         """
         accusable = alone and not self._ghosts
+        self._is_together = not alone and (self._is_together or not self._last_suspect)
         count = self.link_lost()
         if not count:
             return None
@@ -354,6 +375,7 @@ class Outbox(Generic[T]):
         is_over = not self._unwritten or self._unwritten[0].sequence > self._last_suspect
         if is_over or (found is not None and self.confirmed_total > found):
             self._last_suspect = 0
+            self._is_together = False
             self._confirmed_at_find = None
             return False
         return True
