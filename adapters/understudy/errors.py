@@ -18,6 +18,7 @@ __all__ = [
     "ConnectionLost",
     "DeliveryFailed",
     "LockLost",
+    "ReentrancyError",
     "Refused",
     "SendTimeout",
     "TransactionRolledBack",
@@ -55,6 +56,17 @@ class ConnectFailed(UnderstudyError):
         self.attempts = tuple(attempts)
         text = message or (type(self).__doc__ or "").strip().splitlines()[0]
         super().__init__("\n  ".join([text, *map(str, self.attempts)]))
+
+
+class ReentrancyError(UnderstudyError):
+    """A signal handler waits for the broker on a connection whose own work it has interrupted."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(
+            message
+            or "this signal handler has interrupted the connection at its own work, so no answer "
+            "can come: only leave a note in the handler, and send after the call it has interrupted"
+        )
 
 
 class ConnectionLost(UnderstudyError):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from understudy.core.events import Connected, GaveUp
-from understudy.errors import Attempt, ConnectFailed
+from understudy.errors import Attempt, ConnectFailed, ReentrancyError
 from understudy.failover import forking
 from understudy.failover import supervisor as supervisor_module
 from understudy.failover.deadline import Deadline, DeadlinePassed
@@ -49,6 +49,15 @@ def test_what_arrives_when_nobody_needs_it_any_more_is_closed(bench: Bench) -> N
     bench.dialer.succeed(A)
     bench.dialer.wait_until(lambda: bench.dialer.connections)
     bench.dialer.wait_until(lambda: not bench.dialer.open)
+    assert acquire(supervisor).endpoint == A
+
+
+def test_a_signal_handler_does_not_wait_for_what_it_has_interrupted(bench: Bench) -> None:
+    """No other thread could bring a connection while it holds the lock."""
+    supervisor = bench.supervisor()
+    bench.dialer.succeed(A)
+    with supervisor._control.lock, pytest.raises(ReentrancyError, match="leave a note"):
+        acquire(supervisor)
     assert acquire(supervisor).endpoint == A
 
 

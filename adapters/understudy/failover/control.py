@@ -159,6 +159,8 @@ class Control(Generic[C]):
         for connection in [*self.connections.clear(), *self.spares.clear()]:
             with contextlib.suppress(Exception):
                 self.dialer.abandon(connection)
+        with contextlib.suppress(RuntimeError):  # made while the fork began, and not held
+            self.lock.release()  # a caller whose signal handler forks may be waiting for it
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.notifier = Notifier()  # the other's lock may be held by a thread that is no more

@@ -19,7 +19,7 @@ from understudy.core.events import Event
 from understudy.core.happenings import Closed, Listed, Lost, Prefer, Spares
 from understudy.core.redact import redact
 from understudy.core.uri import FailoverURI
-from understudy.errors import Attempt, ConnectFailed
+from understudy.errors import Attempt, ConnectFailed, ReentrancyError
 from understudy.failover.control import Control
 from understudy.failover.deadline import Deadline
 from understudy.failover.dialer import Dialer
@@ -82,6 +82,11 @@ class Supervisor(Generic[C]):
         """Why each endpoint failed last, in the present outage."""
         return self._machine.attempts
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread is at work in here: it is in a signal handler."""
+        return self._control.lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
     def epoch_of(self, connection: C) -> int:
         """The epoch that a connection was handed out in; -1 for one that is over."""
         return self._connections.epoch_of(connection)
@@ -122,8 +127,11 @@ class Supervisor(Generic[C]):
         """Return a connection of the current epoch, dialing as long as it takes.
 
         ``on_wait`` is called about every 100 ms while waiting; what it raises ends the wait. Raises
-        DeadlinePassed, or ConnectFailed when the machine gave up.
+        DeadlinePassed, ConnectFailed when the machine gave up, or ReentrancyError in a signal
+        handler that has interrupted this thread in here, so that no other could connect.
         """
+        if self.is_mine:
+            raise ReentrancyError
         control = self._control
         waiter = Waiter()
         try:

@@ -17,6 +17,7 @@ __all__ = [
     "CLOSED",
     "ConnectFailed",
     "ConnectionLost",
+    "ReentrancyError",
     "Refused",
     "SendTimeout",
     "Unroutable",
@@ -37,6 +38,10 @@ class ConnectFailed(errors.ConnectFailed, OperationalError):
 
 class ConnectionLost(errors.ConnectionLost, OperationalError):
     """The connection is gone and there is no other: reconnect=false, or it was closed."""
+
+
+class ReentrancyError(errors.ReentrancyError, OperationalError):
+    """A signal handler wants a connection while the search for one is what it has interrupted."""
 
 
 class Refused(errors.Refused, OperationalError):

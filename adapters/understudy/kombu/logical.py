@@ -17,7 +17,7 @@ import amqp
 from kombu.connection import Connection
 from kombu.transport import TRANSPORT_ALIASES
 
-from understudy import discovery
+from understudy import discovery, errors
 from understudy.core.endpoint import Endpoint
 from understudy.core.events import Blocked, Unblocked
 from understudy.core.uri import FailoverURI, parse, parse_members
@@ -30,6 +30,7 @@ from understudy.failover.supervisor import Supervisor
 from understudy.failover.without_effect import warn_without_effect
 from understudy.kombu import celery
 from understudy.kombu.channel import application_channel
+from understudy.kombu.errors import ReentrancyError
 from understudy.kombu.inner import NOT_FOR_CANDIDATES, ChannelClass, Inner, InnerClient, make_client
 from understudy.kombu.masking import raw_uri
 from understudy.kombu.registration import SCHEMES
@@ -91,7 +92,7 @@ class LogicalBroker:
             return self._tracked
 
     def acquire(self, deadline: Deadline, on_wait: Callable[[], None]) -> Inner:
-        """A connection to the current broker; raises DeadlinePassed or ConnectFailed.
+        """A connection to the current broker; DeadlinePassed, ConnectFailed or ReentrancyError.
 
         While it waits ``on_wait`` is called; what that raises ends the wait.
         """
@@ -100,7 +101,10 @@ class LogicalBroker:
             on_wait()
             celery.stop_if_asked()
 
-        return self.supervisor.acquire(deadline, look_around)
+        try:
+            return self.supervisor.acquire(deadline, look_around)
+        except errors.ReentrancyError:
+            raise ReentrancyError from None
 
     def detach(self, transport: object) -> None:
         """One Connection of the application's is closed; with the last one we leave the broker."""

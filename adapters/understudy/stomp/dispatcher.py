@@ -8,6 +8,7 @@ Rules
 * A message that must be acknowledged is dropped when its connection is over before its turn comes:
   the broker delivers it again. One that was acknowledged by its delivery is not.
 * A listener that raises is logged, and the next one runs.
+* The lock is entered itself, never by its condition; see `failover.control`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Dispatcher:
         self._on_room = on_room
         self._start_thread = start_thread
         self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition()  # reentrant: a signal handler may queue as well
+        self._lock = threading.RLock()  # reentrant: a signal handler may queue as well
+        self._changed = threading.Condition(self._lock)
         self._is_started = False
         self._is_ending = False
         self._ended = threading.Event()
@@ -64,7 +66,7 @@ class Dispatcher:
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Never waits."""
-        with self._changed:
+        with self._lock:
             for job in jobs:
                 self._jobs.append(job)
                 self.bytes += job[2]
@@ -75,7 +77,7 @@ class Dispatcher:
 
     def drop_void(self) -> None:
         """Forget what does not count any more, without waiting for its turn."""
-        with self._changed:
+        with self._lock:
             self._jobs = deque(job for job in self._jobs if still_counts(job))
             self.bytes = sum(job[2] for job in self._jobs)
 
@@ -87,11 +89,18 @@ class Dispatcher:
 
     def end(self) -> None:
         """Let the thread end when it has done what is queued."""
-        with self._changed:
+        with self._lock:
             self._is_ending = True
             if not self._is_started:
                 self._ended.set()
             self._changed.notify()
+
+    def abandon(self) -> None:
+        """In a forked child: nothing runs the listeners, and what is queued is the parent's."""
+        self._lock = threading.RLock()  # the other's owner may be a thread that is no more
+        self._changed = threading.Condition(self._lock)
+        self._jobs = deque()
+        self.bytes = 0
 
     def wait_ended(self, seconds: float) -> bool:
         """Wait for the end of the thread; at once when called from it."""
@@ -106,7 +115,7 @@ class Dispatcher:
             self._ended.set()
 
     def _next(self) -> Job | None:
-        with self._changed:
+        with self._lock:
             while not self._jobs:
                 if self._is_ending:
                     return None

@@ -29,7 +29,7 @@ class ConnectionLost(errors.ConnectionLost, NotConnectedException):
     """There is no connection: connect() was not called, or disconnect() was."""
 
 
-class ReentrancyError(errors.UnderstudyError, StompException):
+class ReentrancyError(errors.ReentrancyError, StompException):
     """A signal handler waits for the broker on a connection whose own work it has interrupted."""
 
 

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from understudy.stomp.inner import Handshake, Inner
 from understudy.stomp.reader import Reader
 from understudy.stomp.sender import Sender
 from understudy.stomp.subscriptions import Command, Subscription, Transaction
+from understudy.stomp.turns import SLICE
 from understudy.stomp.wire import WireBroken
 
 if TYPE_CHECKING:
@@ -39,12 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GOODBYE", "Session"]
 
-SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 GOODBYE = 1.0  # s that a graceful end may take beyond the flush
-WITHIN = (
-    "this signal handler has interrupted the connection at its own work, so no answer can come: "
-    "only leave a note in the handler, and send after the call that it has interrupted"
-)
 CLOSED = "the connection was closed while this call waited"
 
 
@@ -229,9 +226,9 @@ class Session:
     def check_reentry(self) -> None:
         """A call that waits begins; ReentrancyError where its thread holds up the answer."""
         link = self.reader.inner
-        at_work = self.lock._is_owned()  # type: ignore[attr-defined]
+        at_work = self.lock._is_owned() or self.supervisor.is_mine  # type: ignore[attr-defined]
         if at_work or (link is not None and link.is_mine):
-            raise ReentrancyError(WITHIN)
+            raise ReentrancyError
 
     def raise_if_hopeless(self) -> None:
         """Raises what ended the hope for a connection, if something did."""
@@ -367,9 +364,12 @@ class Session:
 
     def abandon(self) -> None:
         """A forked child has no connection; what was to be sent is the parent's to send."""
+        with contextlib.suppress(RuntimeError):  # made while the fork began, and not held
+            self.lock.release()  # a caller whose signal handler forks may be waiting for it
         self.lock = threading.RLock()
         self.transport.connecting = threading.RLock()
         self.is_connected = False
         self.sender.abandon()
+        self.dispatcher.abandon()
         self.link = self.reader.inner = None
         self.is_closed = self.is_over = True

@@ -9,8 +9,9 @@ Rules
 * Only a caller whose message is the only one on its way reads. A second one sends the thread back
   to work, for `CROWDED`.
 * A parked thread looks every `PARKED` whether a caller was at work meanwhile; if not, it reads. So
-  the end of a connection that nobody uses is noticed, and a caller that never comes back (a signal
-  handler of his raised, or does not end) holds nothing up.
+  the end of a connection that nobody uses is noticed, and a caller whose signal handler raises, or
+  does not end, while he polls holds nothing up. One that does not end while he takes in what has
+  come holds up everybody, as it holds `Inner.reading`.
 
 Pure; the session's lock is held.
 """
@@ -21,7 +22,7 @@ import math
 
 __all__ = ["PARKED", "SLICE", "Turns"]
 
-SLICE = 0.1  # s; a caller at work shows it at least so often
+SLICE = 0.1  # s between two looks of a caller who waits; if he reads, he shows that he is at work
 PARKED = 0.25  # s; more than a slice
 CROWDED = 1.0  # s; handing over twice for each message would cost more than it gains
 
