@@ -274,12 +274,59 @@ def test_a_signal_handler_in_the_middle_of_our_work_is_told_so(lab: StompLab) ->
         lambda: connection.subscribe(QUEUE, id="1"),
         lambda: connection.flush(),
     ]
-    for work in (session.lock, session.link.reading, session.link.wire._lock):
+    supervisors = session.supervisor._control.lock
+    for work in (session.lock, session.link.reading, session.link.wire._lock, supervisors):
         for call in calls:
             with work, pytest.raises(ReentrancyError, match="leave a note"):
                 call()
     for call in calls:
         call()
+
+
+def test_a_signal_handler_may_wait_within_a_callers_wait(lab: StompLab) -> None:
+    """A poll object serves one wait at a time; another one in it is a RuntimeError."""
+    connection = lab.connect(lab.peer(serve))
+    wire = connection.transport.session.link.wire
+    with Handled(lambda: wire.poll(0)) as handled:
+        threading.Timer(0.1, handled.interrupt).start()
+        assert wire.poll(0.5)
+        assert handled.calls == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("which", ["reading", "session", "supervisor"])
+def test_a_child_gets_the_lock_that_it_was_forked_in_waiting_for(lab: StompLab, which: str) -> None:
+    """A signal handler forks while its thread waits for one that another thread holds."""
+    session = lab.connect(lab.peer(serve)).transport.session
+    lock = {
+        "reading": session.link.reading,
+        "session": session.lock,
+        "supervisor": session.supervisor._control.lock,
+    }[which]
+    children: list[int] = []
+    is_held = threading.Event()
+
+    def work() -> None:
+        with lock:
+            is_held.set()
+            time.sleep(0.2)  # for the other to come to wait
+            handled.interrupt()
+            time.sleep(0.2)
+
+    def fork() -> None:
+        children.append(os.fork())
+        if children[-1] == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)  # ends a child that hangs
+
+    with Handled(fork) as handled:
+        threading.Thread(target=work).start()
+        is_held.wait(PATIENCE)
+        with lock:
+            if children[-1:] == [0]:
+                os._exit(0)
+    assert [os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in children] == [0]
 
 
 @pytest.mark.parametrize(
@@ -322,7 +369,7 @@ class Interrupted(socket.socket):
         other.setblocking(False)
         other.name = name
         wire._sock.close()
-        wire._sock, wire._poll = other, None
+        wire._sock = other
 
     def send(self, *args: Any) -> int:
         self._interrupt("send")

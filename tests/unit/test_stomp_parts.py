@@ -151,6 +151,27 @@ def test_the_listeners_thread_may_be_of_the_applications_own_kind() -> None:
     assert names == ["mine"]
 
 
+def test_a_caller_enters_no_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its __enter__ is Python code: an exception of a signal handler there leaves it locked."""
+    has_begun = threading.Event()
+    dispatcher = Dispatcher(lambda *_: has_begun.set(), lambda: None)
+    dispatcher.put([("first", (), 0, None)])
+    assert has_begun.wait(30)
+    caller = threading.current_thread()
+    enter = threading.Condition.__enter__
+
+    def checked(self: threading.Condition) -> bool:
+        assert threading.current_thread() is not caller
+        return enter(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Condition, "__enter__", checked)
+        dispatcher.put([("second", (), 0, None)])
+        dispatcher.drop_void()
+    dispatcher.end()
+    assert dispatcher.wait_ended(30)
+
+
 def test_a_listener_that_exits_ends_nothing() -> None:
     """Else messages are taken from the broker, and nobody hears of them."""
     told: list[str] = []

@@ -12,6 +12,7 @@ import pytest
 from understudy.core.endpoint import Endpoint
 from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER
+from understudy.stomp import inner as inner_module
 from understudy.stomp.codec import FrameParser, RawFrame
 from understudy.stomp.commands import Commands
 from understudy.stomp.dialects import ACTIVEMQ, RABBITMQ
@@ -20,7 +21,7 @@ from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
 from understudy.stomp.message import OutMessage
 from understudy.stomp.session import Session
-from understudy.stomp.subscriptions import Subscription
+from understudy.stomp.subscriptions import Command, Subscription
 from understudy.stomp.transport import Transport
 from understudy.stomp.wire import Wire, WireBroken
 from understudy.testing.interrupting import is_interrupted
@@ -182,12 +183,14 @@ def test_a_link_is_left_when_a_signal_handler_raises_before_the_write(session: S
     assert [f.headers["x-understudy-id"] for f in wire.frames] == [lost.key, later.key]
 
 
-def reading_session() -> tuple[Session, Inner, OutMessage]:
-    """A message is on its way, and its receipt has come."""
+def reading_session(
+    come: bytes = b"RECEIPT\nreceipt-id:u1\n\n\0",
+) -> tuple[Session, Inner, OutMessage]:
+    """A message is on its way, and its receipt, or what else is said, has come."""
     session = Session(URI, Handshake(), Transport(), decode=bytes.decode)
     session.link = session.reader.inner = link = inner()
     wire: Any = link.wire
-    wire.incoming = [b"RECEIPT\nreceipt-id:u1\n\n\0"]
+    wire.incoming = [come]
     message = OutMessage({"destination": "/queue/q"}, b"", version="1.2")
     session.sender.outbox.offer(message, message.size, message.key)
     with session.lock:
@@ -210,6 +213,89 @@ def test_a_read_that_a_signal_handler_ends_leaves_a_link_that_nobody_reads_on() 
                 session.reader._read(link)
         session.close()
     assert line > 20
+
+
+@pytest.mark.parametrize(
+    ("answer", "within"),
+    [
+        (b"RECEIPT\nreceipt-id:u1\n\n\0", "core/outbox"),
+        (b"RECEIPT\nreceipt-id:u1\n\n\0", "understudy/stomp/"),
+        (b"RECEIPT\nreceipt-id:c1\n\n\0", "understudy/stomp/"),
+        (b"ERROR\nreceipt-id:u1\n\n\0", "core/outbox"),
+        (b"ERROR\nreceipt-id:u1\n\n\0", "understudy/stomp/"),
+        (b"ERROR\nreceipt-id:c1\n\n\0", "understudy/stomp/"),
+    ],
+)
+def test_a_read_that_a_signal_handler_ends_forgets_nobody_who_waits(
+    answer: bytes, within: str
+) -> None:
+    """Another thread's receipt, say: who is neither told nor known any more waits for ever."""
+    line, was_interrupted = 0, True
+    while was_interrupted:
+        line += 1
+        session, link, message = reading_session(answer)
+        _, command = session.command("SUBSCRIBE")
+        was_interrupted = is_interrupted(partial(session.reader._read, link), line, within)
+        session.reader._lost(link, "the test says so", None)
+        keys = session.sender.outbox.keys()
+        assert message.is_settled or message.key in keys, f"line {line}"
+        assert command.is_over, f"line {line}"
+        session.close()
+    assert line > 10
+
+
+def test_the_first_answer_to_a_command_counts() -> None:
+    """It may be told, and its link be lost before it is forgotten: it is not to be asked again."""
+    command = Command("COMMIT")
+    command.end()
+    command.lose()
+    command.end(ConnectionLost("the test says so"))
+    assert (command.is_done, command.is_lost, command.error) == (True, False, None)
+
+
+def test_a_tracked_send_that_a_signal_handler_ends_is_not_sent_later() -> None:
+    """It has raised: the application may send it again itself."""
+    line, was_interrupted = 0, True
+    while was_interrupted:
+        line += 1
+        uri = parse("failover:(stomp://a)?trackMessages=true")
+        session = Session(uri, Handshake(), Transport(), decode=bytes.decode)
+        message = OutMessage({"destination": "/queue/q"}, b"", version="1.2", is_tracked=True)
+        was_interrupted = is_interrupted(
+            partial(session.sender.send, message, NEVER), line, "adapters/understudy/stomp/"
+        )
+        left = [] if was_interrupted else [message.key]
+        assert session.sender.outbox.keys() == left, f"line {line}"
+        session.close()
+    assert line > 5
+
+
+def test_a_child_waits_for_no_thread_of_its_parents(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that reads, or that tells a listener something, when a signal handler forks."""
+    monkeypatch.setattr(inner_module, "FORK_PATIENCE", 0.01)
+    link = inner()
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with link.reading, session.dispatcher._lock:
+            is_held.set()
+            is_over.wait(10)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert is_held.wait(10)
+    try:
+        for owner in (link, session):
+            owner.hold()
+            owner.abandon()
+        for lock in (link.reading, session.dispatcher._lock, session.lock):
+            assert lock.acquire(blocking=False)
+            lock.release()
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def test_what_comes_on_a_link_that_was_left_is_nobodys(session: Session) -> None:

@@ -20,6 +20,7 @@ except ImportError:  # Windows
     fcntl = termios = None  # type: ignore[assignment]
 
 __all__ = [
+    "KeptPoll",
     "Wakeup",
     "is_at_end",
     "is_readable",
@@ -102,6 +103,30 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000 + 0.999)
 
 
+class KeptPoll:
+    """A poll that is kept for the next wait: making one costs more than a wait that ends at once.
+
+    A wait within a signal handler, or in another thread, that comes within a wait makes its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[tuple[int, int], ...], select.poll] | None = None
+
+    def wait(self, places: tuple[tuple[int, int], ...], seconds: float) -> None:
+        """Until one of these (descriptor, events) is ready, at most so long.
+
+        Raises what a signal handler raises, and ValueError for a descriptor that is none.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None or kept[0] != places:
+            poll = select.poll()
+            for descriptor, events in places:
+                poll.register(descriptor, events)
+            kept = places, poll
+        kept[1].poll(_ms(seconds))
+        self._kept = kept
+
+
 class Wakeup:
     """Ends another thread's wait for a socket; a socket pair, which poll understands everywhere."""
 
@@ -110,7 +135,7 @@ class Wakeup:
         self._reader.setblocking(False)
         self._writer.setblocking(False)
         self._is_set = False
-        self._poll: tuple[tuple[int, int], select.poll] | None = None  # for what it was made
+        self._poll = KeptPoll()
 
     def set(self) -> None:
         with passing_over(OSError):  # full, or closed
@@ -133,7 +158,9 @@ class Wakeup:
         try:
             if hasattr(select, "poll"):
                 mask = select.POLLIN * reading | select.POLLOUT * writing
-                self._wait_by_poll(other, mask, seconds)
+                ours = self._reader.fileno(), select.POLLIN
+                places = (ours,) if other is None else (ours, (other.fileno(), mask))
+                self._poll.wait(places, seconds)
             else:
                 readers = [self._reader] if other is None or not reading else [self._reader, other]
                 writers = [other] if other is not None and writing else []
@@ -145,23 +172,6 @@ class Wakeup:
             self._is_set = False
             with passing_over(OSError):
                 self._reader.recv(4096)
-
-    def _wait_by_poll(self, other: socket.socket | None, mask: int, seconds: float) -> None:
-        """Keeps its poll for the next wait: making one costs more than a wait that ends at once."""
-        descriptor = -1
-        if other is not None:
-            descriptor = other.fileno()
-            if descriptor < 0:
-                return
-        kept, self._poll = self._poll, None  # one within a signal handler makes its own
-        if kept is None or kept[0] != (descriptor, mask):
-            poll = select.poll()
-            poll.register(self._reader, select.POLLIN)
-            if descriptor >= 0:
-                poll.register(descriptor, mask)
-            kept = (descriptor, mask), poll
-        kept[1].poll(_ms(seconds))
-        self._poll = kept
 
     def close(self) -> None:
         self._reader.close()

@@ -24,14 +24,13 @@ from understudy.stomp.inner import Inner
 from understudy.stomp.message import OutMessage
 from understudy.stomp.session import Session
 from understudy.stomp.subscriptions import Command, Subscription, Transaction, to_be_acked
+from understudy.stomp.turns import SLICE
 from understudy.stomp.wire import WireBroken
 
 if TYPE_CHECKING:
     from understudy.failover.waiters import Waiter
 
 __all__ = ["Commands"]
-
-SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 
 
 class Commands:

@@ -3,6 +3,8 @@
 Blame for an ERROR: a message or command that it names by receipt-id is refused. RabbitMQ names
 none: then it is the only thing that waits for an answer, if there is only one; if there are several
 and messages among them, the connection is left and the outbox finds out (`OverMessage`).
+
+Who waits for a frame is told before he is forgotten: a signal handler may raise in between.
 """
 
 from __future__ import annotations
@@ -86,15 +88,17 @@ class Incoming:
             jobs += [receipt_job(one.receipt) for one in confirmed if one.receipt is not None]
             return
         with session.lock:
-            command = session.commands.pop(name, None)
-            transaction = session.promised.pop(name, None)
+            transaction = session.promised.get(name)
             if transaction is not None:
                 transaction.awaited.discard(name)
                 transaction.bell.ring()
-        if command is not None:
-            if command.receipt is not None:
-                jobs.append(receipt_job(command.receipt))
-            command.end()
+                session.promised.pop(name)
+            command = session.commands.get(name)
+            if command is not None:
+                if command.receipt is not None:
+                    jobs.append(receipt_job(command.receipt))
+                command.end()
+                session.commands.pop(name)
 
     def _error(self, frame: RawFrame, jobs: list[Job]) -> None:
         session = self._session
@@ -105,12 +109,13 @@ class Incoming:
             in_flight = session.sender.outbox.in_flight
             if name not in session.commands and not in_flight and len(session.commands) == 1:
                 name = next(iter(session.commands))
-            command = session.commands.pop(name, None)
+            command = session.commands.get(name)
             if is_message(name):
                 receipt = session.sender.refused(int(name[1:]), text)
             elif command is not None:
                 receipt = command.receipt
                 command.end(CommandRefused(f"{command.name} was refused: {text}"))
+                session.commands.pop(name)
             elif in_flight or session.commands:
                 jobs.append(("error", (self.shown(frame),), frame.size + OVERHEAD, None))
                 raise OverMessage(text)

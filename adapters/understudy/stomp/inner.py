@@ -33,6 +33,7 @@ DEFAULT_PORTS = {"stomp": 61613, "tcp": 61613, "stomp+ssl": 61614, "ssl": 61614}
 TLS_SCHEMES = frozenset({"stomp+ssl", "ssl"})
 HANDSHAKE_LIMIT = 65536  # bytes that a peer may send before it has said CONNECTED
 BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
+FORK_PATIENCE = 1.0  # s; what is taken in takes moments
 BEAT = b"\n"
 
 
@@ -95,6 +96,7 @@ class Inner:
         self._send_every = self._receive_every = 0.0  # s
         self._unread = 0
         self._has_reader = False
+        self._was_held = False
         forking.register(self)
 
     def __repr__(self) -> str:
@@ -223,12 +225,22 @@ class Inner:
     # --- fork safety ----------------------------------------------------------------------------
 
     def hold(self) -> None:
-        """Nothing: the wire's lock is held for moments, and the child makes its own."""
+        """Wait for who takes something in, but not if he waits for what the fork interrupts.
+
+        A caller may be waiting for this very lock while his signal handler forks: in the child he
+        goes on waiting for it, so it has to be free there.
+        """
+        self._was_held = self.reading.acquire(timeout=FORK_PATIENCE)
 
     def let_go(self) -> None:
-        """Nothing."""
+        if self._was_held:
+            self.reading.release()
 
     def abandon(self) -> None:
+        if self._was_held:
+            self.reading.release()
+        else:
+            self.reading = threading.RLock()  # the other's owner is a thread that is no more
         self.dead = "inherited from the parent process"
         self.wire.abandon()
 

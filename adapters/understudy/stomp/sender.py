@@ -5,6 +5,8 @@ Rules
   time is up; see `core.outbox`. What was on its way when a link broke is sent again, marked.
 * Without trackMessages the caller waits for his own receipt; with it he waits only for room.
 * Where receipts are cumulative (ActiveMQ) a batch asks for one, with its last message.
+* Who waits is told before the outbox forgets his message: a signal handler may raise in between,
+  and then the message is sent again, marked, where the other way round he would wait for ever.
 * The lock is the session's. Writing under it never waits, see `wire`.
 """
 
@@ -24,6 +26,7 @@ from understudy.failover.waiters import Waiter, Waiters
 from understudy.stomp.errors import ConnectionLost, Refused, SendTimeout
 from understudy.stomp.inner import Inner
 from understudy.stomp.message import OutMessage
+from understudy.stomp.turns import SLICE
 from understudy.stomp.wire import INTERRUPTED, WireBroken
 
 if TYPE_CHECKING:
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sender"]
 
-SLICE = 0.1  # s between two looks at whether anybody still tries to connect
 BATCH = 64  # messages for one call to the network, and on ActiveMQ for one receipt
 MOST_WAITING = 1 << 20  # bytes that may wait for the kernel; more stay in the outbox
 SILENT_CLOSES = 4  # a broker that dies this often with one message on its way is improbable
@@ -65,28 +67,28 @@ class Sender:
         """Return when it is confirmed, or tracked; SendTimeout, Refused, ConnectFailed."""
         if not message.is_tracked:
             self._session.check_reentry()
-        with self._lock:
-            self._given_up = None
-            is_in = self.outbox.offer(message, message.size, message.key)
-            if is_in:
-                self._session.something_to_send()
-            link = None if message.is_tracked else self._session.reader.takes_turn(message)
-        if not is_in:
-            self._wait_for_room(message, deadline)
-        if not message.is_tracked:
-            self._wait(message, link, deadline)
-
-    def _wait(self, message: OutMessage, link: Inner | None, deadline: Deadline) -> None:
-        """``link`` is what the caller reads himself."""
         try:
-            if link is not None:
-                self._session.reader.read_for(message, link, deadline)
-            if not message.is_settled:
-                self._wait_for_bell(message, deadline)
-        except BaseException:  # a signal: nobody waits for it any more
+            with self._lock:
+                self._given_up = None
+                is_in = self.outbox.offer(message, message.size, message.key)
+                if is_in:
+                    self._session.something_to_send()
+                link = None if message.is_tracked else self._session.reader.takes_turn(message)
+            if not is_in:
+                self._wait_for_room(message, deadline)
+            if not message.is_tracked:
+                self._wait(message, link, deadline)
+        except BaseException:  # what has raised is not sent later
             with self._lock:
                 self.outbox.drop(message.key, message)
             raise
+
+    def _wait(self, message: OutMessage, link: Inner | None, deadline: Deadline) -> None:
+        """``link`` is what the caller reads himself."""
+        if link is not None:
+            self._session.reader.read_for(message, link, deadline)
+        if not message.is_settled:
+            self._wait_for_bell(message, deadline)
         if not message.is_settled:
             with self._lock:
                 dropped = self.outbox.drop(message.key, message)
@@ -177,13 +179,13 @@ class Sender:
         ):
             try:
                 self._write(entries, link)
+                if not self.confirms:
+                    self._confirmed(self._tag, multiple=True)
             except WireBroken:
                 return
             except BaseException:  # of a signal handler; a later receipt would cover what is unsent
                 link.sever(INTERRUPTED)
                 raise
-            if not self.confirms:
-                self._settle(self.outbox.confirmed(self._tag, multiple=True))
 
     def _write(self, entries: list[Entry[OutMessage]], link: Inner) -> None:
         dialect = link.dialect
@@ -198,23 +200,26 @@ class Sender:
             pieces.append(message.frame(dialect, f"{RECEIPT}{self._tag}" if asks else None))
         link.send(*pieces)
 
-    def _settle(self, entries: list[Entry[OutMessage]]) -> list[OutMessage]:
-        for entry in entries:
-            entry.item.settle()
+    def _confirmed(self, tag: int, multiple: bool) -> list[OutMessage]:
+        messages = [entry.item for entry in self.outbox.covered(tag, multiple)]
+        for message in messages:
+            message.settle()
+        self.outbox.confirmed(tag, multiple)
         self._room.ring()
-        return [entry.item for entry in entries]
+        return messages
 
     def receipt(self, tag: int, link: Inner) -> list[OutMessage]:
         """The broker has it, and where receipts are cumulative, all before it."""
-        cumulative = link.dialect.receipts_are_cumulative
-        return self._settle(self.outbox.confirmed(tag, multiple=cumulative))
+        return self._confirmed(tag, link.dialect.receipts_are_cumulative)
 
     def refused(self, tag: int, text: str) -> str | None:
         """The broker's ERROR names this message; the receipt that its sender asked for."""
         receipt = None
-        for entry in self.outbox.refused(tag):
+        for entry in self.outbox.covered(tag):
             receipt = entry.item.receipt
             self._fail(entry, f"message {entry.key} was refused: {text}")
+        self.outbox.refused(tag)
+        self._room.ring()
         return receipt
 
     def _fail(self, entry: Entry[OutMessage], text: str) -> None:

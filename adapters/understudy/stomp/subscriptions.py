@@ -35,12 +35,15 @@ class Command:
         return self.is_done or self.is_lost
 
     def end(self, error: Exception | None = None) -> None:
+        """Its answer has come, or never will; the first one counts."""
+        if self.is_done:
+            return
         self.error = error
         self.is_done = True
         self.bell.ring()
 
     def lose(self) -> None:
-        self.is_lost = True
+        self.is_lost = not self.is_done
         self.bell.ring()
 
 

@@ -4,8 +4,9 @@ Rules
 * The socket is non-blocking. What does not fit into its buffer is kept, in order, and sent by the
   reading thread as soon as there is room. So no writer is ever stuck, a frame is never cut in half
   by a caller that gives up, and a heartbeat never waits behind a stuck sender.
-* One lock around every use of the socket, TLS or not, held only for moments: OpenSSL wants it,
-  and so a descriptor is never closed under somebody who uses it.
+* One lock around every read and write, TLS or not, held only for moments: OpenSSL wants it, and so
+  a descriptor is never closed under somebody who uses it. Only waiting is done without: when the
+  socket is closed meanwhile the wait ends, and the next read tells.
 * `sever` shuts the socket down, from any thread. The thread that reads closes as it leaves;
   a wire that nobody reads is closed by its owner.
 * Every failure is `WireBroken`. What a signal handler raises passes through, and the wire may be
@@ -24,7 +25,7 @@ from collections import deque
 
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.interruptions import is_of_signal_handler
-from understudy.failover.polling import Wakeup, is_at_end, unread_bytes
+from understudy.failover.polling import KeptPoll, Wakeup, is_at_end, unread_bytes
 
 __all__ = ["INTERRUPTED", "Wire", "WireBroken", "read_until", "said_by_system"]
 
@@ -49,7 +50,7 @@ class Wire:
         self._lock = threading.RLock()
         self._waiting: deque[bytes | memoryview] = deque()
         self._wakeup = Wakeup()
-        self._poll: select.poll | None = None  # a caller's, see `poll`
+        self._poll = KeptPoll()  # a caller's, see `poll`
         self._wants_room = False  # a TLS read has to write first
         self._write_failed: str | None = None  # what has come before that can still be read
 
@@ -233,11 +234,8 @@ class Wire:
                 return False
             if isinstance(sock, ssl.SSLSocket) and sock.pending():
                 return True
-            if self._poll is None:
-                poll = select.poll()
-                poll.register(sock.fileno(), select.POLLIN)
-                self._poll = poll
-        self._poll.poll(int(seconds * 1000 + 0.999))  # raises what a signal handler raises
+            place = sock.fileno(), select.POLLIN
+        self._poll.wait((place,), seconds)
         return True
 
     @property
