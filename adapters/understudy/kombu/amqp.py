@@ -232,13 +232,14 @@ class BoundedConnection(pyamqp.Connection):
     def _take_in(self, frame: Any) -> Any:
         try:
             return self.on_inbound_frame(frame)
-        except (*WIRE_ERRORS, *MALFORMED) as exc:
+        except BaseException as exc:
             if exc is self.callback_error:
                 raise
-            if is_of_signal_handler(exc):
-                self.sever(INTERRUPTED)
+            if is_of_signal_handler(exc) or not isinstance(exc, Exception):
+                self.sever(INTERRUPTED)  # nobody takes in the rest of the frame
                 raise
-            if isinstance(exc, (amqp.exceptions.ChannelError, TimeoutError)):
+            is_of_peer = isinstance(exc, (*WIRE_ERRORS, *MALFORMED))
+            if not is_of_peer or isinstance(exc, (amqp.exceptions.ChannelError, TimeoutError)):
                 raise
             self.broken = f"{type(exc).__name__}: {exc}"
             if isinstance(exc, WIRE_ERRORS):
