@@ -253,6 +253,32 @@ def test_alone_at_two_closes_is_taken_out_and_the_rest_goes_on() -> None:
     assert outbox.bytes == 20
 
 
+def test_suspects_of_a_close_with_others_go_together_and_one_by_one_after_their_own() -> None:
+    """As a rule none of them was the reason, and hundreds one by one would hold up all others."""
+    outbox = filled("abcd")
+    Link(outbox).write(3)
+    outbox.channel_closed(alone=False)
+    link = Link(outbox)
+    assert link.write(2) == "ab"
+    assert link.write(9) == "c"
+    assert outbox.is_probing
+    outbox.confirmed(link.tag, multiple=True)
+    assert not outbox.is_probing
+    assert link.write(9) == "d"
+
+    outbox = filled("abcd")
+    Link(outbox).write(3)
+    outbox.channel_closed(alone=False)
+    assert Link(outbox).write(9) == "abc"
+    outbox.channel_closed()
+    for _ in range(STRIKES):
+        link = Link(outbox)
+        assert link.write(9) == "a"
+        poison = outbox.channel_closed()
+    assert poison is not None
+    assert poison.key == "a"
+
+
 def test_losses_without_blame_never_take_anything_out() -> None:
     outbox = filled("ab")
     for _ in range(5):

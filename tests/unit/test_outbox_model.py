@@ -32,6 +32,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.ghosts: list[Message] = []
         self.offered = self.tag = self.left = 0
         self.probed: set[Message] = set()
+        self.together = False  # what is probed goes in one go
 
     def flight(self) -> list[Message]:
         return [message for message in self.live if message.tag]

@@ -212,8 +212,8 @@ class Outbox(Generic[T]):
     def next_unwritten(self, limit: int) -> list[Entry[T]]:
         """The entries to write next, in order, at most ``limit``; they stay until `written`.
 
-        While suspects are probed that is one entry, or none as long as one is in flight (or suspects
-        only, see the poison rule). So ask again whenever something was settled.
+        While suspects are probed that is one entry, or none as long as one is in flight; or no more
+        than suspects, where they go together. So ask again whenever something was settled.
         """
         if self.is_probing:
             if self._is_together:
@@ -335,10 +335,10 @@ class Outbox(Generic[T]):
         outbox was outstanding there, and may have been the reason.
         """
         accusable = alone and not self._ghosts
-        self._is_together = not alone and (self._is_together or not self._last_suspect)
         count = self.link_lost()
         if not count:
             return None
+        self._is_together = not alone and (self._is_together or not self._last_suspect)
         self._last_suspect = max(self._last_suspect, self._unwritten[count - 1].sequence)
         if count > 1 or not accusable:
             return None
