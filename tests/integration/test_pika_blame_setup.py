@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,48 @@ def test_f51_a_secret_that_the_broker_refuses() -> None:
 
     with ScriptedPeer(**strict.script) as peer:
         run_clean(main(peer))
+
+
+def test_f51_an_innocent_outbox_is_tried_in_one_go(lab: Lab, connect: Connect) -> None:
+    """Else all others would wait for as many confirms, one after the other, as it has messages."""
+    count = 50
+    strict = Strict(UPDATE_SECRET)
+    came: dict[Any, int] = {}
+
+    def once_all_are_there(peer_connection: Any, nth: int, message: Any) -> str:
+        came[peer_connection] = came.get(peer_connection, 0) + 1
+        return "ack_multiple" if strict.closes and came[peer_connection] == count else "ignore"
+
+    peer = lab.peer(on_method=strict.on_method, on_publish=once_all_are_there)
+    connection = connect(peer, trackMessages="true", **AT_ONCE)
+    channel = connection.channel()
+    for _ in range(count):
+        channel.basic_publish("", "q", b"innocent")
+    assert wait_until(lambda: len(peer.messages) == count)
+    with pytest.raises(exceptions.ConnectionClosedByBroker, match=REFUSED):
+        connection.update_secret("new", "due")
+    assert connection.flush(30)
+
+
+def test_a_call_that_a_signal_handler_ends_leaves_nobody_waiting(
+    lab: Lab, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It raises where the call would say that its turn as a suspect is over."""
+    connection = connect(lab.peer(), **AT_ONCE)
+    first, second = connection.channel(), connection.channel()
+    session = connection._session
+    session.suspects.began(threading.get_ident())
+    session.suspects.lost(accused=True)
+
+    def interrupted(*party: object) -> None:
+        monkeypatch.undo()
+        raise InterruptedError("of a signal handler")
+
+    monkeypatch.setattr(session, "end", interrupted)
+    with pytest.raises(InterruptedError):
+        first.basic_publish("", "q", b"x")
+    lab.background(lambda: second.basic_publish("", "q", b"y")).join()
+    assert not session.suspects
 
 
 def test_a_broker_that_closes_the_connection_over_what_is_restored(

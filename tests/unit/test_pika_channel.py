@@ -38,6 +38,7 @@ class Lab:
         self.buffered = self.stale_acks = 0
         self.is_closed = False
         self.is_live = True
+        self.over: set[int] = set()
         self.steps: deque[Step] = deque()
         self.written = bytearray()
         self.wire = self._link()

@@ -28,6 +28,7 @@ class Session:
         self.channels: dict[int, Any] = {}
         self.on_lost: list[Callable[[LinkLost], None]] = []
         self.suspects = Suspects()
+        self.may_go = self.suspects.may_go
         self.supervisor: Any = None
         self.is_live = True
         self.is_closed = False

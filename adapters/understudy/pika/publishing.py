@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -91,9 +92,11 @@ class Publishing(Transactions):
             return self._publish(message, deadline)
 
     def _publish(self, message: OutMessage, deadline: Deadline) -> Sent:
+        thread = threading.get_ident()
         try:
             return self._publish_until_settled(message, deadline)
         finally:
+            self._session.over.add(thread)
             self._session.end()
 
     def _publish_until_settled(self, message: OutMessage, deadline: Deadline) -> Sent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,7 +122,7 @@ def is_held(asked: LinkChannel, link: LinkChannel | None, fresh: LinkChannel | N
 
 def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline: Deadline) -> Ask:
     """With the lock held: have a request answered, begun anew on each wire that it takes."""
-    verdicts = Verdicts()
+    verdicts, thread = Verdicts(), threading.get_ident()
     try:
         while True:
             try:
@@ -140,6 +141,7 @@ def answered(session: Session, begin: Callable[[Wire], Ask], name: str, deadline
     except DeadlinePassed:
         raise timed_out(name, session, deadline) from None
     finally:
+        session.over.add(thread)
         session.end()
 
 

@@ -75,6 +75,9 @@ class Session(Serving):
         self.on_lost: list[Callable[[LinkLost], None]] = []
         self.own_channels: Callable[[], list[Restored]] = list  # to restore beside ``channels``
         self.suspects = Suspects()
+        self.over: set[Hashable] = (
+            set()
+        )  # threads whose turn is over, whether or not `suspects` know
         self._recoverer = 0  # the thread that brings the connection back
         self._steps: Iterator[Step] | None = None  # what is still to be restored
         self._step: Step = ((lambda: True), math.inf)
@@ -143,20 +146,34 @@ class Session(Serving):
         See `core.suspects`; the caller owes an `end`. The party is the thread, so that a signal
         handler never waits for the call that it has interrupted.
         """
-        suspects, party = self.suspects, threading.get_ident()
+        party = threading.get_ident()
         while True:
             wire = self.usable(deadline)
-            if suspects.may_go(party):
-                suspects.began(party)
+            if self.may_go(party):
+                self.over.discard(party)
+                self.suspects.began(party)
                 return wire
             with contextlib.suppress(LinkLost):  # another's doing
-                if not self.wait(wire, lambda: suspects.may_go(party), deadline.moment):
+                if not self.wait(wire, lambda: self.may_go(party), deadline.moment):
                     raise DeadlinePassed
 
+    def may_go(self, party: Hashable) -> bool:
+        """With the lock held: whether it is this party's turn to write."""
+        if self.over:
+            for one in tuple(self.over):
+                self.suspects.ended(one)
+                self.over.discard(one)
+        return self.suspects.may_go(party)
+
     def end(self, party: Hashable = None) -> None:
-        """With the lock held: nothing of this thread's, or ``party``'s, is outstanding any more."""
+        """With the lock held: nothing of this thread's, or ``party``'s, is outstanding any more.
+
+        A thread is in `over` before: a signal handler may raise on the way to this.
+        """
         was_suspicious = bool(self.suspects)
-        self.suspects.ended(party or threading.get_ident())
+        party = party or threading.get_ident()
+        self.suspects.ended(party)
+        self.over.discard(party)
         if was_suspicious:
             self.notify()
 

@@ -231,7 +231,7 @@ class TrackedPublisher:
 
     def _has_work(self) -> bool:
         """Whether something could be written now."""
-        return self._session.suspects.may_go(self) and bool(self._outbox.next_unwritten(1))
+        return self._session.may_go(self) and bool(self._outbox.next_unwritten(1))
 
     def _maybe_end_turn(self) -> None:
         """Others may write if they waited for what was outstanding here; see `core.suspects`."""
@@ -242,7 +242,7 @@ class TrackedPublisher:
         """Write what may be written, if there is a wire to write to."""
         session = self._session
         wire = session.wire
-        if wire is None or not session.is_live or not session.suspects.may_go(self):
+        if wire is None or not session.is_live or not session.may_go(self):
             return
         if self._is_writing:
             return  # in a signal handler: the call that it has interrupted goes on with it

@@ -10,6 +10,7 @@ Rules
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -33,12 +34,13 @@ __all__ = ["Transactions"]
 class Transactions(Generating):
     def _publish_in_transaction(self, message: OutMessage, log: TransactionLog[OutMessage]) -> None:
         session = self._session
-        deadline = session.deadline()
+        deadline, thread = session.deadline(), threading.get_ident()
         try:
             wire = session.begin(deadline)
         except DeadlinePassed:
             raise too_late(message, False, session, deadline) from None
         finally:
+            session.over.add(thread)
             session.end()  # from now on the channel itself is known to be in a transaction
         link = self._open_link()
         check_size(message, wire)
@@ -110,9 +112,11 @@ class Transactions(Generating):
             self._raise_if_not_open()
             if log is None:  # the broker's error to tell
                 return self._request(spec.Tx.Commit(), spec.Tx.CommitOk)
+            thread = threading.get_ident()
             try:
                 return self._commit_or_tell(log, session.deadline())
             finally:
+                session.over.add(thread)
                 session.end()
 
     def _commit_or_tell(self, log: TransactionLog[OutMessage], deadline: Deadline) -> Any:
