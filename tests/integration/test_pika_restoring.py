@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
+from pika import exceptions
 
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
@@ -239,3 +240,29 @@ def test_f25_an_ack_counts_while_other_channels_are_still_restored(
     restorer.join()
     consumer.join()
     assert set(came) == {str(number).encode() for number in range(10)}
+
+
+def test_as_many_channels_as_the_broker_allows_come_back(
+    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """The one on which the queues are declared is gone before the last of them is opened."""
+    limits = '{"max-channels": 2}'
+    rabbit_a.ctl("add_user", unique, unique)
+    rabbit_a.ctl("set_permissions", unique, ".*", ".*", ".*")
+    rabbit_a.ctl("set_user_limits", unique, limits)
+    try:
+        proxy = lab.proxy(rabbit_a)
+        where = f"amqp://{unique}:{unique}@{proxy.host}:{proxy.port}"
+        connection = connect(where, initialReconnectDelay=300)  # ms; the old ones are gone by then
+        channels = [connection.channel(), connection.channel()]
+        channels[0].queue_declare(unique)
+        for _ in range(5):
+            lose(proxy, connection)
+            for channel in channels:
+                channel.basic_publish("", unique, "again")
+        with pytest.raises(exceptions.ConnectionClosedByBroker, match="limit"):
+            connection.channel()
+        for channel in channels:
+            channel.basic_publish("", unique, "and again")
+    finally:
+        rabbit_a.ctl("delete_user", unique)

@@ -122,7 +122,7 @@ def topology(link: Link, methods: list[Any], taken: Iterable[int], until: float)
         asks = [channel.ask(method, REPLIES[type(method)]) for method in methods]
         yield asks[-1].is_over, math.inf
         if channel.reason is None:
-            channel.close(200, "declared")  # its answer may come when it will
+            yield channel.close(200, "declared").is_over, math.inf
             return
         methods = methods[_answered(asks) :]
         yield from _once_unlocked(channel.reason, until)
