@@ -36,6 +36,7 @@ __all__ = ["Link", "LinkBroken", "open_link"]
 
 LOOK_PERIOD = 0.01  # s between two looks at what came, where nothing waits for it
 FITS_IN_BUFFER = 16384  # bytes; one message in flight at a time, so this never blocks
+UNBOUNDED = contextlib.nullcontext()
 
 
 class LinkBroken(Exception):
@@ -113,11 +114,8 @@ class AmqpLink:
         try:
             if not self._confirms:
                 self._take_in_what_came()
-            if len(message.body) < FITS_IN_BUFFER:
+            with self._bounded(len(message.body), deadline):
                 tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
-            else:
-                with self._bounded(deadline):
-                    tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
             if not self._confirms:
                 return
             self._unconfirmed.add(tag)
@@ -152,6 +150,9 @@ class AmqpLink:
                 return
             self._translate(exc, message)
         self.inner.is_suspect = False
+        self._raise_what_was_refused(tag, message)
+
+    def _raise_what_was_refused(self, tag: int, message: OutMessage) -> None:
         if tag in self._nacked:
             self._nacked.discard(tag)
             text = f"message {message.label} was refused: the broker answered basic.nack"
@@ -160,11 +161,11 @@ class AmqpLink:
             text = f"message {message.label} reached no queue: {self._returned}"
             raise Unroutable(text, message_id=message.message_id)
 
-    def _bounded(self, deadline: Deadline) -> Any:
+    def _bounded(self, size: int, deadline: Deadline) -> Any:
         """A write that may fill the socket's buffer must end at the deadline too."""
-        limit = deadline.remaining()
+        limit = math.inf if size < FITS_IN_BUFFER else deadline.remaining()
         if limit == math.inf:
-            return contextlib.nullcontext()
+            return UNBOUNDED
         return monitor.alarm(limit, lambda: self.inner.raw.sever("a write did not end in time"))
 
     def _drain(self, timeout: float | None, unless: Callable[[], bool] = lambda: False) -> None:

@@ -130,22 +130,29 @@ class Failover:
                     dict(shown.headers),
                     self._bind,
                 )
-                session = self._new_session(handshake)
-                self.transport.session = session
-                self._commands = Commands(session)
-                if self.uri.scheme == "fanout":
-                    self._fanout = FanoutSender(self.uri, partial(self._member, handshake))
-                self._end_when_dropped(session)
+                session = self._begin(handshake)
         session.start()
         if wait:
-            try:
-                session.wait_connected(deadline)
-            except BaseException:
-                if not session.is_connected:  # nobody is left who wants it to go on
-                    if self._fanout is not None:
-                        self._fanout.close(Deadline(0))
-                    session.close()
-                raise
+            self._wait_connected(session, deadline)
+
+    def _begin(self, handshake: Handshake) -> Session:
+        session = self._new_session(handshake)
+        self.transport.session = session
+        self._commands = Commands(session)
+        if self.uri.scheme == "fanout":
+            self._fanout = FanoutSender(self.uri, partial(self._member, handshake))
+        self._end_when_dropped(session)
+        return session
+
+    def _wait_connected(self, session: Session, deadline: Deadline) -> None:
+        try:
+            session.wait_connected(deadline)
+        except BaseException:
+            if not session.is_connected:  # nobody is left who wants it to go on
+                if self._fanout is not None:
+                    self._fanout.close(Deadline(0))
+                session.close()
+            raise
 
     def _end_when_dropped(self, session: Session) -> None:
         """That is why nothing that the session's thread uses may refer to this connection."""
