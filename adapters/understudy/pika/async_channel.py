@@ -179,7 +179,7 @@ class AsyncChannel(Declarations, AsyncTransactions):
 
     def restored(self, channel: LinkChannel) -> None:
         self._link, self._fresh = channel, None
-        self.has_been_open = True
+        self.is_kept = True
         if self.is_closed:
             assert self._session.wire is not None
             self._ask_to_close(channel, self._session.wire)

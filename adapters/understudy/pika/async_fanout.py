@@ -154,6 +154,7 @@ class _Member:
         own = alone(uri, endpoint)
         self._session = AsyncSession(own, PikaDialer(own, known), None)
         self._channel = self._session.channels[1] = AsyncChannel(self._session, 1)
+        self._channel.is_kept = True  # from the first wire on
         self._topology = topology
         self._declaring = asyncio.Lock()
         self._missed = 0  # messages sent while it was not connected

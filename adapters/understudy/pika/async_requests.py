@@ -29,7 +29,7 @@ class AsyncRequests:
     def __init__(self, session: AsyncSession, number: int) -> None:
         self.number = number
         self.is_closed = False
-        self.has_been_open = False  # on any wire
+        self.is_kept = False  # it comes with every new wire: once it has been open
         self._session = session
         self._link: LinkChannel | None = None  # None until it is open on the present wire
         self._fresh: LinkChannel | None = None  # being restored

@@ -280,7 +280,7 @@ class AsyncSession(AsyncWaiting):
             yield from restoring.topology(wire, methods, self.channels, until)
         self._to_open.clear()
         channels = self.channels.values()
-        living = [one for one in channels if one.has_been_open and not one.is_closed]
+        living = [one for one in channels if one.is_kept and not one.is_closed]
         yield from restoring.channels(wire, living, until)
 
     async def _open_channels(self, wire: Wire) -> None:

@@ -89,7 +89,7 @@ class BlockingChannel(Declarations, Publishing, pika.adapters.blocking_connectio
     def link_lost(self, lost: LinkLost) -> None:
         """Called under the lock when the wire is over."""
         if self._link is not None and self._link.opening.is_over():
-            self.has_been_open = True  # even if whoever opens it has not looked yet
+            self.is_kept = True  # even if whoever opens it has not looked yet
         self._link = self._fresh = None
         self._forget_deliveries()
         if self._log is not None:

@@ -57,7 +57,7 @@ class Requests:
         self.number = number
         self._link: LinkChannel | None = None  # None until it is open on the present wire
         self._fresh: LinkChannel | None = None  # being restored
-        self.has_been_open = False  # on an earlier wire
+        self.is_kept = False  # it comes with every new wire: once it has been open
         self._is_closed = False
         self._closing_reason: Exception | None = None
 

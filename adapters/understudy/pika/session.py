@@ -237,7 +237,7 @@ class Session(Serving):
         methods = self.topology.methods()
         if methods:
             yield from restoring.topology(wire, methods, self.channels, until)
-        opened = [channel for channel in self.channels.values() if channel.has_been_open]
+        opened = [channel for channel in self.channels.values() if channel.is_kept]
         yield from restoring.channels(wire, [*opened, *self.own_channels()], until)
 
     def _restore(self, deadline: Deadline, on_wait: Callable[[], None]) -> None:
