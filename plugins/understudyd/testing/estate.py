@@ -21,6 +21,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -58,6 +59,8 @@ class Sidecar:
         self.port = Port()
         self.log_file = estate.folder / f"{name}.log"
         self.prefix: tuple[str, ...] = ()  # a command to run the sidecar by
+        self.inside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        """Within it this thread's sockets reach the node's ports."""
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -170,7 +173,7 @@ class Sidecar:
     def _ask(self, request: urllib.request.Request, timeout: float) -> tuple[int, str]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=timeout) as answer:
+            with self.inside(), opener.open(request, timeout=timeout) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -298,13 +301,13 @@ class Clients:
     """Keeps asking every node's witness for operations, from a thread for each node."""
 
     def __init__(self, estate: SidecarEstate) -> None:
-        self._ports = [node.port.number for node in estate.nodes.values()]
+        self._nodes = list(estate.nodes.values())
         self._end = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Clients:
-        for port in self._ports:
-            thread = threading.Thread(target=self._run, args=(port,), daemon=True)
+        for node in self._nodes:
+            thread = threading.Thread(target=self._run, args=(node,), daemon=True)
             thread.start()
             self._threads.append(thread)
         return self
@@ -319,11 +322,12 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, port: int) -> None:
+    def _run(self, node: Sidecar) -> None:
         while not self._end.wait(0.002):
             with (
                 contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", port), 0.5) as sock,
+                node.inside(),
+                socket.create_connection(("127.0.0.1", node.port.number), 0.5) as sock,
                 sock.makefile("rwb") as file,
             ):
                 while not self._end.wait(0.002):
