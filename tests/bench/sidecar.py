@@ -22,12 +22,14 @@ from tests.bench.lab import Lab
 from tests.bench.outcome import Bar, Case, Outcome, Step
 
 from understudy.testing.brokers import Redis
-from understudyd.testing.estate import Sidecar, SidecarEstate, children, eventually
+from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, children, eventually
+from understudyd.testing.network import estate_apart
 
 __all__ = ["CASES"]
 
 ELECTED = "the lock is ours"
 IDLE = 20.0  # s that an idle group is looked at
+LEASE = 3.0  # s, of the preset fast
 SETTLE = 5.0  # s after the election, before that
 RESTFUL = {"health_interval": "1s"}  # the default; the estate asks more often
 
@@ -95,6 +97,24 @@ def takeover(
     name = f"takeover-{kind}-{victim}"
     about = f"SIGKILL of the {victim if victim != 'both' else 'sidecar and the broker'} to elected"
     return [_outcome(name, samples, bar, about, flaws=overlaps)]
+
+
+def host_cut(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    """From the network of the master's host being cut until the standby has the lock."""
+    samples = []
+    with estate_apart(timings="fast") as (estate, network), Clients(estate.start()):
+        for _ in range(rounds):
+            master, standby = _pair(estate)
+            before = len(standby.said(ELECTED))
+            moment = time.time()
+            network.cut(master.name)
+            eventually(partial(_said_more, standby, before))
+            samples.append(standby.said(ELECTED)[-1] - moment)
+            network.heal(master.name)
+            step()
+        overlaps = estate.judge()
+    about = "network of the master's host cut to elected; its clients were cut off with it"
+    return [_outcome("takeover-host-cut", samples, LEASE + 0.3, about, flaws=overlaps)]
 
 
 def _said_more(node: Sidecar, before: int) -> bool:
@@ -213,6 +233,7 @@ CASES = (
         for kind, bar in (("file", 0.05), ("redis", 0.5))
         for victim in VICTIMS
     ),
+    Case("takeover-host-cut", 5, host_cut),
     Case("switchover-gap", 20, switchover),
     Case("sidecar-idle", 1, idle),
 )
