@@ -248,3 +248,23 @@ def test_closing_an_async_connection_that_is_blocked_tells_that_it_is_over(
         run_clean(main(peer))
     assert told == ["blocked", "unblocked"]
     assert "a bug in understudy" not in caplog.text
+
+
+def test_a_channel_whose_wire_ends_as_it_opens_is_opened_once_on_the_next() -> None:
+    """It comes with that wire already; a second channel.open is an error to a broker (504)."""
+
+    def open_and_leave(connection: Any, channel: int, method: Method) -> bool:
+        if method != OPEN or peer.accepted > 1:
+            return False
+        connection.wire.send_method(channel, (20, 11), bytes(4))
+        connection.fin()
+        return True
+
+    async def main() -> None:
+        async with AsyncConnection(uri(peer, **AT_ONCE)) as connection:
+            channel = await connection.channel()
+            await channel.queue_declare("q")
+        assert peer.history[1].methods.count((channel.number, OPEN)) == 1
+
+    with ScriptedPeer(on_method=open_and_leave) as peer:
+        run_clean(main())

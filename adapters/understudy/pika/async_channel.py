@@ -160,7 +160,8 @@ class AsyncChannel(Declarations, AsyncTransactions):
         """Have it opened for the first time; raises as `AsyncSession.exchange`, and a refusal."""
 
         def begin(wire: Wire) -> Callable[[], bool]:
-            self._session.open(self)
+            if not self._is_on_a_link() and self._fresh is None:  # else it came with the wire
+                self._session.open(self)
             return lambda: self.is_closed or self._is_on_a_link()
 
         await self._session.exchange(begin, deadline)
