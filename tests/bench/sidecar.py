@@ -1,8 +1,9 @@
 """How fast a master/slave group gets its next master, and what an idle sidecar costs.
 
 The brokers are witnesses (`understudyd.testing.witness`), which start and stop in no time worth
-mentioning, so that what is measured is the group and not the broker. Moments are those of the
-sidecars' logs, to the millisecond, beside the clock of the process that kills.
+mentioning, so that what is measured is the group and not the broker; RabbitMQ only where a client
+publishes. Moments are those of the sidecars' logs, to the millisecond, beside the clock of the
+process that kills.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tests.bench.lab import Lab
+from tests.bench.lab import BODY, QUEUE, Lab
 from tests.bench.outcome import Bar, Case, Outcome, Step
 
-from understudy.testing.brokers import Redis
+import understudy.pika
+from understudy.testing.brokers import RabbitMQ, Redis
 from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, children, eventually
 from understudyd.testing.network import estate_apart
+from understudyd.testing.real import SharedBrokers
 
 __all__ = ["CASES"]
 
 ELECTED = "the lock is ours"
+BOOT = 120.0  # s for a RabbitMQ to start, at most
 IDLE = 20.0  # s that an idle group is looked at
 LEASE = 3.0  # s, of the preset fast
 SETTLE = 5.0  # s after the election, before that
@@ -119,6 +124,41 @@ def host_cut(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
 
 def _said_more(node: Sidecar, before: int) -> bool:
     return len(node.said(ELECTED)) > before
+
+
+def first_publish(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
+    """A publisher that waits out a takeover between RabbitMQ nodes of one data folder."""
+    samples = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        brokers = stack.enter_context(closing(SharedBrokers("rabbitmq", folder)))
+        estate = SidecarEstate(
+            timings="fast",
+            per_node=lambda node: brokers.keys(node.name),
+            more={"store": str(folder / "data")},
+        )
+        first = stack.enter_context(estate).start().master(BOOT)
+        uri = brokers.uri(maxReconnectDelay=100, timeout=int(BOOT * 1000), randomize="false")
+        connection = stack.enter_context(closing(understudy.pika.BlockingConnection(uri)))
+        channel = connection.channel()
+        channel.queue_declare(QUEUE, durable=True)
+        channel.confirm_delivery()
+        server = brokers.servers[first.name]
+        assert isinstance(server, RabbitMQ)
+        server.settle()  # the queue itself, which Mnesia keeps in a cache for two seconds
+        for _ in range(rounds):
+            master, standby = _pair(estate)
+            channel.basic_publish("", QUEUE, BODY)
+            _kill_both(master)
+            channel.basic_publish("", QUEUE, BODY)
+            confirmed = time.time()
+            eventually(lambda standby=standby: standby.is_master)  # type: ignore[misc]
+            samples.append(confirmed - standby.said("master after")[-1])
+            assert master.process is not None
+            master.process.wait()
+            step()
+    about = "RabbitMQ found healthy (asked each 300 ms) to the first confirm, maxReconnectDelay=100"
+    return [_outcome("takeover-first-publish", samples, 0.2, about)]
 
 
 def switchover(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
@@ -234,6 +274,7 @@ CASES = (
         for victim in VICTIMS
     ),
     Case("takeover-host-cut", 5, host_cut),
+    Case("takeover-first-publish", 2, first_publish),
     Case("switchover-gap", 20, switchover),
     Case("sidecar-idle", 1, idle),
 )
