@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -88,6 +90,27 @@ def test_a_black_hole_costs_no_more_than_the_timeout(server: Redis) -> None:
         proxy.heal()
         assert backend.read().record in (None, RECORD)  # what was held back may come late
         backend.close()
+
+
+def test_a_new_connection_costs_one_round_trip() -> None:
+    """42: each of several would take its own time-out, and the lease would be over before."""
+    said: list[bytes] = []
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            said.append(connection.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        port = listening.getsockname()[1]
+        backend = RedisBackend(f"redis://127.0.0.1:{port}/0", "g", timeout=5)
+        with pytest.raises(Unavailable):
+            backend.read()
+        thread.join()
+        backend.close()
+    assert [b"EVAL" in one for one in said] == [True]
 
 
 def test_a_swap_whose_answer_is_lost_may_have_happened(server: Redis) -> None:

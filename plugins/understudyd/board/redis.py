@@ -20,7 +20,6 @@ from understudyd.status import HistoryEntry, Member
 
 __all__ = ["RedisBoard"]
 
-NAME = "understudy-board"  # as the server lists its clients
 
 # KEYS: a hash; ARGV: field, text. What is written carries the server's time, for its age.
 WRITE = """
@@ -42,7 +41,7 @@ class RedisBoard:
         if "+sentinel://" in uri:
             self._sentinels = SentinelBackend(uri, group, timeout)
         else:
-            self._server = connect(uri, group, timeout, NAME)
+            self._server = connect(uri, group, timeout)
         self._reader = Reader()
 
     def publish(self, member: Member) -> None:
@@ -96,7 +95,7 @@ class RedisBoard:
         if self._server is None:
             assert self._sentinels is not None
             uri = self._sentinels.locate()
-            self._server = connect(uri, self._group, self._timeout, NAME)
+            self._server = connect(uri, self._group, self._timeout)
         return self._server
 
     def _sent(self, server: Server, *words: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Rules
 * Each call is one Lua script, one round trip, on one connection without retries: the keeper owns
-  the deadline. redis-py's defaults would try ten times, five seconds each.
+  the deadline. redis-py's defaults would try ten times, five seconds each, and begin each
+  connection with five round trips of its own; here it only logs in, where there is a password.
 * The incarnation is the server's run id with its replication id: the first changes with a restart,
   the second when a replica is promoted. Both may come back with older data. The script reads them
   itself, so that no answer is attributed to the wrong life of the server.
@@ -13,6 +14,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import inspect
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
 
@@ -28,6 +30,12 @@ from understudyd.lock.record import LockRecord
 __all__ = ["RedisBackend", "Server", "connect"]
 
 OPTIONS = ("db", "password", "username")
+
+# Else redis-py tells the server its name and version; the option has changed its name.
+_HAS_DRIVER_INFO = "driver_info" in inspect.signature(redis.Redis.__init__).parameters
+_NAMELESS: dict[str, None] = dict.fromkeys(
+    ["driver_info"] if _HAS_DRIVER_INFO else ["lib_name", "lib_version"]
+)
 
 _LIFE = """
 local server = redis.call('INFO', 'server')
@@ -75,7 +83,7 @@ class Server:
     where: str  # for error texts, without a password
 
 
-def connect(uri: str, group: str, timeout: float, name: str = "understudy-lock") -> Server:
+def connect(uri: str, group: str, timeout: float) -> Server:
     """``uri`` as redis-py takes it (``redis:``, ``rediss:``, ``unix:``).
 
     Its query may name another ``key`` than understudy:<group>, and of redis-py's options those in
@@ -103,7 +111,8 @@ def connect(uri: str, group: str, timeout: float, name: str = "understudy-lock")
             single_connection_client=False,
             max_connections=1,
             retry=Retry(NoBackoff(), 0),
-            client_name=name,
+            protocol=2,  # 3 says HELLO, and asks for news of a cluster's maintenance
+            **_NAMELESS,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
         )
