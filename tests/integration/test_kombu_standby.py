@@ -142,7 +142,7 @@ def test_what_cannot_be_deferred_is_done_on_a_real_channel(
 ) -> None:
     proxy = lab.proxy(rabbit_a)
     proxy.refuse()
-    connection = lab.connect(proxy, trackMessages="true", timeout=500, maxReconnectDelay=50)
+    connection = lab.connect(proxy, trackMessages="true", timeout=3000, maxReconnectDelay=50)
     producer = kombu.Producer(connection)
     passing = kombu.Queue(f"{unique}-passing", auto_delete=True)
     producer.publish("0", routing_key=unique, serializer="raw")
