@@ -195,6 +195,7 @@ def _send_through_a_kill(a: RabbitMQ, b: RabbitMQ) -> tuple[float, float]:
     with Connection(f"failover:({a.uri},{b.uri})?{options}") as connection:
         # the queue is declared by the application, so it is made on the second broker too
         Queue(KILL_QUEUE, durable=True, channel=connection.default_channel).declare()
+        a.settle()  # else RabbitMQ itself may forget so young a queue when it is killed
         producer = Producer(connection)
         start = time.perf_counter()
         for number in range(KILLED):
