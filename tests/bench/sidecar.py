@@ -15,7 +15,14 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +71,8 @@ def _kill_both(node: Sidecar) -> None:
     broker = node.broker
     assert broker is not None
     os.kill(node.pid, signal.SIGKILL)
-    os.kill(broker, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # the guard may be faster
+        os.kill(broker, signal.SIGKILL)
 
 
 VICTIMS = {"broker": _kill_broker, "sidecar": _kill_sidecar, "both": _kill_both}
