@@ -2,7 +2,8 @@
 
 A handler that raises ends what the main thread waits for: an alarm that raises TimeoutError is the
 classic. Where an OSError or ValueError of a socket means a broken connection, the handler's own
-must not be taken for one: it is the application's, which waits for it.
+must not be taken for one: it is the application's, which waits for it. This is asked at every step
+of a failover, so it has to be quick.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 
 __all__ = ["is_of_signal_handler", "passing_over"]
 
+_SIGNALS = tuple(signal.valid_signals())  # listing them costs as much as asking for the handlers
+
 
 def is_of_signal_handler(exc: BaseException) -> bool:
     """Whether a signal handler of Python's raised this, or anything that it called."""
@@ -28,8 +31,9 @@ def is_of_signal_handler(exc: BaseException) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(exc.__traceback__)]
     if any(_was_given(inner, outer) for outer, inner in pairwise(frames)):
         return True
-    handlers = {_code(signal.getsignal(number)) for number in signal.valid_signals()}
-    return any(frame.f_code in handlers for frame in frames)
+    handlers = filter(callable, map(signal.getsignal, _SIGNALS))  # not SIG_DFL and SIG_IGN
+    codes = {_code(handler) for handler in handlers}
+    return any(frame.f_code in codes for frame in frames)
 
 
 @contextlib.contextmanager
@@ -59,7 +63,7 @@ def _code(handler: Any) -> CodeType | None:
     """Of a function, a method, an object that can be called, and partials of them."""
     while isinstance(handler, partial):
         handler = handler.func
-    for call in (handler, inspect.getattr_static(handler, "__call__", None)):
+    for call in (handler, type(handler).__call__):
         code = getattr(getattr(call, "__func__", call), "__code__", None)
         if isinstance(code, CodeType):
             return code
