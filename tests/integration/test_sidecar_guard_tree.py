@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -114,3 +115,34 @@ def test_what_a_broker_is_given(tmp_path: Path) -> None:
         for kind in ("SigBlk", "SigIgn", "SigCgt"):
             mask = int(status.partition(f"{kind}:\t")[2].partition("\n")[0], 16)
             assert mask & ~INTERNAL == 0
+
+
+TAKE_OVER = """
+import os
+from understudyd.guard.custody import Custody, Lost, TakeOver
+from understudyd.guard.guard import Children, Post, Surroundings
+from understudyd.guard.page import Page
+from understudyd.guard.system import become_subreaper
+from understudyd.guard.wire import Wire
+from understudyd.guard.words import Setup
+
+become_subreaper()
+children = Children()
+broker = os.fork()
+if broker == 0:
+    os._exit(0)
+os.waitid(os.P_PID, broker, os.WEXITED | os.WNOWAIT)  # it is dead, and nobody has reaped it
+control, ours = Wire.pair()
+around = Surroundings(Setup(None, 5.0, 0.1, 2.0), Page.create(), ours, os.pidfd_open(broker), None)
+post = Post(Custody(5.0, 2.0), around, children)
+post.feed(TakeOver(7, False))
+post.feed(Lost(is_control=True))
+post.run()
+"""
+
+
+def test_a_broker_that_dies_while_the_watcher_takes_over_is_reaped() -> None:
+    """Its end was told before there was a post to hear of it."""
+    path = os.pathsep.join(filter(None, sys.path))
+    script = [sys.executable, "-c", TAKE_OVER]
+    subprocess.run(script, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=60)

@@ -65,7 +65,7 @@ def run(around: Surroundings, watcher: Wire) -> None:
     become_subreaper()
     oom_score = harden()
     custody = Custody(around.setup.kill, around.setup.patience)
-    post = Post(custody, around, watcher=watcher, oom_score=oom_score)
+    post = Post(custody, around, Children(), watcher=watcher, oom_score=oom_score)
     report_up(around.control)
     post.run()
 
@@ -79,8 +79,11 @@ def report_up(control: Wire) -> None:
 
 
 class Children:
-    """Tells by a descriptor that children have ended. One per process; ignores what would end it:
-    a guard leaves when control has left."""
+    """Tells by a descriptor that children have ended. Ignores what would end this process: a guard
+    leaves when control has left.
+
+    One for the life of a process: a second one would not be told who ended before it was made.
+    """
 
     def __init__(self) -> None:
         self.descriptor, self._end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -102,6 +105,7 @@ class Post:
         self,
         custody: Custody,
         around: Surroundings,
+        children: Children,
         *,
         watcher: Wire | None = None,
         lock: int | None = None,
@@ -122,7 +126,7 @@ class Post:
         self._events: deque[does.Event] = deque()
         self._is_over = False
         self._timer = Timer()
-        self._children = Children()
+        self._children = children
         self._poll = select.poll()
         self._ready: dict[int, Callable[[], None]] = {}
         mono = time.monotonic()

@@ -137,7 +137,7 @@ class _Watcher:
 
     def _take_over(self) -> None:
         custody = Custody(self._around.setup.kill, self._around.setup.patience)
-        post = Post(custody, self._around, lock=self._lock)
+        post = Post(custody, self._around, self._children, lock=self._lock)
         post.feed(TakeOver(self._suspicion.token, self._has_lock))
         if self._is_control_lost:
             post.feed(Lost(is_control=True))
