@@ -95,11 +95,12 @@ class StompRun:
     """Sends and receives through stomp.py on the failover URI."""
 
     def __init__(self, uri: str) -> None:
-        self._listener = Listener()
         self._connection = understudy.stomp.Connection(uri)
+        self._listener = Listener(self._connection)
         self._connection.set_listener("test", self._listener)
         self._connection.connect(wait=True)
-        self._connection.subscribe("/queue/orders", id="1", ack="auto")
+        # by itself the broker acknowledges what it has sent, also what nobody could read any more
+        self._connection.subscribe("/queue/orders", id="1", ack="client-individual")
 
     @property
     def received(self) -> set[str]:

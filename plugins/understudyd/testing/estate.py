@@ -226,8 +226,7 @@ class SidecarEstate:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            self.tell()
+        self.tell()
         for node in self.nodes.values():
             if node.is_running:
                 for pid in (*node.guards, node.pid):
@@ -274,7 +273,7 @@ class SidecarEstate:
         return witness.judge(witness.intervals(self.book))
 
     def tell(self) -> None:
-        """Print the logs, of a test that fails."""
+        """Print the logs, for a test that fails: pytest shows what such a one printed."""
         for node in self.nodes.values():
             print(f"--- {node.name} ---\n{node.log}", file=sys.stderr)
 
