@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from understudy.testing.brokers import Redis
-from understudyd.testing import witness
 from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, children, eventually
 
 pytestmark = pytest.mark.chaos
