@@ -3,7 +3,9 @@
 Rules
 * Every port, folder and key is this estate's own, so that tests may run side by side.
 * What the test does is done to processes by their pid; what it believes is in the witness's book.
-* Leaving the context ends everything, by SIGKILL where it must be, and nothing is left behind.
+* Leaving the context ends everything, by SIGKILL where it must be, and nothing is left behind. If
+  this process is killed, or the thread that started them ends, so do the sidecars, and their guards
+  see to the rest.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ __all__ = ["QUICK", "TOKEN", "Clients", "Sidecar", "SidecarEstate", "eventually"
 
 TOKEN = "let-me-in"
 PATIENCE = 60.0  # s; generous, for a machine that is busy with other tests
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 QUICK = {"lease": "1s", "renew": "200ms", "attempt": "150ms", "kill": "200ms", "margin": "50ms"}
 
 
@@ -73,7 +76,7 @@ class Sidecar:
         place = ["-c", str(self.estate.file), "--node", f"{self.estate.group}/{self.name}"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, *argv, *place],
+                [*DIES_WITH_US, *self.prefix, *argv, *place],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
