@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ import pytest
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.guard.client import Guard
+from understudyd.guard.end import End
 from understudyd.guard.page import now
+from understudyd.guard.wire import Wire
 from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
 
 pytestmark = pytest.mark.integration
@@ -146,3 +150,45 @@ def test_no_descriptor_and_no_process_is_left_behind() -> None:
         for pid in (watcher, below):
             assert not os.path.exists(f"/proc/{pid}/exe")
     assert (len(list_fds()), ours()) == before
+
+
+def test_a_watcher_that_could_not_listen_is_sent_away_all_the_same(guard: Guard) -> None:
+    """Else it would stay for ever, and keep new guards from being started."""
+    guard.start()
+    watcher, below = guard.pids
+    os.kill(watcher, signal.SIGSTOP)
+    os.kill(below, signal.SIGKILL)
+    while guard.is_begun:
+        select.select([guard], [], [], 1)
+        guard.events()
+    os.kill(watcher, signal.SIGCONT)
+    until(guard, GuardLost)
+    guard.start()
+
+
+def test_who_was_frozen_itself_does_not_blame_the_guard() -> None:
+    """Neither for an answer that it has not read yet, nor for the time that both stood still."""
+    ours, theirs = Wire.pair()
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        end = End("guard", ours, sleeper.pid, os.pidfd_open(sleeper.pid))
+        end.is_up = True
+        end.beat(0.0)
+        asked = theirs.receive()
+        assert asked is not None
+        theirs.send(asked[0])
+        end.beat(0.6)
+        end.beat(1.2)
+        assert not end.cause
+        with select.epoll() as poll:
+            end.register(poll)
+            end.receive(poll)
+            end.beat(1.3)
+            end.beat(9.0)
+            assert not end.cause
+            end.beat(9.6)
+            end.beat(10.1)
+            assert end.cause == "was frozen for more than 1 s"
+            assert sleeper.wait(BOUND) == -signal.SIGKILL
+            end.look(poll)
+            end.close(poll)
+    theirs.close()

@@ -146,3 +146,31 @@ def test_a_broker_that_dies_while_the_watcher_takes_over_is_reaped() -> None:
     path = os.pathsep.join(filter(None, sys.path))
     script = [sys.executable, "-c", TAKE_OVER]
     subprocess.run(script, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=60)
+
+
+EARLY_DEATH = """
+import os
+from understudyd.guard.guard import Surroundings
+from understudyd.guard.page import Page
+from understudyd.guard.watcher import _Watcher
+from understudyd.guard.wire import Wire
+from understudyd.guard.words import Setup
+
+guard = os.fork()
+if guard == 0:
+    os._exit(9)
+os.waitid(os.P_PID, guard, os.WEXITED | os.WNOWAIT)
+control, ours = Wire.pair()
+below, _ = Wire.pair()
+me = os.pidfd_open(os.getpid())
+around = Surroundings(Setup(None, 5.0, 0.1, 2.0), Page.create(), ours, me, None)
+watcher = _Watcher(around, below, guard)
+control.close()  # control is not there to help it out
+watcher.run()
+"""
+
+
+def test_a_guard_that_dies_before_the_watcher_listens_is_noticed() -> None:
+    path = os.pathsep.join(filter(None, sys.path))
+    script = [sys.executable, "-c", EARLY_DEATH]
+    subprocess.run(script, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=60)

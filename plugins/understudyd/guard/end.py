@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -37,6 +38,7 @@ class End:
         self.status: int | None = None  # if it was our child
         self.cause = ""
         self._number = 0  # of the last beat asked for
+        self._asked_at = -math.inf  # when we last asked, or would have
         self._owes_since: float | None = None
         self._is_open = True
         self.is_sent_away = False
@@ -47,11 +49,19 @@ class End:
             poll.register(self.process, select.EPOLLIN)
 
     def beat(self, moment: float) -> None:
-        """Ask for a sign of life; the guard is killed if it owes us one for too long."""
+        """Ask for a sign of life; the guard is killed if it owes us one for too long.
+
+        To be called again and again, within `FROZEN`: who comes later was frozen itself, perhaps
+        together with the guard, and has to give it the time anew.
+        """
         if not self.is_up or not self.is_alive or not self._is_open:
             return
+        were_we_frozen = moment - self._asked_at > FROZEN
+        self._asked_at = moment
         if self._owes_since is not None:
-            if moment - self._owes_since > FROZEN and not self.cause:
+            if were_we_frozen or wait_readable(self.wire.fileno(), 0.0):  # it may have answered
+                self._owes_since = moment
+            elif moment - self._owes_since > FROZEN and not self.cause:
                 self.cause = f"was frozen for more than {FROZEN:g} s"
                 signal.pidfd_send_signal(self.process, signal.SIGKILL)
             return
@@ -61,7 +71,9 @@ class End:
             self._owes_since = moment
 
     def send_away(self) -> None:
-        if self._is_open and not self.is_sent_away:
+        """To be called until it is gone: a watcher that does not know yet that its guard is gone
+        does not listen."""
+        if self._is_open:
             self.is_sent_away = True
             with contextlib.suppress(OSError):
                 self.wire.send(Leave())

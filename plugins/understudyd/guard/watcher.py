@@ -117,6 +117,7 @@ class _Watcher:
         report_up(around.control)
 
     def run(self) -> None:
+        self._some_ended()  # before anybody listened
         while self._exit is None:
             due = self._suspicion.due(self._page.read())
             if self._is_killed:
