@@ -3,6 +3,8 @@
 Rules
 * A file for each thing that is told, written beside it and renamed, so that nobody reads half of
   it. Nothing is locked and nothing synced: a power cut may cost the last entries.
+* The lock's own folder is never made: where it is not there it is away, a share say, and a lock in
+  a folder of the same name would be another one.
 * A share that hangs makes calls hang; whoever calls does so on a thread that may.
 """
 
@@ -70,7 +72,8 @@ class FileBoard:
 
     def _write(self, folder: Path, name: str, text: str) -> None:
         with self._errors():
-            folder.mkdir(mode=0o770, parents=True, exist_ok=True)
+            for place in (self._folder, folder):
+                place.mkdir(mode=0o770, exist_ok=True)
             draft = folder / f".{name}.{os.getpid()}"
             draft.write_text(text, encoding="utf-8")
             draft.replace(folder / f"{name}{END}")
