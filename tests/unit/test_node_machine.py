@@ -15,7 +15,8 @@ from understudyd.health.port import Health
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.memory import Store
 from understudyd.lock.words import Extend, Read, Seen, Swap, Tick
-from understudyd.sidecar.node import Machine, Phase
+from understudyd.sidecar.node import Machine
+from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.words import (
     Action,
     Asked,
@@ -132,7 +133,7 @@ def test_the_order_of_a_promotion(store: Store) -> None:
     assert names(node.feed(Started(node.token, 77))) == ["Check"]
     assert names(node.check(True)) == ["Note", "Follow"]
     assert node.machine.role == Role.MASTER
-    assert node.machine.pid == 77
+    assert node.machine.tenure.pid == 77
 
 
 def test_the_order_of_a_hand_over(master: Contender, store: Store) -> None:
@@ -168,7 +169,7 @@ def test_a_crash_hands_over_at_once_and_sits_out(master: Contender, store: Store
     """Catalogue 9."""
     token = master.token
     assert master.feed(Exited(token, -9)) == []
-    assert not master.machine.checks.is_healthy
+    assert not master.machine.tenure.checks.is_healthy
     assert names(master.feed(Dead(token, 0.01))) == ["Close", "Note", "Follow"]
     assert store.record is not None
     assert store.record.cause == "the broker ended: signal 9"
@@ -334,10 +335,10 @@ def test_the_heaviest_goes_first(store: Store) -> None:
     node.feed(Peers((a_standby("b", 3), a_standby("c", 2))))
     node.go_on(2.9)
     store.record = None
-    light = node.machine._permit.delay
+    light = node.machine.tenure._permit.delay
     node.feed(Peers((a_standby("b"), a_standby("c"))))
     assert light == pytest.approx(0.3)
-    assert node.machine._permit.delay == 0.0
+    assert node.machine.tenure._permit.delay == 0.0
 
 
 def test_hooks_that_hang_veto(store: Store) -> None:

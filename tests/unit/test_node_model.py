@@ -21,7 +21,8 @@ from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import Observation
 from understudyd.lock.timings import DRIFT, PRESETS
 from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
-from understudyd.sidecar.node import Machine, Phase
+from understudyd.sidecar.node import Machine
+from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.view import member
 from understudyd.sidecar.words import (
     Action,
@@ -177,7 +178,7 @@ class Node:
             return
         self.is_dying = True
         reign = self.reign
-        token = reign.token if reign else self.machine._token
+        token = reign.token if reign else self.machine.tenure._token
         took = self.world.random.uniform(0, TIMINGS.kill) if reign else 0.0
 
         def dead() -> None:

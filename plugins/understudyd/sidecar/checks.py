@@ -6,6 +6,7 @@ import math
 
 from understudyd.config import model
 from understudyd.health.port import Health
+from understudyd.sidecar.words import Check, Checked
 
 __all__ = ["Checks"]
 
@@ -35,26 +36,25 @@ class Checks:
         self._misses = 0
         self.due = math.inf
 
-    def ask(self, now: float, settings: model.Health) -> int | None:
-        """The number of a check to begin now, if one is due. After `overdue`."""
-        if now < self.due or self._is_asking:
+    def turn(self, now: float, settings: model.Health) -> Check | Checked | None:
+        """A check to begin now, or what stands for the answer of one that does not come back."""
+        if now < self.due:
             return None
+        if self._is_asking:
+            return Checked(self._number, Health(False, "the health check does not come back"))
         self._number += 1
         self._is_asking = True
         self.due = now + settings.timeout + GRACE
-        return self._number
+        return Check(self._number)
 
-    def overdue(self, now: float) -> int | None:
-        """The number of the check that should have been answered by now."""
-        return self._number if self._is_asking and now >= self.due else None
-
-    def answer(self, number: int, health: Health, now: float, settings: model.Health) -> bool:
+    def answer(self, event: Checked, now: float, settings: model.Health) -> bool:
         """Take in an answer; return whether it is one that counts.
 
         A broker that was healthy stays so until ``settings.failures`` checks in a row have failed.
         """
-        if number != self._number or not self._is_asking:
+        if event.number != self._number or not self._is_asking:
             return False
+        health = event.health
         self._is_asking = False
         self.detail = health.detail
         self._misses = 0 if health.ok else self._misses + 1

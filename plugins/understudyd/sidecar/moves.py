@@ -1,4 +1,10 @@
-"""Whether the master may be given up for another node now. Pure."""
+"""Switchover and failover: whether the master may be given up for another node now. Pure.
+
+Rules
+* A request stands on the board, and comes again with all its news, until the master answers it.
+* A switchover needs a candidate that could be master now.
+* A failover to a node that is named believes whoever named it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +15,37 @@ from understudyd.board.port import Answer, Request
 from understudyd.config.model import Group
 from understudyd.status import Member
 
-__all__ = ["judge"]
+__all__ = ["Moves"]
 
 
-def judge(request: Request, group: Group, me: str, members: Iterable[Member]) -> tuple[Answer, str]:
-    """The answer of the master, and its heir if that is 202.
+class Moves:
+    def __init__(self) -> None:
+        self._answered = ""  # the last request that was
 
-    A switchover needs a candidate that could be master now; a failover to a node that is named
-    believes whoever named it.
-    """
-    known = {one.name: one for one in members}
+    def judge(
+        self,
+        request: Request,
+        obstacle: Answer | None,
+        *,
+        group: Group,
+        me: str,
+        members: Iterable[Member],
+    ) -> tuple[Answer, str] | None:
+        """The answer of the master ``me``, and its heir if that is 202; None: it has one.
+
+        ``obstacle``: what it has to answer whoever the candidate is.
+        """
+        if request.answer is not None or request.id == self._answered:
+            return None
+        known = {one.name: one for one in members}
+        answer, heir = (obstacle, "") if obstacle else _choose(request, group, me, known)
+        self._answered = request.id
+        return answer, heir
+
+
+def _choose(
+    request: Request, group: Group, me: str, known: dict[str, Member]
+) -> tuple[Answer, str]:
     if request.to == me:
         return Answer(409, f"{me} is master already"), ""
     if request.to is None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from understudyd.api.page import Snapshot
-from understudyd.lock.port import Observation
 from understudyd.sidecar.billboard import News
-from understudyd.sidecar.node import Machine, Phase
+from understudyd.sidecar.node import Machine
+from understudyd.sidecar.tenure import Phase
 from understudyd.status import BrokerStatus, ClusterStatus, Member, NodeStatus, Role
 
 __all__ = ["cluster", "lease", "member", "snapshot", "status"]
@@ -17,13 +17,13 @@ __all__ = ["cluster", "lease", "member", "snapshot", "status"]
 
 def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, float]) -> Snapshot:
     keeper = machine.keeper
-    is_cut = keeper.observation is None or now - machine.seen_at > machine.group.timings.lease
+    is_cut = machine.tenure.sight.age(now) > machine.group.timings.lease
     trouble = keeper.refused or ("the lock does not answer" if is_cut else "")
     return Snapshot(
         status=status(machine),
         cluster=cluster(machine, now, news.members),
         history=news.history,
-        uris=machine.group.uris(machine.holder),
+        uris=machine.group.uris(machine.tenure.sight.holder),
         is_ready=not trouble and (machine.role == Role.MASTER or machine.is_ready(now)),
         trouble=trouble,
         metrics=dict(metrics),
@@ -45,8 +45,8 @@ def status(machine: Machine) -> NodeStatus:
         role=machine.role,
         state=_state(machine),
         token=machine.token,
-        master=machine.holder,
-        broker=BrokerStatus(machine.checks.is_healthy, machine.pid),
+        master=machine.tenure.sight.holder,
+        broker=BrokerStatus(machine.tenure.checks.is_healthy, machine.tenure.pid),
     )
 
 
@@ -58,7 +58,7 @@ def member(machine: Machine, now: float) -> Member:
         state=_state(machine),
         weight=machine.node.weight,
         api=str(machine.node.api),
-        healthy=machine.checks.is_healthy if is_master else machine.is_ready(now),
+        healthy=machine.tenure.checks.is_healthy if is_master else machine.is_ready(now),
         nofailover=machine.node.nofailover,
         token=machine.token,
         stamp=machine.keeper.highest_token,
@@ -75,12 +75,11 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
         if node.name not in known
     )
     nodes = sorted([*known.values(), *unheard], key=lambda one: one.name)
-    seen = machine.seen
     return ClusterStatus(
         group=machine.group.name,
         lock=str(machine.group.lock),
-        master=machine.holder,
-        token=_token(seen) if machine.holder else None,
+        master=machine.tenure.sight.holder,
+        token=machine.tenure.sight.token,
         nodes=tuple(nodes),
         is_paused=machine.is_paused,
     )
@@ -92,7 +91,3 @@ def _state(machine: Machine) -> str:
     if machine.phase is Phase.STANDBY and machine.keeper.refused:
         return "refused"
     return machine.phase.value
-
-
-def _token(seen: Observation | None) -> int | None:
-    return seen.record.token if seen and seen.record else None

@@ -6,6 +6,7 @@ Extend come out as they are.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -36,6 +37,7 @@ __all__ = [
     "Say",
     "Slept",
     "Stop",
+    "say",
 ]
 
 # --- events -----------------------------------------------------------------------------------
@@ -157,6 +159,10 @@ class Say:
 
     level: int
     text: str
+
+
+def say(text: str, level: int = logging.INFO) -> Say:
+    return Say(level, text)
 
 
 @dataclass(frozen=True)

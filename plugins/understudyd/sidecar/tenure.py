@@ -1,0 +1,371 @@
+"""The tenure: one broker of this node, from the lock's being ours to its being let go. Pure; one
+table.
+
+Rules
+* The keeper alone knows whether the lock is ours. What belongs to an earlier token is not listened
+  to.
+* Promotion: the lock is ours -> fence the old holder, stamp the store, pre_promote, which may veto
+  -> start the broker -> healthy -> master. Demotion: no master any more -> clean stop while there
+  is time, or kill at once -> dead and reaped -> let the lock go.
+* A broker that can't be killed keeps its lock: renewals go on, and so does the alarm.
+* Exclusion goes before everything, a pause too: who loses the lock loses the broker. What a pause
+  does stop is to hand over for an ill broker; that is made up for when it is over.
+* A reign that ends badly keeps this node out for a while, twice as long each time, until one lasts.
+
+==============  ===============================================================================
+phase           means
+==============  ===============================================================================
+STANDBY         without the lock
+PREPARING       the lock is ours; hooks and stamp
+STARTING        the broker was told to start and has not been healthy yet
+MASTER          the broker was healthy
+STOPPING        it is to stop cleanly
+FENCING         it is being killed
+STUCK           it can't be killed
+RELEASING       it is dead; the tombstone is being written
+==============  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, TypeAlias
+
+from understudyd.config.model import Group, Node
+from understudyd.drivers.port import Reign
+from understudyd.guard.words import Dead, Exited, Fencing, GuardLost, Started
+from understudyd.lock import words as lock
+from understudyd.lock.keeper import Keeper, State
+from understudyd.sidecar.checks import Checks
+from understudyd.sidecar.penalty import Penalty
+from understudyd.sidecar.sight import Sight
+from understudyd.sidecar.words import (
+    Action,
+    Checked,
+    Close,
+    Demote,
+    Event,
+    Follow,
+    Kill,
+    Launch,
+    Note,
+    Prepare,
+    Prepared,
+    say,
+)
+from understudyd.status import Role
+
+__all__ = ["Phase", "Tenure"]
+
+STAMPING = 5.0  # s to stamp the store
+GRACE = 1.0  # s beyond their own limits until hooks count as unanswered
+
+
+class Phase(Enum):
+    STANDBY = "standby"
+    PREPARING = "preparing"
+    STARTING = "starting"
+    MASTER = "master"
+    STOPPING = "stopping"
+    FENCING = "fencing"
+    STUCK = "fencing_failed"
+    RELEASING = "releasing"
+
+
+class Tenure:
+    def __init__(self, group: Group, node: Node, keeper: Keeper, penalty: Penalty) -> None:
+        self.phase = Phase.STANDBY
+        self.group = group
+        self.node = node
+        self.keeper = keeper
+        self.penalty = penalty
+        self.checks = Checks()
+        self.sight = Sight()
+        self.pid: int | None = None
+        self.is_paused = False
+        self.could_not_fence = False
+        self._permit = lock.Permit(False)
+        self._token = 0
+        self._cause = ""  # of the change under way
+        self._noticed = 0.0
+        self._is_clean = False  # how the reign is to end
+        self._crash = ""  # how the broker ended by itself
+        self._ill = ""  # MASTER and paused: what would have been a reason to hand over
+        self._until = math.inf  # when PREPARING or STARTING has taken too long
+
+    @property
+    def due(self) -> float:
+        """When to feed `Tick` at the latest."""
+        moments = [self.keeper.due]
+        if self.phase in (Phase.PREPARING, Phase.STARTING):
+            moments.append(self._until)
+        if self.phase in (Phase.STARTING, Phase.MASTER):
+            moments.append(self.checks.due)
+        if self.phase is Phase.STOPPING:
+            moments.append(self.keeper.deadline)
+        return min(moments)
+
+    def permit(self, permit: lock.Permit, now: float) -> list[Action]:
+        """Whether the next tenure may begin, and how late."""
+        if permit == self._permit or self.phase not in (Phase.STANDBY, Phase.RELEASING):
+            return []
+        self._permit = permit
+        return self._feed(permit, now)
+
+    def receive(self, event: Event, now: float) -> list[Action]:
+        """Take in what the lock, the broker or the clock has told; return what to do, in order."""
+        if isinstance(event, _OF_THE_KEEPER):
+            return self._feed(event, now)
+        return self._handle(event, now)
+
+    def go_on(self, now: float) -> list[Action]:
+        """What time has brought; to be asked after every event."""
+        if self.phase is Phase.PREPARING and now >= self._until:
+            return self.step_down("the store or a hook did not answer in time", now, is_bad=True)
+        if self.phase is Phase.STARTING and now >= self._until:
+            limit = self.node.broker.start_timeout
+            text = f"the broker was not healthy within {limit:g} s"
+            return self.step_down(text, now, is_bad=True)
+        if self.phase in (Phase.STARTING, Phase.MASTER):
+            return self._look_after(now)
+        if self.phase is Phase.STOPPING and now >= self.keeper.deadline:
+            self.phase = Phase.FENCING
+            return self._kill("the lease is over")
+        return []
+
+    def step_down(
+        self, cause: str, now: float, *, heir: str = "", clean: bool = False, is_bad: bool = False
+    ) -> list[Action]:
+        """End it, if there is one; ``is_bad``: this node is to sit out for a while."""
+        self._is_clean = clean
+        if is_bad:
+            self.penalty.sit_out(now)
+        self._permit = lock.Permit(False)
+        return self._feed(self._permit, now) + self._feed(lock.Step(cause, heir), now)
+
+    def pause(self, is_paused: bool, now: float) -> list[Action]:
+        """From now on an ill broker is left as it is; or is no longer, and it may be ill by now."""
+        self.is_paused = is_paused
+        if is_paused or not self._ill or self.phase is not Phase.MASTER:
+            return []
+        return self.step_down(self._ill, now, is_bad=True)
+
+    # --- the keeper -----------------------------------------------------------------------------
+
+    def _feed(self, event: lock.Event, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for action in self.keeper.receive(event, now):
+            if isinstance(action, lock.Swap) and self.keeper.state is State.CLAIMING:
+                self.sight.claim(action)
+            if isinstance(action, lock.Read | lock.Swap):
+                actions.append(action)
+            else:
+                actions += self._handle(action, now)
+        return actions
+
+    def _handle(self, event: Any, now: float) -> list[Action]:
+        handler = _TABLE[type(event)].get(self.phase)
+        is_stale = getattr(event, "token", self._token) != self._token
+        if handler is None or (is_stale and not isinstance(event, lock.Promote)):
+            return []
+        return handler(self, event, now)
+
+    def _promoted(self, event: lock.Promote, now: float) -> list[Action]:
+        assert self.keeper.record is not None
+        self.phase = Phase.PREPARING
+        self._token, self._cause, self._noticed = event.token, event.cause, now
+        self._is_clean = False
+        self._ill = self._crash = ""
+        hooks = [self.group.hooks[name] for name in _BEFORE if name in self.group.hooks]
+        self._until = now + STAMPING + GRACE + sum(hook.timeout for hook in hooks)
+        return [
+            say(f"the lock is ours, token {event.token}: {event.cause}"),
+            Prepare(self._reign, self.sight.doubtful),
+        ]
+
+    def _extended(self, event: lock.Extend, _: float) -> list[Action]:
+        return [event]
+
+    def _refused(self, event: lock.Refuse, _: float) -> list[Action]:
+        return [say(f"can't take part: {event.cause}", logging.ERROR)]
+
+    def _fence(self, event: lock.Fence, now: float) -> list[Action]:
+        self._cause, self._noticed = event.cause, now
+        if not self._is_clean or event.is_lost:
+            self.phase = Phase.FENCING
+            return self._kill(event.cause)
+        self.phase = Phase.STOPPING
+        limit = self.node.broker.stop_timeout
+        return [
+            say(f"stopping the broker, {limit:g} s at most: {event.cause}"),
+            Demote(now + limit),
+        ]
+
+    def _kill(self, cause: str) -> list[Action]:
+        return [say(f"killing the broker: {cause}", logging.WARNING), Kill(cause)]
+
+    def _nothing_to_kill(self, event: lock.Fence, now: float) -> list[Action]:
+        self._cause, self._noticed = event.cause, now
+        return self._reaped(now)
+
+    def _reaped(self, now: float) -> list[Action]:
+        """No broker of ours lives."""
+        self.phase = Phase.RELEASING
+        self.pid = None
+        self.checks.end()
+        return self._feed(lock.Fenced(), now)
+
+    def _released(self, _: lock.Released, now: float) -> list[Action]:
+        was, self.phase = self.phase, Phase.STANDBY
+        if was is Phase.STANDBY:
+            return [Close()]
+        took = now - self._noticed
+        return [
+            Close(),
+            say(f"standby after {took:.3f} s: {self._cause}"),
+            Note(self._token, Role.STANDBY, self._cause, took),
+            Follow("post_demote", self._reign),
+        ]
+
+    # --- the broker -----------------------------------------------------------------------------
+
+    def _prepared(self, event: Prepared, now: float) -> list[Action]:
+        self.keeper.learn(event.known)
+        if event.veto:
+            is_outdated = event.known > event.token  # a higher token is all that it takes
+            return self.step_down(event.veto, now, is_bad=not is_outdated)
+        self.penalty.begin()
+        return [say("starting the broker"), self._launch(now)]
+
+    def _launch(self, now: float) -> Action:
+        self.phase = Phase.STARTING
+        self._until = now + self.node.broker.start_timeout
+        self.checks.end()
+        return Launch(self._reign, self.keeper.deadline)
+
+    def _started(self, event: Started, now: float) -> list[Action]:
+        self.pid = event.pid
+        self.checks.begin(now)
+        return []
+
+    def _exited(self, event: Exited, now: float) -> list[Action]:
+        self._crash = f"the broker ended: {_how_ended(event)}"
+        self.checks.end()
+        return [say(self._crash, logging.WARNING)]  # Dead follows
+
+    def _died(self, event: Dead, now: float) -> list[Action]:
+        """It was not told to: it crashed, its deadline passed, or the guard was lost."""
+        self.checks.end()
+        self.pid = None
+        cause = self._crash or f"the broker was killed: {event.cause}"
+        self._crash = ""
+        if event.left:
+            return self._dead(event, now) + self.step_down(cause, now, is_bad=True)
+        if self.phase is Phase.MASTER and self.is_paused:
+            return self._put_off(cause)
+        allowed = self.node.broker.local_restarts
+        number = self.penalty.restart(now, allowed)
+        if number:
+            return [
+                say(f"restart in place {number} of {allowed}", logging.WARNING),
+                self._launch(now),
+            ]
+        self.phase = Phase.RELEASING
+        return self.step_down(cause, now, is_bad=True)
+
+    def _dead(self, event: Dead, now: float) -> list[Action]:
+        if event.left:
+            self.phase = Phase.STUCK
+            self.could_not_fence = True
+            text = f"FENCING FAILED, the lock is kept: {', '.join(event.left)} can't be killed"
+            return [say(text, logging.CRITICAL)]
+        return [say(f"the broker is dead after {event.took_s:.3f} s"), *self._reaped(now)]
+
+    def _guard_lost(self, event: GuardLost, _: float) -> list[Action]:
+        return [say(f"a guard was lost: {event.cause}", logging.WARNING)]
+
+    # --- health ---------------------------------------------------------------------------------
+
+    def _first_checked(self, event: Checked, now: float) -> list[Action]:
+        self._take_health(event, now)
+        if not self.checks.is_healthy:
+            return []
+        self.phase = Phase.MASTER
+        self.penalty.succeed(now)
+        took = now - self._noticed
+        return [
+            say(f"master after {took:.3f} s: {event.health.detail}"),
+            Note(self._token, Role.MASTER, self._cause, took),
+            Follow("post_promote", self._reign),
+        ]
+
+    def _checked(self, event: Checked, now: float) -> list[Action]:
+        was_healthy = self.checks.is_healthy
+        if not self._take_health(event, now):
+            return []
+        if self.checks.is_healthy:
+            self._ill = ""
+            return []
+        cause = f"the broker is ill: {event.health.detail}"
+        if not self.is_paused:
+            return self.step_down(cause, now, is_bad=True)
+        return self._put_off(cause) if was_healthy else []
+
+    def _take_health(self, event: Checked, now: float) -> bool:
+        return self.checks.answer(event, now, self.node.broker.health)
+
+    def _put_off(self, cause: str) -> list[Action]:
+        """A reason to hand over, while paused."""
+        self._ill = cause
+        return [say(f"{cause}; nothing is done about it while paused", logging.WARNING)]
+
+    def _look_after(self, now: float) -> list[Action]:
+        word = self.checks.turn(now, self.node.broker.health)
+        if isinstance(word, Checked):
+            return self._handle(word, now)
+        return [] if word is None else [word]
+
+    @property
+    def _reign(self) -> Reign:
+        record = self.keeper.record
+        return Reign(self._token, record.incarnation if record else "")
+
+
+def _how_ended(event: Exited) -> str:
+    if event.reason:
+        return event.reason
+    return f"signal {-event.status}" if event.status < 0 else f"exit code {event.status}"
+
+
+_BEFORE = ("fence", "pre_promote")  # hooks that promotion waits for
+_OF_THE_KEEPER = (lock.Seen, lock.Failed, lock.Hint, lock.Tick)
+_LIVING = (Phase.STARTING, Phase.MASTER, Phase.STOPPING, Phase.FENCING, Phase.STUCK)
+
+Handler: TypeAlias = Callable[[Tenure, Any, float], list[Action]]
+
+
+def _in(handler: Handler, *phases: Phase) -> dict[Phase, Handler]:
+    return dict.fromkeys(phases or tuple(Phase), handler)
+
+
+_TABLE: dict[type, dict[Phase, Handler]] = {
+    # of the keeper
+    lock.Promote: _in(Tenure._promoted, Phase.STANDBY),
+    lock.Extend: _in(Tenure._extended, *_LIVING),
+    lock.Fence: _in(Tenure._fence, Phase.STARTING, Phase.MASTER)
+    | _in(Tenure._nothing_to_kill, Phase.PREPARING, Phase.RELEASING),
+    lock.Released: _in(Tenure._released),
+    lock.Refuse: _in(Tenure._refused),
+    # of the broker
+    Prepared: _in(Tenure._prepared, Phase.PREPARING),
+    Started: _in(Tenure._started, Phase.STARTING),
+    Exited: _in(Tenure._exited, Phase.STARTING, Phase.MASTER),
+    Fencing: {},
+    GuardLost: _in(Tenure._guard_lost),
+    Dead: _in(Tenure._died, Phase.STARTING, Phase.MASTER)
+    | _in(Tenure._dead, Phase.STOPPING, Phase.FENCING, Phase.STUCK),
+    Checked: {Phase.STARTING: Tenure._first_checked, Phase.MASTER: Tenure._checked},
+}
