@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import logging
 import os
+import select
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudy.testing.brokers.ports import Port
 from understudyd.config.model import BrokerConfig, Command, Health, Node, Place, Secret
 from understudyd.drivers import stamp
 from understudyd.drivers.command import children, run
@@ -21,8 +27,10 @@ from understudyd.lock.memory import MemoryBackend, Store
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import RecordError
 from understudyd.lock.words import Failed, Hint, Read, Seen
+from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.notify import notify
+from understudyd.sidecar.settings import read
 from understudyd.sidecar.worker import Inbox, Worker
 from understudyd.testing.estate import SidecarEstate, eventually
 from understudyd.testing.estate import children as children_of
@@ -112,6 +120,39 @@ def test_a_worker_is_free_when_its_answer_is_told() -> None:
 
 
 # --- commands -----------------------------------------------------------------------------------
+
+
+def test_an_api_that_ends_again_at_once_is_started_again_all_the_same() -> None:
+    """Before control has heard that it is up, nothing is made of its end; a reload is not lost."""
+    with SidecarEstate(names="a") as estate:
+        settings = read(estate.file, "orders/a")
+        up = threading.Semaphore(0)
+        with contextlib.closing(Face(settings, logging.getLogger("test"), up.release)) as face:
+            face.start()
+            end_of_api(face)
+            eventually(lambda: face.orders() or face.fileno() is None)
+            new = Port()
+            node = replace(settings.node, listen=Place("127.0.0.1", new.number))
+            face.configure(replace(settings, node=node))
+            assert up.acquire(timeout=30)
+            end_of_api(face)
+            assert face.orders() == []
+            assert face.fileno() is None
+            face.came_up()
+            eventually(lambda: face.orders() or face.fileno() is None)
+            assert up.acquire(timeout=30)
+            face.came_up()
+            assert select.select([face.fileno() or 0], [], [], 30)[0]
+            assert face.orders() == []
+            socket.create_connection(("127.0.0.1", new.number)).close()
+
+
+def end_of_api(face: Face) -> None:
+    (pid,) = face.pids
+    process = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([process], [], [], 30)[0]
+    os.close(process)
 
 
 def test_a_command_that_hangs_is_killed_with_its_group() -> None:

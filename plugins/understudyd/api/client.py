@@ -87,7 +87,8 @@ class ApiProcess:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+        process = self._process  # it may just be started again, in another thread
+        return process.pid if process else None
 
     def fileno(self) -> int:
         """Readable while there is something to receive. Raises UnderstudyError when stopped."""
@@ -109,7 +110,7 @@ class ApiProcess:
             except OSError:
                 data = b""
             if not data:
-                self.stop()
+                self._hang_up()  # to wait for its end is left to `start`
                 words.append(Gone())
                 break
             word = unpack(data)
@@ -135,9 +136,7 @@ class ApiProcess:
 
     def stop(self) -> None:
         """End the process: it answers 503 to who is connected, and is gone."""
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        self._hang_up()
         if self._process is not None:
             try:
                 self._process.wait(STOP_TIME)
@@ -149,6 +148,11 @@ class ApiProcess:
     def close(self) -> None:
         self.stop()
         self.page.close()
+
+    def _hang_up(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def _send(self, word: Verdict | Settings) -> None:
         if self._channel is not None:

@@ -161,6 +161,7 @@ class Control:
         elif isinstance(word, Reload):
             self._reload()
         elif isinstance(word, ApiIsUp):
+            self._face.came_up()
             self._watch_api()
         else:
             self._feed(word)

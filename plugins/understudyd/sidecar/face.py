@@ -1,4 +1,8 @@
-"""The API process as control sees it: started again when it ends, without ever being waited for."""
+"""The API process as control sees it: started again when it ends, without ever being waited for.
+
+Rule: one that was started again counts from `came_up` on, in control's own thread. So the thread
+that starts it is free again by the time that it may be found to have ended once more.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +28,9 @@ class Face:
         self, settings: Settings, log: logging.Logger, tell_up: Callable[[], None]
     ) -> None:
         """``tell_up`` is called, from another thread, when an API process that had to be started
-        again answers."""
-        self._process = ApiProcess(_of(settings))
+        again answers: `came_up` is due then."""
+        self._wanted = _of(settings)
+        self._process = ApiProcess(self._wanted)
         self._log = log
         self._worker = Worker[None]("understudy-api", lambda _: tell_up())
         self._is_up = False
@@ -34,6 +39,11 @@ class Face:
         """Returns when it answers. Raises ConfigurationError where it can't listen."""
         self._process.start()
         self._is_up = True
+
+    def came_up(self) -> None:
+        """The process that had to be started again answers."""
+        self._is_up = True
+        self._process.configure(self._wanted)  # there may have been a reload meanwhile
 
     def fileno(self) -> int | None:
         """Readable when there are orders; None while it is not there."""
@@ -73,17 +83,17 @@ class Face:
             self._process.check()
 
     def configure(self, settings: Settings) -> None:
+        self._wanted = _of(settings)
         if self._is_up:
-            self._process.configure(_of(settings))
+            self._process.configure(self._wanted)
 
     def close(self) -> None:
         self._process.close()
 
     def _start_again(self) -> None:
-        while not self._is_up:
+        while True:
             try:
-                self._process.start()
-                self._is_up = True
+                return self._process.start()
             except (UnderstudyError, OSError) as error:
                 self._log.error(f"the API process does not start: {error}")
                 time.sleep(PAUSE)
