@@ -26,6 +26,7 @@ from understudyd.sidecar.words import (
     Demote,
     Event,
     Follow,
+    Kill,
     Launch,
     Note,
     Peers,
@@ -120,6 +121,14 @@ def ask(command: str, to: str | None = None) -> Asked:
 
 def a_standby(name: str, weight: int = 1, *, seen_s: float = 0.5, healthy: bool = True) -> Member:
     return Member(name, Role.STANDBY, "standby", weight, healthy=healthy, seen_s=seen_s)
+
+
+def switch_over(master: Contender, to: str | None, *standbys: Member) -> list[Action]:
+    """Asked for, and asked for again with the news of a second later: all have spoken."""
+    master.feed(Peers(standbys))
+    assert master.feed(ask("switchover", to)) == []
+    master.go_on(1.0)
+    return master.feed(Peers(standbys), ask("switchover", to))
 
 
 def test_the_order_of_a_promotion(store: Store) -> None:
@@ -294,8 +303,7 @@ def test_a_paused_standby_does_not_campaign(store: Store) -> None:
 
 def test_a_switchover_names_its_heir(master: Contender, store: Store) -> None:
     """Catalogue 97: the heir has a lease's head start over the old master."""
-    master.feed(Peers((a_standby("b"), a_standby("c", 5))))
-    reply, demote = master.feed(ask("switchover", "b"))
+    reply, demote = switch_over(master, "b", a_standby("b"), a_standby("c", 5))
     assert isinstance(reply, Reply)
     assert reply.answer.code == 202
     assert isinstance(demote, Demote)
@@ -304,6 +312,31 @@ def test_a_switchover_names_its_heir(master: Contender, store: Store) -> None:
     assert (store.record.released, store.record.heir) == (True, "b")
     assert master.go_on(2.9) == []
     assert names(master.go_on(1)) == ["Prepare"]  # nobody took it
+
+
+def test_a_candidate_that_has_died_is_not_handed_over_to(master: Contender) -> None:
+    """Catalogue 97: its last word is young still; nothing is touched until it has another."""
+    order = ask("switchover", "b")
+    for age in (0.0, 1.0, 2.0, 3.0):
+        master.feed(Peers((a_standby("b", seen_s=age), a_standby("c"))))
+        assert master.feed(order, order) == []  # from the API and from the board
+        master.go_on(1.0)
+    (reply,) = master.feed(Peers((a_standby("b", seen_s=4.0), a_standby("c"))), order)
+    assert isinstance(reply, Reply)
+    assert (reply.answer.code, reply.answer.reason) == (
+        409,
+        "b could not be master now: it was last heard of 4 s ago",
+    )
+    assert master.machine.phase is Phase.MASTER
+
+
+def test_a_failover_does_not_wait_for_a_word(master: Contender) -> None:
+    """Catalogue 97: it is for haste."""
+    master.feed(Peers((a_standby("b", seen_s=2.0),)))
+    reply, kill = master.feed(ask("failover"))
+    assert isinstance(reply, Reply)
+    assert reply.answer.code == 202
+    assert isinstance(kill, Kill)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from understudyd.sidecar.words import (
     Prepare,
     Prepared,
     Quit,
+    Reply,
     Slept,
     Stop,
 )
@@ -66,6 +67,7 @@ class Node:
         self.guard_deadline = 0.0  # on this node's clock
         self.is_dying = False
         self.wake = 0
+        self.asked: Asked | None = None  # stands on the board
         self.start()
 
     @property
@@ -128,6 +130,8 @@ class Node:
             case Check(number):
                 is_ok = self.reign is not None and self.world.now >= self.ill_until
                 self.answer_after(rng.uniform(0, 0.1), Checked(number, Health(is_ok, "")))
+            case Reply():
+                self.asked = None
             case Close():
                 assert self.reign is None
             case Quit(code):
@@ -220,7 +224,8 @@ class Node:
             self.kill(self.life)
 
     def ask_for(self, command: str, to: str | None = None) -> None:
-        self.feed(Asked(Request(str(self.world.random.random()), command, to)))
+        self.asked = Asked(Request(str(self.world.random.random()), command, to))
+        self.feed(self.asked)
 
     def move(self) -> None:
         command = self.world.random.choice(["switchover", "failover"])
@@ -242,6 +247,8 @@ def talk(world: World, nodes: list[Node]) -> None:
     for node in nodes:
         if world.random.random() < 0.9:
             node.feed(Peers(shown))
+            if node.asked:
+                node.feed(node.asked)
     world.after(1.0, lambda: talk(world, nodes))
 
 

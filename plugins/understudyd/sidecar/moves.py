@@ -2,12 +2,16 @@
 
 Rules
 * A request stands on the board, and comes again with all its news, until the master answers it.
-* A switchover needs a candidate that could be master now.
-* A failover to a node that is named believes whoever named it.
+* A switchover needs a candidate that could be master, and that said so after it was asked for: one
+  that died a moment ago still looks well, and as the heir it would cost a lease without a master.
+  Until it has said so nothing is touched; at the latest it is not `FRESH` any more, and refused.
+* A failover is for haste. It takes a candidate's last word, and to a node that is named it believes
+  whoever named it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from understudyd import election
@@ -17,10 +21,14 @@ from understudyd.status import Member
 
 __all__ = ["Moves"]
 
+LAG = 0.25  # s that news of the board may be older than the moment they come
+
 
 class Moves:
     def __init__(self) -> None:
         self._answered = ""  # the last request that was
+        self._asked = ""  # the last one that came,
+        self._since = math.inf  # and when it did first
 
     def judge(
         self,
@@ -30,15 +38,22 @@ class Moves:
         group: Group,
         me: str,
         members: Iterable[Member],
+        now: float,
     ) -> tuple[Answer, str] | None:
-        """The answer of the master ``me``, and its heir if that is 202; None: it has one.
+        """The answer of the master ``me``, and its heir if that is 202; None: not now.
 
         ``obstacle``: what it has to answer whoever the candidate is.
         """
         if request.answer is not None or request.id == self._answered:
             return None
+        if request.id != self._asked:
+            self._asked, self._since = request.id, now
         known = {one.name: one for one in members}
         answer, heir = (obstacle, "") if obstacle else _choose(request, group, me, known)
+        if heir and request.command == "switchover":
+            spoke = known[heir].seen_s
+            if spoke is None or spoke >= now - self._since - LAG:
+                return None
         self._answered = request.id
         return answer, heir
 

@@ -148,6 +148,7 @@ class Machine:
             group=self.group,
             me=self.node.name,
             members=self._campaign.members,
+            now=now,
         )
         if verdict is None:
             return []
