@@ -172,6 +172,9 @@ def test_an_unkillable_broker_keeps_the_lock(master: Contender, store: Store) ->
     done = master.feed(Dead(token, 70.0))
     assert store.record.released
     assert done[-1] == Quit(3, "a broker could not be killed in time")
+    (note,) = (action for action in done if isinstance(action, Note))
+    assert note.cause == "the broker ended: exit code 1"
+    assert note.took_s == pytest.approx(60.0)
 
 
 def test_a_crash_hands_over_at_once_and_sits_out(master: Contender, store: Store) -> None:

@@ -193,7 +193,7 @@ class Tenure:
         return [say(f"can't take part: {event.cause}", logging.ERROR)]
 
     def _fence(self, event: lock.Fence, now: float) -> list[Action]:
-        self._cause, self._noticed = event.cause, now
+        self._notice(event, now)
         if not self._is_clean or event.is_lost:
             self.phase = Phase.FENCING
             return self._kill(event.cause)
@@ -207,9 +207,12 @@ class Tenure:
     def _kill(self, cause: str) -> list[Action]:
         return [say(f"killing the broker: {cause}", logging.WARNING), Kill(cause)]
 
-    def _nothing_to_kill(self, event: lock.Fence, now: float) -> list[Action]:
+    def _notice(self, event: lock.Fence, now: float) -> list[Action]:
         self._cause, self._noticed = event.cause, now
-        return self._reaped(now)
+        return []
+
+    def _nothing_to_kill(self, event: lock.Fence, now: float) -> list[Action]:
+        return self._notice(event, now) + self._reaped(now)
 
     def _reaped(self, now: float) -> list[Action]:
         """No broker of ours lives."""
@@ -356,6 +359,7 @@ _TABLE: dict[type, dict[Phase, Handler]] = {
     lock.Promote: _in(Tenure._promoted, Phase.STANDBY),
     lock.Extend: _in(Tenure._extended, *_LIVING),
     lock.Fence: _in(Tenure._fence, Phase.STARTING, Phase.MASTER)
+    | _in(Tenure._notice, Phase.STUCK)
     | _in(Tenure._nothing_to_kill, Phase.PREPARING, Phase.RELEASING),
     lock.Released: _in(Tenure._released),
     lock.Refuse: _in(Tenure._refused),
