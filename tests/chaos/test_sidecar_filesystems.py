@@ -80,27 +80,27 @@ def test_a_folder_that_is_renamed_ends_the_reign(tmp_path: Path) -> None:
     folder.mkdir()
     with running(folder / "lock") as estate:
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         folder.rename(tmp_path / "away")
         eventually(lambda: master.said("the broker is dead"))
         time.sleep(1.5 * LEASE)
         assert [node.get("/master")[0] for node in (master, standby)] == [503, 503]
         (tmp_path / "away").rename(folder)
-        assert estate.master().status["token"] > token
+        assert estate.master().token > token
 
 
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     """Catalogue 53: the heartbeat is written in place; what does not fit is the board's."""
     with mounted(tmp_path, "tmpfs", "-o", "size=256k") as place, running(place / "lock") as estate:
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         with contextlib.suppress(OSError), (place / "filler").open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
         eventually(lambda: "the board can't be reached" in master.log)
         time.sleep(1.5 * LEASE)
         assert master.is_master
-        assert (master.status["token"], standby.said(ELECTED)) == (token, [])
+        assert (master.token, standby.said(ELECTED)) == (token, [])
         (place / "filler").unlink()
         eventually(lambda: "board: ok" in master.log)
 
@@ -129,7 +129,7 @@ def test_a_filesystem_that_hangs_ends_the_reign(tmp_path: Path) -> None:
         pytest.skip("fsfreeze is missing: apt-get install util-linux")
     with mounted(tmp_path, "ext4") as place, running(place / "lock") as estate:
         master, standby = _pair(estate)
-        token, broker = master.status["token"], master.broker
+        token, broker = master.token, master.broker
         _run("fsfreeze", "--freeze", str(place))
         try:
             eventually(lambda: not os.path.exists(f"/proc/{broker}"))
@@ -137,7 +137,7 @@ def test_a_filesystem_that_hangs_ends_the_reign(tmp_path: Path) -> None:
             assert [node.get("/master")[0] for node in (master, standby)] == [503, 503]
         finally:
             _run("fsfreeze", "--unfreeze", str(place))
-        eventually(lambda: estate.master().status.get("token", 0) > token)
+        eventually(lambda: estate.master().token > token)
         for node in (master, standby):
             assert node.stop() == 0
 
@@ -147,11 +147,11 @@ def test_a_server_that_gives_the_lock_away_is_not_enough(tmp_path: Path) -> None
     and once it does not it is dead before the next, and stays a standby when it is back."""
     with mounted(tmp_path, "ramfs") as place, running(place / "lock") as estate:
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         assert _give_away(master, place / "lock")
         time.sleep(2 * LEASE)
         assert master.is_master
-        assert (master.status["token"], standby.said(ELECTED)) == (token, [])
+        assert (master.token, standby.said(ELECTED)) == (token, [])
         master.signal(signal.SIGSTOP)
         eventually(lambda: standby.is_master)
         if not master.is_running:
@@ -159,7 +159,7 @@ def test_a_server_that_gives_the_lock_away_is_not_enough(tmp_path: Path) -> None
         master.signal(signal.SIGCONT)
         master.until("/standby")
         assert standby.is_master
-        assert standby.status["token"] > token
+        assert standby.token > token
 
 
 def _give_away(node: Sidecar, path: Path) -> bool:
@@ -185,12 +185,7 @@ def test_where_flock_is_no_proof_a_lease_is_waited(tmp_path: Path) -> None:
     """Catalogue 57, 13: what an overlay or a share unlocks proves no death."""
     with mounted(tmp_path, "ramfs") as place, running(place / "lock") as estate:
         master, standby = _pair(estate)
-        broker = master.broker
-        assert broker is not None
-        for pid in (*master.guards, master.pid, broker):
-            os.kill(pid, signal.SIGKILL)
-        master.kill()  # reaps it
-        dead = time.time()
+        dead = master.kill_all()
         eventually(lambda: standby.is_master)
         assert standby.said(ELECTED)[-1] >= dead + LEASE - 0.2  # the last renewal's age
 

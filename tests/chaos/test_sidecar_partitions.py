@@ -109,7 +109,7 @@ def test_a_standby_that_is_cut_off_is_not_ready() -> None:
     """Catalogue 40, 48: and the master does not notice, neither now nor when it is back."""
     with running() as (estate, network):
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         network.cut(standby.name)
         eventually(lambda: standby.get("/readiness")[0] == 503)
         time.sleep(1.5 * LEASE)
@@ -118,7 +118,7 @@ def test_a_standby_that_is_cut_off_is_not_ready() -> None:
         standby.until("/readiness")
         time.sleep(1.5 * LEASE)  # a claim would have come by now
         assert master.is_master
-        assert master.status["token"] == token
+        assert master.token == token
         assert standby.said(ELECTED) == []
         assert len(witness.intervals(estate.book)) == 1
 
@@ -127,28 +127,28 @@ def test_a_lock_that_is_cut_off_ends_the_reign() -> None:
     """Catalogue 38: fenced at the deadline, nobody takes over, and one master when it is back."""
     with running() as (estate, network):
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         network.cut(LOCK)
         eventually(lambda: master.said("the broker is dead"))
         time.sleep(1.5 * LEASE)
         assert [node.get("/master")[0] for node in (master, standby)] == [503, 503]
         assert standby.said(ELECTED) == []
         network.heal(LOCK)
-        assert estate.master().status["token"] > token
+        assert estate.master().token > token
 
 
 def test_blips_move_nothing() -> None:
     """Catalogue 44: each is shorter than an attempt, and leaves time for one before the next."""
     with running(timings="fast") as (estate, network):
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         for _ in range(BLIPS):
             network.cut(LOCK)
             time.sleep(0.3)
             network.heal(LOCK)
             time.sleep(0.55)
         assert master.is_master
-        assert master.status["token"] == token
+        assert master.token == token
         assert standby.said(ELECTED) == []
         assert len(witness.intervals(estate.book)) == 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -59,15 +58,6 @@ def _threads(node: Sidecar) -> int:
     return len(list(Path(f"/proc/{node.pid}/task").iterdir()))
 
 
-def _kill_all(node: Sidecar) -> None:
-    """Sidecar, guards and broker at once: nobody is left to let go."""
-    broker = node.broker
-    assert broker is not None
-    for pid in (*node.guards, node.pid, broker):
-        os.kill(pid, signal.SIGKILL)
-    node.kill()  # reaps it
-
-
 def test_slow_answers_pile_nothing_up_and_late_ones_extend_nothing(
     redis_server: Redis, unique: str, client: redis.Redis
 ) -> None:
@@ -75,12 +65,12 @@ def test_slow_answers_pile_nothing_up_and_late_ones_extend_nothing(
     none, although each renewal is carried out: the master is dead at its deadline."""
     with running(redis_server, unique, timings=SLOW) as (estate, proxies):
         master, standby = _pair(estate)
-        token, threads = master.status["token"], _threads(master)
+        token, threads = master.token, _threads(master)
         proxy = proxies[master.name]
         proxy.delay(0.9 * ATTEMPT / 2)  # each way
         time.sleep(1.5)
         assert master.is_master
-        assert (master.status["token"], standby.said(ELECTED)) == (token, [])
+        assert (master.token, standby.said(ELECTED)) == (token, [])
         before = _record(client, unique)["sequence"]
         proxy.delay(1.1 * ATTEMPT / 2)
         eventually(lambda: master.said("the broker is dead"))
@@ -106,7 +96,7 @@ def test_a_storm_of_resets_is_stood(redis_server: Redis, unique: str) -> None:
     timings = {**QUICK, "lease": "2s"}
     with running(redis_server, unique, timings=timings) as (estate, proxies):
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         proxy = proxies[master.name]
         accepted = proxy.accepted
         for _ in range(4):
@@ -119,7 +109,7 @@ def test_a_storm_of_resets_is_stood(redis_server: Redis, unique: str) -> None:
                 time.sleep(0.02)
         assert proxy.accepted > accepted + 4
         assert master.is_master
-        assert (master.status["token"], standby.said(ELECTED)) == (token, [])
+        assert (master.token, standby.said(ELECTED)) == (token, [])
         assert len(witness.intervals(estate.book)) == 1
 
 
@@ -129,19 +119,19 @@ def test_a_redis_that_forgot_a_dead_master(loss: str, unique: str) -> None:
     token rises."""
     with Redis() as server, running(server, unique) as (estate, _):
         master, standby = _pair(estate)
-        token = master.status["token"]
+        token = master.token
         with contextlib.closing(redis.Redis(port=server.port)) as client:
             backup = client.get(unique)
         assert isinstance(backup, bytes)
         server.kill()
-        _kill_all(master)
+        master.kill_all()
         server.start()
         if loss != "all":
             with contextlib.closing(redis.Redis(port=server.port)) as client:
                 client.set(unique, backup.replace(b'"token":%d' % token, b'"token":0'))
         back = time.time()
         eventually(lambda: standby.is_master)
-        assert standby.status["token"] > token
+        assert standby.token > token
         assert standby.said(ELECTED)[-1] >= back + LEASE
 
 
@@ -150,7 +140,7 @@ def test_a_standby_that_thaws_watches_anew(redis_server: Redis, unique: str) -> 
     with running(redis_server, unique) as (estate, _):
         master, standby = _pair(estate)
         standby.signal(signal.SIGSTOP)
-        _kill_all(master)
+        master.kill_all()
         time.sleep(1.5 * LEASE)
         standby.signal(signal.SIGCONT)
         thawed = time.time()

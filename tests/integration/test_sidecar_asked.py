@@ -115,19 +115,19 @@ def test_a_frozen_sidecar_is_not_alive_and_goes_on_when_it_thaws() -> None:
     """Catalogue 22 and 27: shorter than its lease nothing else happens."""
     with SidecarEstate(timings={**QUICK, "lease": "5s"}) as estate, Clients(estate):
         master = estate.start().master()
-        token = master.status["token"]
+        token = master.token
         master.signal(signal.SIGSTOP)
         eventually(lambda: reason(master, "/liveness").startswith("the sidecar has been silent"))
         master.signal(signal.SIGCONT)
         eventually(lambda: master.is_master)
-        assert master.status["token"] == token
+        assert master.token == token
         assert estate.judge() == []
 
 
 def test_a_master_whose_api_is_cut_stays_master(estate: SidecarEstate) -> None:
     """Catalogue 49: the other nodes, and the command line, tell who it is."""
     master = estate.master()
-    token = master.status["token"]
+    token = master.token
     api = api_of(master)
     eventually(lambda: '"role": "master"' in estate.other(master).get("/cluster")[1])
     os.kill(api, signal.SIGSTOP)
@@ -137,31 +137,31 @@ def test_a_master_whose_api_is_cut_stays_master(estate: SidecarEstate) -> None:
     assert {node["role"] for node in seen["nodes"]} == {"master", "standby"}
     # frozen for long it is replaced
     eventually(lambda: master.is_master and api_of(master) != api)
-    assert master.status["token"] == token
+    assert master.token == token
 
 
 def test_commands_need_the_token_and_roles_do_not(estate: SidecarEstate) -> None:
     """Catalogue 101."""
     master = estate.master()
     assert master.get("/pause")[0] == 405
-    token = master.status["token"]
+    token = master.token
     assert master.get("/cluster")[0] == 200
     estate.file.write_text(estate.file.read_text().replace("let-me-in", "changed"))
     master.signal(signal.SIGHUP)
     eventually(lambda: master.post("pause")[0] == 401)
-    assert master.status["token"] == token
+    assert master.token == token
 
 
 def test_a_board_that_is_full_or_gone_costs_no_master(estate: SidecarEstate) -> None:
     """Catalogue 102: what the board is on may break; the API tells, the group goes on."""
     master = estate.master()
-    token = master.status["token"]
+    token = master.token
     board = estate.folder / "orders.lock.board"
     board.rename(estate.folder / "away")
     board.write_text("no folder")
     eventually(lambda: "understudy_board_failures_total" in _failures(master.get("/metrics")[1]))
     assert master.is_master
-    assert master.status["token"] == token
+    assert master.token == token
     board.unlink()
     eventually(lambda: (board / "nodes" / f"{master.name}.json").exists())
 

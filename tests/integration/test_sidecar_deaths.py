@@ -90,10 +90,10 @@ def test_another_node_takes_over(estate: SidecarEstate, death: Callable[[Sidecar
     other = estate.other(master)
     other.until("/standby")
     assert other.get("/master")[0] == 503
-    broker, token = master.broker, master.status["token"]
+    broker, token = master.broker, master.token
     death(master)
     eventually(lambda: other.is_master)
-    assert other.status["token"] > token
+    assert other.token > token
     assert broker is not None
     assert not os.path.exists(f"/proc/{broker}"), "the old broker lives"
 
@@ -134,14 +134,14 @@ def test_a_frozen_sidecar_is_no_master_when_it_thaws(estate: SidecarEstate) -> N
 def test_a_short_freeze_changes_nothing(estate: SidecarEstate) -> None:
     """Catalogue 22."""
     master = estate.master()
-    token = master.status["token"]
+    token = master.token
     for _ in range(3):
         master.signal(signal.SIGSTOP)
         time.sleep(0.1)  # the lease has 0.7 s left
         master.signal(signal.SIGCONT)
         time.sleep(0.5)
     assert master.is_master
-    assert master.status["token"] == token
+    assert master.token == token
 
 
 def test_a_whole_frozen_node_is_no_master_when_it_thaws(estate: SidecarEstate) -> None:
@@ -213,7 +213,7 @@ def test_a_standby_comes_and_goes_unnoticed(estate: SidecarEstate) -> None:
     """Catalogue 7, 20: a restarted standby, and signals to the master, change nothing."""
     master = estate.master()
     other = estate.other(master)
-    token = master.status["token"]
+    token = master.token
     other.until("/standby")
     assert other.stop() == 0
     other.start()
@@ -222,4 +222,4 @@ def test_a_standby_comes_and_goes_unnoticed(estate: SidecarEstate) -> None:
     other.until("/standby")
     eventually(lambda: master.log.count("configuration reloaded") >= 1)
     assert master.is_master
-    assert master.status["token"] == token
+    assert master.token == token

@@ -72,7 +72,7 @@ def test_a_switchover_without_a_candidate_touches_nothing(estate: SidecarEstate)
     """Catalogue 97: refused before the master is touched."""
     master = estate.master()
     other = estate.other(master)
-    token = master.status["token"]
+    token = master.token
     other.stop()
     eventually(
         lambda: "could not be master now" in master.post("switchover", {"to": other.name})[1]
@@ -80,7 +80,7 @@ def test_a_switchover_without_a_candidate_touches_nothing(estate: SidecarEstate)
     assert master.post("switchover", {"to": "nobody"})[0] == 409
     assert master.post("switchover", {"to": master.name})[0] == 409
     assert master.is_master
-    assert master.status["token"] == token
+    assert master.token == token
 
 
 def test_a_candidate_that_dies_midway_is_waited_for_no_longer_than_a_lease() -> None:
@@ -125,13 +125,13 @@ def test_a_broker_restarts_in_place_as_often_as_it_may() -> None:
     """Catalogue 9: under the same token, and then the other node takes over."""
     with running(broker={"local_restarts": 1}) as estate:
         master = estate.master()
-        token, broker = master.status["token"], master.broker
+        token, broker = master.token, master.broker
         assert broker is not None
         os.kill(broker, signal.SIGKILL)
         again = eventually(
             lambda: master.is_master and master.broker not in (None, broker) and master.broker
         )
-        assert master.status["token"] == token
+        assert master.token == token
         os.kill(again, signal.SIGKILL)
         eventually(lambda: estate.other(master).is_master)
 
@@ -171,7 +171,7 @@ def test_the_store_refuses_an_older_master(tmp_path: Path) -> None:
     (tmp_path / ".understudy-token").write_text('{"token": 5000, "node": "z"}\n')
     with running(more={"store": str(tmp_path)}) as estate:
         master = estate.master()
-        assert master.status["token"] > 5000
+        assert master.token > 5000
         assert "stamp of token 5000, of z" in "".join(node.log for node in estate.nodes.values())
         assert min(row.token for row in witness.intervals(estate.book)) > 5000
     assert json.loads((tmp_path / ".understudy-token").read_text())["token"] > 5000
@@ -183,11 +183,11 @@ def test_the_store_refuses_an_older_master(tmp_path: Path) -> None:
 def test_a_lock_file_that_is_replaced_ends_the_reign(estate: SidecarEstate) -> None:
     """Catalogue 51, L03."""
     master = estate.master()
-    token = master.status["token"]
+    token = master.token
     path = estate.folder / "orders.lock"
     path.unlink()
     eventually(lambda: "was deleted or replaced" in master.log)
-    eventually(lambda: estate.master().status.get("token", 0) > token)
+    eventually(lambda: estate.master().token > token)
 
 
 def test_redis_may_forget_everything(redis_server: Redis, unique: str) -> None:
@@ -195,12 +195,12 @@ def test_redis_may_forget_everything(redis_server: Redis, unique: str) -> None:
     uri = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}"
     with running(lock=uri) as estate:
         master = estate.master()
-        token = master.status["token"]
+        token = master.token
         for _ in range(3):
             _redis(redis_server, "DEL", unique)
             time.sleep(0.7)
         assert master.is_master
-        assert master.status["token"] == token
+        assert master.token == token
 
 
 def test_a_redis_that_stands_still_ends_the_reign(redis_server: Redis, unique: str) -> None:
@@ -208,14 +208,14 @@ def test_a_redis_that_stands_still_ends_the_reign(redis_server: Redis, unique: s
     uri = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}"
     with running(lock=uri) as estate:
         master = estate.master()
-        token = master.status["token"]
+        token = master.token
         redis_server.freeze()
         try:
             eventually(lambda: "could not be renewed in time" in master.log)
             assert [node.get("/master")[0] for node in estate.nodes.values()] == [503, 503]
         finally:
             redis_server.thaw()
-        eventually(lambda: estate.master().status.get("token", 0) > token)
+        eventually(lambda: estate.master().token > token)
 
 
 def test_a_node_starts_while_its_lock_is_down(unique: str) -> None:
@@ -271,7 +271,7 @@ def test_a_lock_of_another_group_and_other_timings(estate: SidecarEstate) -> Non
 def test_a_bad_reload_changes_nothing(estate: SidecarEstate) -> None:
     """Catalogue 6."""
     master = estate.master()
-    token = master.status["token"]
+    token = master.token
     good = estate.file.read_text()
     estate.file.write_text(good.replace('"200ms"', '"900ms"'))
     master.signal(signal.SIGHUP)
@@ -285,7 +285,7 @@ def test_a_bad_reload_changes_nothing(estate: SidecarEstate) -> None:
     )
     assert master.post("reload")[0] == 202
     assert master.is_master
-    assert master.status["token"] == token
+    assert master.token == token
 
 
 def _copy(estate: SidecarEstate, name: str) -> Path:

@@ -97,6 +97,20 @@ class Sidecar:
         self.process.wait()
         return moment
 
+    def kill_all(self) -> float:
+        """SIGKILL sidecar, guards and broker, before one of them sees another die; returns when.
+
+        Nobody is left to let the lock go.
+        """
+        broker = self.broker
+        assert broker is not None
+        pids = (self.pid, *self.guards, broker)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):  # a broker dies with its guard
+                    os.kill(pid, number)
+        return self.kill()
+
     def stop(self, patience: float = PATIENCE) -> int:
         """SIGTERM; the exit code."""
         assert self.process is not None
@@ -145,6 +159,11 @@ class Sidecar:
         code, body = self.get("/status")
         found: dict[str, Any] = json.loads(body) if code == 200 else {}
         return found
+
+    @property
+    def token(self) -> int:
+        """Of its reign; 0 when it has none, or its API does not answer."""
+        return self.status.get("token") or 0
 
     @property
     def is_master(self) -> bool:
