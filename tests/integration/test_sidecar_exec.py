@@ -96,6 +96,7 @@ def stop_sidecar(node: Sidecar) -> None:
 def test_another_node_takes_over(estate: SidecarEstate, death: Callable[[Sidecar], None]) -> None:
     """Catalogue 9, 10, 19, 21: fenced by its command, before the other is promoted."""
     master = estate.master()
+    assert master.status["broker"]["pid"] is None  # nobody knows what its commands started
     other = estate.other(master)
     other.until("/standby")
     old = broker(master)

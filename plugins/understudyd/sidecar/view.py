@@ -46,7 +46,8 @@ def status(machine: Machine) -> NodeStatus:
         state=_state(machine),
         token=machine.token,
         master=machine.tenure.sight.holder,
-        broker=BrokerStatus(machine.tenure.checks.is_healthy, machine.tenure.pid),
+        # 0: commands started it, and nobody knows its process
+        broker=BrokerStatus(machine.tenure.checks.is_healthy, machine.tenure.pid or None),
     )
 
 
