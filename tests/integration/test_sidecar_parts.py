@@ -23,6 +23,7 @@ from understudyd.config.model import BrokerConfig, Command, Health, Node, Place,
 from understudyd.drivers import stamp
 from understudyd.drivers.command import children, run
 from understudyd.health.checks import make
+from understudyd.health.port import Health as Answered
 from understudyd.lock.memory import MemoryBackend, Store
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import RecordError
@@ -267,6 +268,13 @@ def test_http_and_commands(deaf: int) -> None:
         thread.join()
     assert make(a_node("tcp://127.0.0.1:9", Health("command", argv=("true",)))).check(5).ok
     assert not make(a_node("tcp://127.0.0.1:9", Health("command", argv=("false",)))).check(5).ok
+
+
+def test_a_health_command_runs_in_the_brokers_folder(tmp_path: Path) -> None:
+    node = a_node("tcp://127.0.0.1:9", Health("command", argv=("pwd",)))
+    there = replace(node, broker=replace(node.broker, cwd=tmp_path))
+    assert make(there).check(5) == Answered(True, str(tmp_path))
+    assert make(node).check(5) == Answered(True, "/")
 
 
 # --- as a service -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import understudy
 from understudy.core.endpoint import DEFAULT_PORTS
@@ -72,13 +73,14 @@ class HttpCheck:
 
 @dataclass(frozen=True)
 class CommandCheck:
-    """A command that ends with exit code 0 within its limit."""
+    """A command that ends with exit code 0 within its limit; as ourselves, in the broker's folder."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    cwd: Path | None = None
 
     def check(self, timeout: float) -> Health:
-        outcome = run(Command(self.argv, timeout), {**os.environ, **dict(self.env)})
+        outcome = run(Command(self.argv, timeout), {**os.environ, **dict(self.env)}, cwd=self.cwd)
         return Health(outcome.ok, outcome.detail or self.argv[0])
 
 
@@ -89,7 +91,7 @@ def make(node: Node) -> HealthCheck:
     """
     health = node.broker.health
     if health.kind == "command":
-        return CommandCheck(health.argv, tuple(node.broker.env.items()))
+        return CommandCheck(health.argv, tuple(node.broker.env.items()), node.broker.cwd)
     if health.kind == "http":
         return HttpCheck(health.url)
     endpoint = understudy.parse(node.uri.reveal()).endpoints[0]
