@@ -73,7 +73,7 @@ class HttpCheck:
 
 @dataclass(frozen=True)
 class CommandCheck:
-    """A command that ends with exit code 0 within its limit; as ourselves, in the broker's folder."""
+    """A command that ends with exit code 0 within its limit, run by us in the broker's folder."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
