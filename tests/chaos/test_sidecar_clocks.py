@@ -112,3 +112,30 @@ def test_nothing_is_decided_by_the_time_of_day() -> None:
         if "testing" not in file.parts
     }
     assert {name: count for name, count in found.items() if count} == ASKED_BY
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a time namespace")
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_a_machine_that_has_just_booted(kind: str, redis_server: Redis, unique: str) -> None:
+    """Catalogue 36: its clocks are near 0, which is no moment at which anything has been seen."""
+    lock = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}" if kind == "redis" else None
+    with SidecarEstate(lock) as estate, Clients(estate):
+        clocks = {"monotonic": time.CLOCK_MONOTONIC, "boottime": time.CLOCK_BOOTTIME}
+        back = [f"--{name}=-{int(time.clock_gettime(id_))}" for name, id_ in clocks.items()]
+        for node in estate.nodes.values():
+            node.prefix = ("unshare", "--time", *back)
+        begun = time.time()
+        master = estate.start().master()
+        other = estate.other(master)
+        other.until("/readiness")
+        (elected,) = master.said(ELECTED)
+        assert elected >= begun + LEASE  # what was never seen has to be watched as well
+        token = master.token
+        dead = master.kill_all()
+        eventually(lambda: other.is_master)
+        assert other.token > token
+        if kind == "redis":
+            assert other.said(ELECTED)[-1] >= dead + LEASE - 0.3  # the age of the last renewal
+        (first, *_) = witness.intervals(estate.book)
+        assert first.begin < 60, "the clocks of its broker are not near 0"
+        assert estate.judge() == []
