@@ -60,7 +60,7 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
     scheme, _, path = group.lock.reveal().partition(":")
     if scheme == "file":
         with about(estate, f"{base}.lock"):
-            _check_folder(Path(unquote(path)).parent, "the lock's folder")
+            _check_lock_file(Path(unquote(path)))
     if group.store is not None:
         with about(estate, f"{base}.store"):
             _check_folder(group.store, "the store")
@@ -84,8 +84,8 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
     for name in ("tls_cert", "tls_key"):
         file = getattr(estate.api, name)
         with about(estate, f"api.{name}"):
-            if file is not None and not os.access(file, os.R_OK):
-                raise ConfigurationError(f"{file} can't be read")
+            if file is not None:
+                _check_file(file)
 
 
 def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
@@ -93,6 +93,21 @@ def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
         raise ConfigurationError(f"{what} {folder} does not exist")
     if writable and not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(f"{what} {folder} is not writable for us")
+
+
+def _check_lock_file(file: Path) -> None:
+    _check_folder(file.parent, "the lock's folder")
+    if file.is_dir():
+        raise ConfigurationError(f"{file} is a folder; name a file in it")
+    if file.exists() and not os.access(file, os.R_OK | os.W_OK):
+        raise ConfigurationError(f"the lock {file} is not readable and writable for us")
+
+
+def _check_file(file: Path) -> None:
+    try:
+        file.open("rb").close()
+    except OSError as exc:
+        raise ConfigurationError(f"{file} can't be read: {exc.strerror}") from None
 
 
 def _check_user(user: str) -> None:

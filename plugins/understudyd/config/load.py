@@ -46,7 +46,7 @@ HEALTH_OF = {"amqp": "amqp", "amqps": "amqp", "stomp": "stomp", "stomp+ssl": "st
 
 def load(path: str | Path, environ: Mapping[str, str]) -> Estate:
     """Raises ConfigurationError. Sections of the bridges are left alone."""
-    file = Path(path)
+    file = Path(path).absolute()
     return build(file, _parsed(file), environ)
 
 
@@ -56,9 +56,10 @@ def build(file: Path, data: dict[str, Any], environ: Mapping[str, str]) -> Estat
     root = Table(source, (), data)
     root.skip("bridges")
     root.skip("network")
-    groups = {name: _group(name, table) for name, table in root.tables("groups").items()}
-    api = _api(root.table("api"))
-    root.finish()
+    tables, api_table = root.tables("groups"), root.table("api")
+    root.finish()  # before a key is missed that stands in a table of a wrong name
+    groups = {name: _group(name, table) for name, table in tables.items()}
+    api = _api(api_table)
     source.check_variables()
     _check_apart(source, groups)
     return Estate(file.absolute(), groups, api)
@@ -95,6 +96,9 @@ def _group(name: str, table: Table) -> Group:
 def _with_whole_path(lock: Secret, table: Table) -> Secret:
     """A relative file: starts at the configuration's folder."""
     scheme, _, rest = lock.reveal().partition(":")
+    if scheme == "memory":
+        why = "is seen by one process alone, so every node would be master; use file: or redis:"
+        table.refuse(("lock",), str(lock), why)
     if scheme != "file":
         return lock
     if rest.startswith("//"):

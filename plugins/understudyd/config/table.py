@@ -152,6 +152,10 @@ class Table:
                 self.refuse((name,), None, f"is no known key (valid: {valid}){near}")
 
     def missing(self, name: str) -> NoReturn:
+        """A key that looks like this one misspelled is told of instead."""
+        for other in self._data:
+            if other not in self._known and nearest(other, [name]):
+                self.refuse((other,), None, f"is no known key{nearest(other, [name])}")
         key = dotted((*self.path, name))
         raise ConfigurationError(
             f"{self.source}: {key} is missing (as a variable: {variable(*self.path, name)})"
@@ -162,10 +166,14 @@ class Table:
     ) -> NoReturn:
         path = (*self.path, *name)
         key = dotted(path) or "the file"
-        told = (
-            f"{key} = {MASK if is_secret(path[-1]) else shown(value)}" if value is not None else key
-        )
-        where = f"{self.source}: "
-        if by_variable:
-            where, told = f"variable {variable(*path)}: ", f"{told}"
-        raise ConfigurationError(f"{where}{told} {why}")
+        where = f"variable {variable(*path)}" if by_variable else str(self.source)
+        raise ConfigurationError(f"{where}: {key}{_told(path, value)} {why}")
+
+
+def _told(path: tuple[str, ...], value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (dict, list)):
+        return f" ({shown(value)})"
+    is_hidden = is_secret(path[-1]) and not path[-1].endswith("_file")  # a path is no secret
+    return f" = {MASK if is_hidden else shown(value)}"

@@ -150,7 +150,13 @@ def several(read: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
             value = [word.strip() for word in value.split(",")]
         if not isinstance(value, list):
             raise Bad('must be a list, as ["10.0.0.0/8"]')
-        return tuple(map(read, value))
+        return tuple(read_one(number, item) for number, item in enumerate(value, 1))
+
+    def read_one(number: int, item: object) -> T:
+        try:
+            return read(item)
+        except Bad as exc:
+            raise Bad(f"number {number}: {exc}") from None
 
     return read_all
 
