@@ -27,7 +27,7 @@ from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
 
 __all__ = ["BEAT", "Page", "Pulse", "Snapshot", "now"]
 
-BEAT = 0.25  # s
+BEAT = 1.0  # s; a third of what counts as silent
 SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
 PULSE = struct.Struct("=ddQ")  # beat, deadline, token
 SIGN = struct.Struct("=d")  # when the API was last known to live

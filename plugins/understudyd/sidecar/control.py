@@ -65,7 +65,7 @@ from understudyd.status import HistoryEntry, stamp
 __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
-GUARDS = 0.5  # s between two signs of life that the guards are asked for
+GUARDS = 1.0  # s between two signs of life that the guards are asked for
 SHOWN = 1.0  # s until what has not changed is shown to the API again, as being true still
 NAP = 0.5  # s that the clocks may differ more than before
 
