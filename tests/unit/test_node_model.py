@@ -19,8 +19,8 @@ from understudyd.guard.words import Dead, Exited, Started
 from understudyd.health.port import Health
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import Observation
-from understudyd.lock.timings import DRIFT, PRESETS
-from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
+from understudyd.lock.timings import PRESETS
+from understudyd.lock.words import Extend, Failed, Read, Swap, Tick
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.view import member
@@ -44,65 +44,34 @@ from understudyd.sidecar.words import (
 )
 from understudyd.testing.groups import a_group
 from understudyd.testing.model import Reign, World
+from understudyd.testing.model_host import Host
 
 TIMINGS = PRESETS["fast"]
 TROUBLE = 60.0  # s with faults
 CALM = 90.0  # s without: the longest that a node sits out, and more
 
 
-class Node:
-    """A sidecar (machine), its guard and its broker."""
+class Node(Host):
+    """The sidecar is a whole machine."""
 
     def __init__(self, world: World, group: Group, name: str) -> None:
-        self.world = world
+        super().__init__(world, name, TIMINGS)
         self.group = group
-        self.name = name
-        self.rate = 1 + world.random.uniform(-DRIFT, DRIFT)
-        self.offset = world.random.uniform(0, 1e6)
-        self.life = 0
-        self.frozen_until = 0.0
         self.cut_until = 0.0
         self.ill_until = 0.0
-        self.reign: Reign | None = None
-        self.guard_deadline = 0.0  # on this node's clock
-        self.is_dying = False
-        self.wake = 0
         self.asked: Asked | None = None  # stands on the board
-        self.start()
 
-    @property
-    def clock(self) -> float:
-        return self.offset + self.rate * self.world.now
-
-    def start(self) -> None:
-        self.life += 1
-        keeper = Keeper("g", self.name, f"{self.name}-{self.life}", TIMINGS)
+    def begin(self, keeper: Keeper) -> None:
         chance = random.Random(self.world.random.random())
         self.machine = Machine(self.group, self.group.nodes[self.name], keeper, chance)
         self.feed(Tick())
 
-    # --- the sidecar ----------------------------------------------------------------------------
+    def receive(self, event: Event) -> list[Action]:
+        return self.machine.receive(event, self.clock)
 
-    def feed(self, event: Event) -> None:
-        world, life = self.world, self.life
-        if world.now < self.frozen_until:
-            pause = self.frozen_until - world.now + 1e-6
-            world.after(pause, lambda: self.feed(event) if life == self.life else None)
-            return
-        keeper = self.machine.keeper
-        keeper.learn(world.highest_token)  # sidecars tell each other, and stamp the store
-        actions = self.machine.receive(event, self.clock)
-        world.highest_token = max(world.highest_token, keeper.highest_token)
-        for action in actions:
-            self.obey(action)
-        if life != self.life:
-            return
-        self.wake += 1
-        wake = self.wake
-        delay = max(self.machine.due - self.clock, 0.0) / self.rate
-        lag = world.random.expovariate(1000)  # the scheduler is never on time
-        if delay < 1e6:
-            world.after(delay + lag, lambda: self.feed(Tick()) if wake == self.wake else None)
+    @property
+    def due(self) -> float:
+        return self.machine.due
 
     def obey(self, action: Action) -> None:
         rng = self.world.random
@@ -113,23 +82,20 @@ class Node:
                 self.ask(attempt, lambda: self.world.swap(expected, record))
             case Prepare(reign):
                 veto = "no" if self.world.is_troubled and rng.random() < 0.1 else ""
-                self.answer_after(rng.uniform(0, 0.5), Prepared(reign.token, veto))
+                self.tell(rng.uniform(0, 0.5), Prepared(reign.token, veto))
             case Launch(reign, deadline):
-                self.launch(reign.token, deadline)
+                if self.launch(reign.token, deadline):
+                    self.tell(rng.uniform(0, 0.1), Started(reign.token, 1))
             case Extend(deadline):
-                self.guard_deadline = max(self.guard_deadline, deadline)
-                self.watch_deadline()
+                self.extend(deadline)
             case Demote(until):
-                stops = rng.choice([0.1, 2.0, 1e3])  # the last one ignores SIGTERM
-                stops = min(stops, (until - self.clock) / self.rate)
-                life, mine = self.life, self.reign
-                order = lambda: self.kill(life) if self.reign is mine else None  # noqa: E731
-                self.world.after(max(stops, 0.0), order)
+                longest = max(until - self.clock, 0.0) / self.rate
+                self.stop(min(rng.choice([0.1, 2.0, 1e3]), longest))  # 1e3: ignores SIGTERM
             case Kill():
                 self.kill(self.life)
             case Check(number):
                 is_ok = self.reign is not None and self.world.now >= self.ill_until
-                self.answer_after(rng.uniform(0, 0.1), Checked(number, Health(is_ok, "")))
+                self.tell(rng.uniform(0, 0.1), Checked(number, Health(is_ok, "")))
             case Reply():
                 self.asked = None
             case Close():
@@ -139,84 +105,22 @@ class Node:
                 self.end(rng.choice([0.1, 5.0]))
 
     def ask(self, attempt: int, operation: Callable[[], Observation]) -> None:
-        world = self.world
-        if world.now < self.cut_until:
-            self.answer_after(0.01, Failed(attempt, "cut off"))
-            return
+        if self.world.now < self.cut_until:
+            self.tell(0.01, Failed(attempt, "cut off"))
+        else:
+            super().ask(attempt, operation)
 
-        def reply(observation: Observation) -> None:
-            for delay in world.journeys():
-                self.answer_after(delay, Seen(attempt, observation))
-
-        for delay in world.journeys()[:1]:  # a request is carried out at most once, see the port
-            world.after(delay, lambda: reply(operation()))
-
-    def answer_after(self, delay: float, event: Event) -> None:
-        life = self.life
-        self.world.after(delay, lambda: self.feed(event) if life == self.life else None)
-
-    # --- the guard and the broker ---------------------------------------------------------------
-
-    def launch(self, token: int, deadline: float) -> None:
-        assert self.reign is None
-        self.guard_deadline = deadline
-        self.is_dying = False
-        if self.clock < deadline:
-            self.reign = Reign(self.name, token, self.world.now)
-            self.world.reigns.append(self.reign)
-            self.answer_after(self.world.random.uniform(0, 0.1), Started(token, 1))
-        self.watch_deadline()
-
-    def watch_deadline(self) -> None:
-        left = max(self.guard_deadline - self.clock, 0.0) / self.rate
-        life = self.life
-        self.world.after(left, lambda: self.check_deadline(life))
-
-    def check_deadline(self, life: int) -> None:
-        if self.clock >= self.guard_deadline - 1e-9 and not self.is_dying:
-            self.kill(life)
-
-    def kill(self, life: int) -> None:
-        """The order to kill; dead within K."""
-        if self.is_dying and self.reign is not None:
-            return
-        self.is_dying = True
-        reign = self.reign
+    def death(self, reign: Reign | None, took: float) -> Event:
         token = reign.token if reign else self.machine.tenure._token
-        took = self.world.random.uniform(0, TIMINGS.kill) if reign else 0.0
-
-        def dead() -> None:
-            if reign is not None and reign.end is None:
-                reign.end = self.world.now
-            if self.reign is reign:
-                self.reign = None
-            if life == self.life:
-                self.feed(Dead(token, took, cause="told"))
-
-        self.world.after(took, dead)
+        return Dead(token, took, cause="told")
 
     # --- faults ---------------------------------------------------------------------------------
-
-    def freeze(self) -> None:
-        self.frozen_until = self.world.now + self.world.random.choice([0.1, 1.0, 3.0, 9.0])
 
     def cut(self) -> None:
         self.cut_until = self.world.now + self.world.random.choice([0.3, 1.5, 4.0, 9.0])
 
     def fall_ill(self) -> None:
         self.ill_until = self.world.now + self.world.random.choice([1.0, 4.0, 15.0])
-
-    def crash(self) -> None:
-        """The sidecar dies; its guard kills the broker, and lets the lock go."""
-        self.end(self.world.random.choice([0.0, 0.5, 5.0]))
-
-    def end(self, pause: float) -> None:
-        self.life += 1
-        self.wake += 1
-        self.frozen_until = 0.0
-        self.kill(-1)
-        life = self.life
-        self.world.after(TIMINGS.kill + pause, lambda: self.start() if life == self.life else None)
 
     def crash_broker(self) -> None:
         if self.reign is not None and not self.is_dying:
@@ -234,7 +138,7 @@ class Node:
     def sleep(self) -> None:
         self.feed(Slept(2.0))
 
-    def stop(self) -> None:
+    def quit(self) -> None:
         self.feed(Stop())
 
 
@@ -262,7 +166,7 @@ def trouble(world: World, nodes: list[Node]) -> None:
         return
     node = world.random.choice(nodes)
     of_the_store = [world.restart, world.flush]
-    of_a_node = [node.freeze, node.cut, node.crash, node.sleep, node.stop]
+    of_a_node = [node.freeze, node.cut, node.crash, node.sleep, node.quit]
     of_a_broker = [node.crash_broker, node.fall_ill, node.move]
     of_all = [lambda: ask_all(nodes, "pause"), lambda: ask_all(nodes, "resume")]
     world.random.choice([*of_the_store, *of_a_node, *of_a_broker * 2, *of_all * 2])()
@@ -273,6 +177,8 @@ def play(seed: int) -> World:
     world = World(seed)
     group = a_group(local_restarts=seed % 2, start_timeout=5.0, stop_timeout=3.0)
     nodes = [Node(world, group, name) for name in "abc"]
+    for node in nodes:
+        node.start()
     world.after(0.5, lambda: talk(world, nodes))
     world.after(5.0, lambda: trouble(world, nodes))
     world.run(TROUBLE)
