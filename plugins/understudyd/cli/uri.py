@@ -21,7 +21,7 @@ from understudy.core.redact import MASK, is_secret
 from understudy.core.uri import COMPOSITES
 from understudy.discovery import Look, agent_schemes, agents_of, look
 from understudy.discovery.learned import ADAPTERS_OWN
-from understudyd.cli.probe import Answer, probe_all
+from understudyd.health.probe import Answer, probe_all
 
 __all__ = ["uri"]
 
@@ -37,7 +37,7 @@ class Row:
     answer: Answer | None = None
 
 
-@click.command()
+@click.command(short_help="Explain a URI; with --probe, log in to its brokers.")
 @click.argument("address", metavar="URI")
 @click.option("--probe", is_flag=True, help="Ask each agent, connect to each endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -15,10 +15,10 @@ import understudy
 from understudy.core.endpoint import DEFAULT_PORTS
 from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
-from understudyd.cli.probe import probe
 from understudyd.config.model import Command, Node
 from understudyd.drivers.command import run
 from understudyd.health.port import Health, HealthCheck
+from understudyd.health.probe import probe
 
 __all__ = ["CommandCheck", "HttpCheck", "LoginCheck", "TcpCheck", "make"]
 
