@@ -9,6 +9,7 @@ Rules
   itself, so that no answer is attributed to the wrong life of the server.
 * No expiry: a record is never deleted, and time is measured by who watches it, not by Redis.
 * Only a master answers; a replica knows nothing for certain.
+* A name that no name server answers for any more leads where it did.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import redis
@@ -24,6 +26,7 @@ from redis.retry import Retry
 
 from understudy.core.redact import Source, redact
 from understudy.errors import ConfigurationError
+from understudyd.lock.names import Names
 from understudyd.lock.port import Observation, Unavailable
 from understudyd.lock.record import LockRecord
 
@@ -108,6 +111,7 @@ def connect(uri: str, group: str, timeout: float) -> Server:
         client = redis.Redis.from_url(
             f"{address}?{urlencode(query)}",
             **checked,
+            **_by_name(address, timeout),
             single_connection_client=False,
             max_connections=1,
             retry=Retry(NoBackoff(), 0),
@@ -119,6 +123,38 @@ def connect(uri: str, group: str, timeout: float) -> Server:
     except ValueError as exc:
         raise ConfigurationError(f"{where} is no Redis address: {exc}") from None
     return Server(client, key, where)
+
+
+def _by_name(address: str, timeout: float) -> dict[str, Any]:
+    """What makes a client remember where its server's name led."""
+    if address.startswith("unix:"):
+        return {}
+    kind = _SecureConnection if address.startswith("rediss:") else _Connection
+    return {"connection_class": kind, "names": Names(timeout, timeout / 4)}
+
+
+class _Connection(redis.Connection):  # type: ignore[misc]  # untyped
+    host: str
+
+    def __init__(self, *, names: Names, **options: Any) -> None:
+        super().__init__(**options)
+        self._names = names
+
+    def _connect(self) -> Any:
+        name = self.host
+        *others, last = self._names.addresses(name)
+        try:
+            for self.host in others:
+                with contextlib.suppress(OSError):
+                    return super()._connect()
+            self.host = last
+            return super()._connect()
+        finally:
+            self.host = name  # what its certificate has to say
+
+
+class _SecureConnection(redis.SSLConnection, _Connection):  # type: ignore[misc]  # untyped
+    """TLS over such a connection."""
 
 
 class RedisBackend:
