@@ -153,6 +153,23 @@ def test_blips_move_nothing() -> None:
         assert len(witness.intervals(estate.book)) == 1
 
 
+@pytest.mark.slow
+def test_a_network_that_loses_a_third_of_all_packets() -> None:
+    """Catalogue 43: it may cost masters, one after the other, and never are there two."""
+    with running(timings="fast") as (estate, network):
+        master, standby = _pair(estate)
+        try:
+            for name in (LOCK, master.name, standby.name):
+                network.thin(name, 30)
+        except NetworkMissing as error:
+            _missing(error)
+        time.sleep(30)
+        for name in (LOCK, master.name, standby.name):
+            network.heal(name)
+        estate.master()
+        print(f"{len(witness.intervals(estate.book))} reigns")
+
+
 def test_the_network_loses_what_it_says_and_leaves_nothing() -> None:
     before = sorted(name for _, name in socket.if_nameindex())
     faults: list[Callable[[Network], None]] = [

@@ -7,6 +7,7 @@ Rules
   end of its input, so that all is gone with the test, whatever way that ends.
 * What is cut off loses packets without a word: no carrier goes, no address is refused.
 * A direction is lost where it begins: the sender has a false hardware address of the receiver.
+* A part of the packets is lost where they arrive, by a rule of the place's own firewall.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Network:
         self._ports = {name: f"port{number}" for number, name in enumerate(names, 1)}
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
         self._lost: set[tuple[str, str]] = set()
+        self._thin: set[str] = set()
 
     def __enter__(self) -> Network:
         _check()
@@ -103,8 +105,23 @@ class Network:
         self._neighbour("replace", sender, receiver, "lladdr", _NOBODY, "nud", "permanent")
         self._lost.add((sender, receiver))
 
+    def thin(self, name: str, percent: int) -> None:
+        """Lose so many of a hundred packets that arrive at this place, at random."""
+        if shutil.which("nft") is None:
+            raise NetworkMissing("nft is not installed: apt-get install nftables")
+        rules = (
+            "add table inet thin",
+            "add chain inet thin arriving { type filter hook input priority 0; }",
+            f"add rule inet thin arriving iif eth0 numgen random mod 100 < {percent} drop",
+        )
+        self._run(name, "nft", "; ".join(rules))
+        self._thin.add(name)
+
     def heal(self, name: str) -> None:
         """Undo all that was cut or lost at this place. Idempotent."""
+        if name in self._thin:
+            self._run(name, "nft", "delete table inet thin")
+            self._thin.remove(name)
         self._switch("link", "set", self._ports[name], "master", "switch")
         for way in [way for way in self._lost if name in way]:
             self._neighbour("del", *way)
@@ -150,11 +167,14 @@ class Network:
         self._at(sender, "neigh", verb, self.address(receiver), "dev", "eth0", *more)
 
     def _at(self, name: str, *arguments: str) -> None:
+        self._run(name, "ip", *arguments)
+
+    def _run(self, name: str, *command: str) -> None:
         done = subprocess.run(
-            [*self.prefix(name), "ip", *arguments], capture_output=True, text=True, timeout=60
+            [*self.prefix(name), *command], capture_output=True, text=True, timeout=60
         )
         if done.returncode:
-            raise NetworkMissing(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+            raise NetworkMissing(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 class WalledRedis(Redis):
