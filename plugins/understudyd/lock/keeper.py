@@ -42,6 +42,7 @@ from typing import TypeAlias
 
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LockRecord
+from understudyd.lock.rights import how_lost, is_ours, is_somebody_elses
 from understudyd.lock.timings import Timings
 from understudyd.lock.watch import Watch
 from understudyd.lock.words import (
@@ -183,8 +184,9 @@ class Keeper:
     def _fenced(self, _: Event, now: float) -> list[Action]:
         if self.state is not State.FENCING:
             return []
+        assert self.record is not None
         assert self.observation is not None
-        if self._is_lost or not self._is_ours(self.observation):
+        if self._is_lost or not is_ours(self.record, self.observation):
             return self._watch_anew(now)  # no tombstone where our record is not
         self._begin_release(now)
         return []
@@ -267,8 +269,9 @@ class Keeper:
     def _renewed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
         if seen.record == attempt.record:
             return self._acknowledged(attempt, seen, now)
-        is_lost = self._is_somebody_elses(seen)
-        if not is_lost and (self._is_ours(seen) or now < self.deadline):
+        assert self.record is not None
+        is_lost = is_somebody_elses(self.record, seen)
+        if not is_lost and (is_ours(self.record, seen) or now < self.deadline):
             self._next = now  # write it again
             return []
         if self.state is State.FENCING:
@@ -277,36 +280,15 @@ class Keeper:
         if not self.is_promoted:  # a claim that was found late and is gone again
             return self._watch_anew(now)
         assert is_lost
-        return self._fence(_how_lost(seen), is_lost=True)
+        return self._fence(how_lost(seen), is_lost=True)
 
     def _tombstoned(self, _: _Attempt, seen: Observation, now: float) -> list[Action]:
-        is_still_ours = self._is_ours(seen) and not self._is_somebody_elses(seen)
-        if not is_still_ours:  # the tombstone is there, or more than that has happened
+        assert self.record is not None
+        is_there = is_ours(self.record, seen) and not is_somebody_elses(self.record, seen)
+        if not is_there:  # the tombstone is there, or more than that has happened
             return self._watch_anew(now)
         self._next = now  # a renewal was under way, or the answer to a write was lost
         return []
-
-    def _is_ours(self, seen: Observation) -> bool:
-        """Whether the store shows a write of ours, not gone back; perhaps another than we know."""
-        ours, theirs = self.record, seen.record
-        assert ours is not None
-        return theirs is not None and (theirs.token, theirs.instance, theirs.incarnation) == (
-            ours.token,
-            ours.instance,
-            seen.incarnation,
-        )
-
-    def _is_somebody_elses(self, seen: Observation) -> bool:
-        """Whether the store shows that the lock is not ours any more."""
-        ours, theirs = self.record, seen.record
-        assert ours is not None
-        if seen.lost:
-            return True
-        if theirs is None or theirs.is_void or theirs.token < ours.token:
-            return False  # gone, or gone back to older data: ours is to be written again
-        if theirs.token > ours.token or theirs.instance != self._instance:
-            return True
-        return theirs.released  # by our guard, which knows that the broker is dead
 
     # --- what to do next ------------------------------------------------------------------------
 
@@ -385,14 +367,6 @@ class Keeper:
         self.is_promoted = self._is_lost = False
         self._next = now
         return [Released()]
-
-
-def _how_lost(seen: Observation) -> str:
-    if seen.lost:
-        return seen.lost
-    assert seen.record is not None
-    what = "was released by our guard" if seen.record.released else "is held"
-    return f"the lock {what}: {seen.record.holder}, token {seen.record.token}"
 
 
 Handler: TypeAlias = Callable[..., list[Action]]

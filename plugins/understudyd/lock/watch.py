@@ -18,9 +18,7 @@ JUMP = 1000  # tokens skipped after the store may have forgotten some
 
 class Watch:
     def __init__(self, group: str, node: str, instance: str, timings: Timings) -> None:
-        self.observation: Observation | None = (
-            None  # None: nothing has been seen yet, or too long ago
-        )
+        self.observation: Observation | None = None  # seen last; None: not yet, or too long ago
         self.refused = ""  # why this node can't take part
         self._group = group
         self._node = node
