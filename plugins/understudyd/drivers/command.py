@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from understudyd.config.model import Command
 __all__ = ["Outcome", "Running", "children", "run"]
 
 KEPT = 300  # characters of output that are told
+DYING = 0.1  # s after SIGKILL
 _children: set[int] = set()
 _lock = threading.Lock()
 
@@ -46,8 +47,10 @@ class Running:
         cwd: Path | None = None,
         user: str | None = None,
         descriptors: Sequence[int] = (),
+        before: Callable[[], None] | None = None,
     ) -> None:
-        """``user``: None = our own. Raises OSError when it can't be run."""
+        """``user``: None = our own. ``before`` is called in the new process, by who has no other
+        threads. Raises OSError when it can't be run."""
         # not a pipe, which what it leaves in the background would keep open
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
@@ -61,6 +64,7 @@ class Running:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     pass_fds=descriptors,
+                    preexec_fn=before,
                     **_identity(user),
                 )
                 _children.add(self.process.pid)
@@ -76,14 +80,18 @@ class Running:
         return False
 
     def end(self) -> Outcome:
-        """What it came to; one that has not ended is killed with its process group."""
+        """What it came to; one that has not ended is killed with its process group.
+
+        What can't be killed, as it waits for a dead mount or is another user's by sudo, is left.
+        """
         code = self.process.poll()
         if code is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        with _lock:
-            _children.discard(self.process.pid)
+            self.wait(DYING)
+        if self.process.returncode is not None:
+            with _lock:
+                _children.discard(self.process.pid)
         with self._output as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - 4 * KEPT))
             told = " ".join(output.read().decode(errors="replace").split())[-KEPT:]

@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 
 from understudy.errors import ConfigurationError, UnderstudyError
@@ -18,6 +19,7 @@ from understudyd.config.model import BrokerConfig
 from understudyd.drivers.fencer import Plan
 from understudyd.drivers.port import Event, Reign
 from understudyd.drivers.process import environment
+from understudyd.guard.end import End, wait_readable
 from understudyd.guard.page import Page
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Dead, Exited, GuardLost, Kill, Launch, Lock, Seen, Started, Stop
@@ -46,74 +48,61 @@ class ExecDriver:
         self._page = Page.create()
         self._token = 0
         self._living = 0  # the token of a broker that may live; 0: none does
-        self._orphaned = 0  # the same, of one whose fencer has died
-        self._wire: Wire | None = None
+        self._is_alarmed = False  # it has been told that nobody can fence that one
+        self._fencer: End | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._begun = 0.0
         self._poll = select.epoll()
 
     def start(self) -> None:
-        ours, theirs = Wire.pair()
-        descriptors = (theirs.fileno(), self._page.descriptor)
-        plan = Plan.of(self._config, self._lock).to_json()
-        argv = [sys.executable, "-m", "understudyd.drivers.fencer", plan, *map(str, descriptors)]
-        argv.append(str(self._orphaned))
-        env = {**os.environ, "PYTHONSAFEPATH": "1"}
-        try:
-            self._process = subprocess.Popen(
-                argv,
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                env=env,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise UnderstudyError(f"the fencer could not be started: {error}") from error
-        finally:
-            theirs.close()
-        poll = select.poll()
-        poll.register(ours.fileno(), select.POLLIN)
-        try:
-            if not poll.poll(START * 1000) or ours.receive() is None:
-                raise EOFError
-        except EOFError:
-            self._process.kill()
-            self._process.wait()
-            ours.close()
-            raise UnderstudyError("the fencer did not start") from None
-        self._wire = ours
-        self._orphaned = 0
-        self._poll.register(ours.fileno(), select.EPOLLIN)
+        self._begin()
+        while self._fencer is None or not self._fencer.is_up:
+            wait_readable(self.fileno(), self._begun + START)
+            is_late = time.monotonic() >= self._begun + START
+            if self.events() or is_late:
+                self._end_fencer()
+                raise UnderstudyError("the fencer did not start")
 
     def fileno(self) -> int:
         return self._poll.fileno()
 
     def events(self) -> list[Event]:
+        fencer = self._fencer
+        if fencer is None:
+            return []
         events: list[Event] = []
-        try:
-            while self._wire is not None and (received := self._wire.receive()) is not None:
-                if isinstance(received[0], (Started, Exited, Dead)):
-                    events.append(received[0])
-                    if isinstance(received[0], Dead) and not received[0].left:
-                        self._living = 0
-                        self._send(Seen(received[0].token))
-        except EOFError:
-            events += self._lost()
+        for message in fencer.receive(self._poll):
+            if isinstance(message, (Started, Exited, Dead)):
+                events.append(message)
+                if isinstance(message, Dead) and not message.left:
+                    self._living = 0
+                    self._is_alarmed = False
+                    self._send(Seen(message.token))
+        fencer.look(self._poll)
+        if not fencer.is_alive:
+            events += self._lost(fencer)
         return events
 
     def promote(self, reign: Reign, deadline: float, descriptors: tuple[int, ...] = ()) -> None:
-        if self._wire is None:
-            self.start()
-        assert self._wire is not None
+        if self._fencer is None:
+            self._begin()
+        assert self._fencer is not None
         self._token = self._living = reign.token
         self.extend(deadline)
         env = environment(self._config, reign, os.environ)
         launch = Launch(reign.token, (), env, "/", 0o022, None, bool(descriptors))
-        self._wire.send(launch, descriptors)
+        self._fencer.wire.send(launch, descriptors)
 
     def beat(self) -> None:
-        if self._wire is None and self._orphaned:
-            with contextlib.suppress(UnderstudyError):
-                self.start()
+        if self._fencer is None:
+            if self._living:
+                with contextlib.suppress(UnderstudyError):
+                    self._begin()
+        elif self._fencer.is_up:
+            self._fencer.beat(time.monotonic())
+        elif time.monotonic() >= self._begun + START:
+            assert self._process is not None
+            self._process.kill()
 
     def configure(self, config: BrokerConfig) -> None:
         self._config = config  # of the next fencer
@@ -131,36 +120,72 @@ class ExecDriver:
         self._page.clear()
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        if self._fencer is not None:
+            self._fencer.hang_up(self._poll)
         if self._process is not None:
             assert self._config.fence is not None
             with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on trying to fence
                 self._process.wait(self._config.fence.timeout + CLOSE)
+        if self._fencer is not None:
+            self._fencer.close(self._poll)
+            self._fencer = None
         self._poll.close()
         self._page.close()
 
-    def _send(self, order: Stop | Kill | Seen) -> None:
-        if self._wire is not None:
-            with contextlib.suppress(OSError):  # it has died: `events` tells what follows
-                self._wire.send(order)
+    # --------------------------------------------------------------------------------------------
 
-    def _lost(self) -> list[Event]:
-        """The fencer died. If a broker may live, another one fences it."""
-        assert self._wire is not None
-        assert self._process is not None
-        self._wire.close()
-        self._wire = None
-        self._process.wait()
-        self._orphaned = self._living
-        events: list[Event] = [GuardLost("the process that fences the broker died")]
+    def _begin(self) -> None:
+        """Start a fencer, which fences first what may live; orders wait for it."""
+        ours, theirs = Wire.pair()
+        descriptors = (theirs.fileno(), self._page.descriptor)
+        plan = Plan.of(self._config, self._lock).to_json()
+        argv = [sys.executable, "-m", "understudyd.drivers.fencer", plan, *map(str, descriptors)]
+        argv.append(str(self._living))
         try:
-            self.start()
-        except UnderstudyError as error:
-            if self._orphaned:
-                events.append(Dead(self._living, 0.0, (f"the broker ({error})",)))
+            self._process = subprocess.Popen(
+                argv,
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONSAFEPATH": "1"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise UnderstudyError(f"the fencer could not be started: {error}") from error
+        finally:
+            theirs.close()
+        pid = self._process.pid
+        self._begun = time.monotonic()
+        self._fencer = End("fencer", ours, pid, os.pidfd_open(pid))
+        self._fencer.register(self._poll)
+
+    def _send(self, order: Stop | Kill | Seen) -> None:
+        if self._fencer is not None:
+            with contextlib.suppress(OSError):  # it has died: `events` tells what follows
+                self._fencer.wire.send(order)
+
+    def _lost(self, fencer: End) -> list[Event]:
+        """If a broker may live, another fencer fences it. Nobody waits for that one: to renew the
+        lease is what keeps others from the lock meanwhile."""
+        self._end_fencer()
+        cause = f"the process that fences the broker {fencer.cause}"
+        events: list[Event] = [GuardLost(cause, fencer.is_up)]
+        if fencer.is_up:  # else `beat` or `promote` tries again
+            with contextlib.suppress(UnderstudyError):
+                self._begin()
+        if self._fencer is None and self._living and not self._is_alarmed:
+            self._is_alarmed = True
+            events.append(Dead(self._living, 0.0, (f"the broker ({cause})",)))
         return events
+
+    def _end_fencer(self) -> None:
+        if self._fencer is None:
+            return
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._fencer.close(self._poll)
+        self._fencer = None
 
 
 def _early(config: BrokerConfig, timings: Timings) -> float:

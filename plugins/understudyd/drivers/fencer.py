@@ -6,7 +6,9 @@ Rules
   or dead, the fence command is run here, and only after it has succeeded the lock is let go.
 * A sidecar that does not notice within `PATIENCE` that its broker is dead is frozen, and may have
   the lock open: it is killed.
-* Fencing is tried until it succeeds, whoever asked for it.
+* Fencing is tried until it succeeds, whoever asked for it, and waits for nothing.
+* Only what promote starts inherits the lock's descriptor: what fence or demote leaves behind would
+  keep the lock for ever.
 * Orders and reports are those of the guards.
 """
 
@@ -28,8 +30,20 @@ from understudyd.config.model import BrokerConfig, Command
 from understudyd.drivers.command import Running
 from understudyd.guard.page import Page, now
 from understudyd.guard.release import release
+from understudyd.guard.system import die_with_parent
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Dead, Exited, Kill, Launch, Lock, Ready, Seen, Started, Stop
+from understudyd.guard.words import (
+    Beat,
+    Dead,
+    Exited,
+    Kill,
+    Launch,
+    Lock,
+    Ready,
+    Seen,
+    Started,
+    Stop,
+)
 
 __all__ = ["Plan", "main"]
 
@@ -139,6 +153,8 @@ class Fencer:
                 self._begin("promote", self._plan.promote, math.inf)
             case Launch(token):
                 self._tell(Dead(token, 0.0, cause="its lease was over"))
+            case Beat():
+                self._tell(order)
             case Seen():
                 self._unseen = 0
                 self._seen_until = math.inf
@@ -154,9 +170,15 @@ class Fencer:
         self._doing = what
         self._limit = min(now() + command.timeout, until)
         user, cwd = self._plan.user, Path(self._plan.cwd)
+        descriptors = self._descriptors if what == "promote" else ()
         try:
             self._running = Running(
-                command.argv, self._env, cwd=cwd, user=user, descriptors=self._descriptors
+                command.argv,
+                self._env,
+                cwd=cwd,
+                user=user,
+                descriptors=descriptors,
+                before=die_with_parent,
             )
         except (OSError, KeyError) as error:
             self._ended(False, f"can't run {command.argv[0]}: {error}")
@@ -207,7 +229,7 @@ class Fencer:
             os.close(self._descriptors.pop())
         self._tell(Dead(token, took, cause=f"{what} succeeded"))
 
-    def _tell(self, event: Started | Exited | Dead) -> None:
+    def _tell(self, event: Started | Exited | Dead | Beat) -> None:
         if not self._is_orphan:
             with contextlib.suppress(OSError):  # it has died, which the wire shows next
                 self._wire.send(event)
@@ -219,7 +241,8 @@ def main() -> None:
     plan = Plan.from_json(sys.argv[1])
     wire, page, token = map(int, sys.argv[2:])
     end = Wire(socket.socket(fileno=wire))
-    end.send(Ready(os.getpid()))
+    with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
+        end.send(Ready(os.getpid()))
     Fencer(plan, end, Page(page), token).run()
 
 

@@ -1,0 +1,158 @@
+"""The exec driver in this process, with real commands, and a fencer that dies or stands still."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from understudyd.config.model import BrokerConfig, Command
+from understudyd.drivers import command
+from understudyd.drivers.exec import ExecDriver
+from understudyd.drivers.port import Event, Reign
+from understudyd.guard.page import now
+from understudyd.guard.words import Dead, GuardLost, Lock, Started
+from understudyd.lock.timings import Timings
+from understudyd.testing.estate import children, command_line, eventually
+
+pytestmark = pytest.mark.integration
+
+BOUND = 30.0  # s
+TIMINGS = Timings(lease=10, renew=1, attempt=1, kill=5)
+PATH = {"PATH": os.environ["PATH"]}
+
+Make = Callable[..., ExecDriver]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """A driver of a broker that is a file: promote makes it, demote and fence take it away."""
+    drivers: list[ExecDriver] = []
+
+    def make(promote: str = "touch broker", fence: str = "rm -f broker") -> ExecDriver:
+        config = BrokerConfig(
+            driver="exec",
+            cwd=tmp_path,
+            promote=Command(("sh", "-c", promote), 20.0),
+            demote=Command(("sh", "-c", fence), 20.0),
+            fence=Command(("sh", "-c", fence), 2.0),
+        )
+        lock = Lock(f"file:{tmp_path}/lock", "orders", "a-1", 1.0)
+        driver = ExecDriver(config, lock, timings=TIMINGS, owned=lambda: ())
+        drivers.append(driver)
+        driver.start()
+        return driver
+
+    yield make
+    for driver in drivers:
+        driver.close()
+
+
+def until(driver: ExecDriver, kind: type[Event]) -> list[Event]:
+    events: list[Event] = []
+    deadline = time.monotonic() + BOUND
+    while not any(isinstance(event, kind) for event in events):
+        assert time.monotonic() < deadline, events
+        select.select([driver], [], [], 0.2)
+        driver.beat()
+        events += driver.events()
+    return events
+
+
+def promote(driver: ExecDriver, *descriptors: int) -> None:
+    driver.promote(Reign(7, ""), now() + 600, descriptors)
+
+
+def fencer() -> int:
+    (pid,) = (pid for pid in children(os.getpid()) if "drivers.fencer" in command_line(pid))
+    return pid
+
+
+def test_nobody_waits_for_a_new_fencer(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease has to be renewed meanwhile, or another node is promoted beside the broker."""
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    gate = tmp_path / "gate"
+    gate.touch()
+    slow = tmp_path / "python"
+    slow.write_text(
+        f'#!/bin/sh\nwhile test -e {gate}; do sleep 0.01; done\nexec {sys.executable} "$@"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    os.kill(fencer(), signal.SIGKILL)
+    assert not any(isinstance(event, Dead) for event in until(driver, GuardLost))
+    assert (tmp_path / "broker").exists()
+    gate.unlink()
+    dead = until(driver, Dead)[-1]
+    assert isinstance(dead, Dead)
+    assert not dead.left
+    assert not (tmp_path / "broker").exists()
+
+
+def test_a_fencer_that_does_not_come_up_raises_the_alarm_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/bin/false")
+        os.kill(fencer(), signal.SIGKILL)
+        until(driver, GuardLost)
+        alarms = until(driver, Dead) + until(driver, GuardLost)
+    assert [event.left != () for event in alarms if isinstance(event, Dead)] == [True]
+    dead = until(driver, Dead)[-1]
+    assert isinstance(dead, Dead)
+    assert not dead.left
+
+
+def test_a_frozen_fencer_is_replaced_and_its_promotion_ends_with_it(
+    make: Make, tmp_path: Path
+) -> None:
+    """Else the broker would start after it was fenced."""
+    driver = make(promote="echo $$ > pid; exec sleep 1000")
+    promote(driver)
+    eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(fencer(), signal.SIGSTOP)
+    until(driver, Dead)
+    eventually(lambda: "sleep" not in command_line(pid))
+
+
+def test_only_what_promote_starts_keeps_the_lock(make: Make, tmp_path: Path) -> None:
+    show = "readlink /proc/self/fd/* > {}; true"
+    driver = make(promote=show.format("promoted"), fence=show.format("fenced"))
+    with open(tmp_path / "held", "w") as held:
+        promote(driver, held.fileno())
+        until(driver, Started)
+        driver.fence("a test orders it")
+        until(driver, Dead)
+    assert str(tmp_path / "held") in (tmp_path / "promoted").read_text()
+    assert str(tmp_path / "held") not in (tmp_path / "fenced").read_text()
+
+
+def test_a_command_that_cannot_be_killed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with sudo, or on a dead mount: fencing must go on."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "killpg", refuse)
+        running = command.Running(("sleep", "1000"), PATH)
+        assert not running.end().ok
+    assert running.process.pid in command.children()  # no orphan of a broker's
+    running.process.kill()
+    running.process.wait(BOUND)
