@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from understudy.testing.brokers import free_port
 from understudyd.api.client import ApiProcess
@@ -24,6 +26,8 @@ from understudyd.api.page import Snapshot, now
 from understudyd.api.words import Order, Settings
 from understudyd.board.file import FileBoard
 from understudyd.board.port import Answer
+from understudyd.cli.cluster import show
+from understudyd.cli.cluster.look import Look
 from understudyd.config import load
 from understudyd.status import (
     BrokerStatus,
@@ -171,7 +175,30 @@ def test_shows_a_table_on_a_terminal(estate: Estate, words: tuple[str, ...]) -> 
     os.close(ours)
     assert process.wait() == 0
     assert "master a token 3" in shown.decode()
-    assert "└──────┴" in shown.decode()
+    assert "standby" in shown.decode()
+    assert "───────" in shown.decode()
+
+
+def test_tables_are_folded_and_not_cut_on_a_narrow_terminal() -> None:
+    members = (
+        Member(
+            "a", Role.MASTER, "master (paused)", 1, "mq1.example.org:8801", True, 0.1, token=1000
+        ),
+        Member(
+            "b", Role.NONE, "silent (was standby)", 1, "mq2.example.org:8801", False, 99.0, True
+        ),
+    )
+    look = Look(ClusterStatus("g", "file:g.lock", "a", 1000, members), "api")
+    entry = HistoryEntry(1000, "a", Role.MASTER, stamp(9), "b let go: the broker is ill", 0.5)
+    for width in (60, 80):
+        paper = io.StringIO()
+        console = Console(width=width, file=paper)
+        console.print(show.tables([look, look]))
+        console.print(show.history_table([entry]))
+        told = paper.getvalue()
+        assert "…" not in told
+        assert max(map(len, told.splitlines())) <= width
+    assert "1970-01-01 00:00:09  1000   a     master" in told
 
 
 def test_shows_what_others_say_of_a_node_that_is_silent(estate: Estate, cluster: Call) -> None:
@@ -220,6 +247,30 @@ def test_tells_the_groups_refusal(estate: Estate, cluster: Call) -> None:
     done = cluster("switchover")
     assert done.returncode == 1
     assert done.stderr == "understudy: a refused the switchover: not now\n"
+
+
+def test_tells_of_a_token_that_is_not_the_sidecars(estate: Estate, cluster: Call) -> None:
+    estate.start("a", "b")
+    estate.file.write_text(
+        estate.file.read_text().replace(f'token = "{SECRET}"', 'token = "other"')
+    )
+    done = cluster("pause")
+    assert done.returncode == 1
+    told = f"a refused the pause: its token is not that of {estate.file}"
+    assert done.stderr == f"understudy: {told}\n"
+    assert estate.orders == []
+
+
+def test_a_sidecar_does_not_import_what_prints_tables(tmp_path: Path) -> None:
+    """It costs memory for as long as the sidecar runs."""
+    code = (
+        "import sys; from understudyd.cli.app import run; "
+        f"run(['sidecar', '-c', '{tmp_path}/none', '--node', 'g/a']); "
+        "import understudyd.sidecar.service; print('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert "can't be read: No such file" in done.stderr
 
 
 def test_gives_up_waiting(estate: Estate, cluster: Call) -> None:

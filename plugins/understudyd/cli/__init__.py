@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from typing import NoReturn
 
@@ -12,7 +13,9 @@ def main() -> NoReturn:
     """The console script."""
     try:
         import click  # noqa: F401
-        import rich  # noqa: F401
+
+        if importlib.util.find_spec("rich") is None:  # not imported: a sidecar prints no table
+            raise ModuleNotFoundError(name="rich")
     except ImportError as error:
         print(
             f'understudy: {error.name} is not installed: pip install "understudy[cli]"',

@@ -7,6 +7,7 @@ an argument may be a URI, so those pass through `redact` as well.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -14,22 +15,30 @@ from collections.abc import Sequence
 import click
 
 from understudy import ConfigurationError, UnderstudyError, __version__, redact
-from understudyd.cli.cluster import cluster
-from understudyd.cli.sidecar import sidecar
-from understudyd.cli.uri import uri
 
 __all__ = ["run"]
 
+COMMANDS = ("cluster", "sidecar", "uri")
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Imports a command when it is used: a sidecar has no need of what prints tables."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"understudyd.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="understudy")
 def understudy() -> None:
-    """Failover URIs, master/slave groups and broker networks."""
-
-
-understudy.add_command(cluster)
-understudy.add_command(sidecar)
-understudy.add_command(uri)
+    """Failover URIs and master/slave groups."""
 
 
 def run(arguments: Sequence[str]) -> int:

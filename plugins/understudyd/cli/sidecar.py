@@ -9,15 +9,16 @@ import click
 __all__ = ["sidecar"]
 
 
-@click.command()
+@click.command(short_help="Run a node's broker while the group's lock is ours.")
 @click.option(
     "-c",
     "--config",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="the estate's understudy.toml",
+    metavar="FILE",
+    help="The file.",
 )
-@click.option("--node", required=True, metavar="GROUP/NODE", help="which node this sidecar is")
+@click.option("--node", required=True, metavar="GROUP/NODE", help="Which node this sidecar is.")
 def sidecar(config: Path, node: str) -> int:
     """Run the sidecar of a node: hold the lock or wait for it, run the broker while it is ours.
 

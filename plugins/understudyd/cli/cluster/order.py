@@ -52,6 +52,10 @@ def give(estate: Estate, group: Group, command: str, to: str | None = None) -> G
             answered = ask.post(node, estate.api, command, to)
         except ask.NoAnswer as exc:
             raise NotDone(f"{node.name} was asked and gave no answer ({exc}); look again") from exc
+        if answered.code == 401:
+            raise NotDone(
+                f"{node.name} refused the {command}: its token is not that of {estate.path}"
+            )
         if answered.code != 202:
             raise NotDone(f"{node.name} refused the {command}: {answered.reason}")
         return Given(before, "api", str(answered.data.get("reason", "")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -57,7 +58,10 @@ def notes(look: Look) -> list[str]:
 
 
 def tables(looks: Sequence[Look]) -> RenderableType:
-    return Group(*(part for look in looks for part in _table(look)))
+    parts: list[RenderableType] = []
+    for look in looks:
+        parts += [Text(), *_table(look)] if parts else _table(look)
+    return Group(*parts)
 
 
 def _table(look: Look) -> list[RenderableType]:
@@ -65,13 +69,12 @@ def _table(look: Look) -> list[RenderableType]:
     title = Text.assemble(
         (cluster.group, "bold"), "  ", (summary(look), "" if cluster.master else "red")
     )
-    table = Table("node", "role", "state", "token", "healthy", "weight", "API", "seen")
-    for node in cluster.nodes:
+    table = _empty("node", "state", "token", "healthy", "weight", "API", "seen")
+    for node in cluster.nodes:  # the state says the role, too
         style = STYLES.get(node.role, "red" if node.seen_s is None else "yellow")
         cells = (
             Text(node.name, "bold"),
-            Text(_role(node), style),
-            Text(node.state),
+            Text(node.state, style),
             Text(str(node.token or "")),
             Text("yes" if node.healthy else "no", "" if node.healthy else "red"),
             Text(str(node.weight) + (" (never)" if node.nofailover else "")),
@@ -81,6 +84,14 @@ def _table(look: Look) -> list[RenderableType]:
         table.add_row(*cells)
     warnings = (Text(note.partition(f"note {cluster.group} ")[2], "yellow") for note in notes(look))
     return [title, Text(f"lock {cluster.lock}", "dim"), table, *warnings]
+
+
+def _empty(*columns: str) -> Table:
+    """A table that folds what does not fit, on a narrow terminal; nothing is cut off."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _line(group: str, node: Member) -> str:
@@ -111,11 +122,12 @@ def history_lines(entries: Sequence[HistoryEntry]) -> list[str]:
 
 
 def history_table(entries: Sequence[HistoryEntry]) -> Table:
-    table = Table("at", "token", "node", "became", "took", "cause")
+    table = _empty("at (UTC)", "token", "node", "became", "took", "cause")
     for entry in entries:
-        cells = (entry.at, str(entry.token), entry.node, entry.role, f"{entry.took_s:g} s")
+        at = entry.at[:19].replace("T", " ")
+        cells = (at, str(entry.token), entry.node, entry.role, f"{entry.took_s:g} s")
         style = STYLES.get(entry.role, "")
-        table.add_row(*(Text(cell, style) for cell in cells), Text(entry.cause, overflow="fold"))
+        table.add_row(*(Text(cell, style) for cell in cells), Text(entry.cause))
     return table
 
 
