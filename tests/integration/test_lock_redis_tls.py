@@ -7,30 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from understudy.testing.brokers import Redis
-from understudy.testing.brokers.server import Command
 from understudyd.lock.open import open_backend
 from understudyd.lock.port import Unavailable
+from understudyd.testing.secure import SecureRedis
 
 pytestmark = pytest.mark.integration
 
 TIMEOUT = 5.0  # s, of one attempt
-
-
-class SecureRedis(Redis):
-    """Also speaks TLS, at a port of its own."""
-
-    def __init__(self, certificate: Path) -> None:
-        super().__init__()
-        self.secure_port = self._claim_port()
-        self._certificate = certificate
-
-    def _prepare(self) -> Command:
-        command = super()._prepare()
-        crt = self._certificate.with_suffix(".crt")
-        files = ["--tls-cert-file", str(crt), "--tls-key-file", str(self._certificate)]
-        tls = ["--tls-port", str(self.secure_port), "--tls-auth-clients", "no"]
-        return Command([*command.argv, *tls, *files, "--tls-ca-cert-file", str(crt)], command.env)
 
 
 @pytest.fixture
