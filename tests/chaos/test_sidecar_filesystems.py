@@ -102,7 +102,7 @@ def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
         assert master.is_master
         assert (master.token, standby.said(ELECTED)) == (token, [])
         (place / "filler").unlink()
-        eventually(lambda: "board: ok" in master.log)
+        eventually(lambda: "the board answers again" in master.log)
 
 
 def test_a_filesystem_that_fails_ends_the_reign(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_nothing_moves_while_paused(estate: SidecarEstate) -> None:
         )
     )
     assert master.post("switchover", {"to": other.name})[0] == 409
+    assert "switchover refused: the group is paused; resume it first" in master.log
     broker = master.broker
     assert broker is not None
     os.kill(broker, signal.SIGKILL)
@@ -224,7 +225,9 @@ def test_a_node_starts_while_its_lock_is_down(unique: str) -> None:
         node = estate["a"].start()
         node.until("/liveness")
         assert node.get("/readiness")[0] == 503
+        eventually(lambda: "the lock can't be reached: redis://127.0.0.1:9/0: " in node.log)
         assert node.stop() == 0
+        assert node.log.count("the lock can't be reached") == 1
 
 
 def _redis(server: Redis, *command: str) -> None:

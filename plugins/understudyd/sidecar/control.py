@@ -29,7 +29,7 @@ from understudyd.guard.words import Dead, Exited
 from understudyd.health.port import Health
 from understudyd.lock.keeper import LOOKS, Keeper
 from understudyd.lock.port import LockBackend
-from understudyd.lock.words import Extend, Read, Seen, Swap, Tick
+from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
 from understudyd.sidecar import view
 from understudyd.sidecar.billboard import PERIOD, Billboard, News
 from understudyd.sidecar.counts import Counts
@@ -39,6 +39,7 @@ from understudyd.sidecar.node import Machine
 from understudyd.sidecar.preparer import follow, prepare
 from understudyd.sidecar.requests import Orders
 from understudyd.sidecar.settings import Settings, check_reload
+from understudyd.sidecar.tidings import Outage
 from understudyd.sidecar.words import (
     Action,
     Asked,
@@ -112,6 +113,7 @@ class Control:
         self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
         self._checking = Worker[Checked]("understudy-health", self._inbox.put)
         self._following = Worker[str]("understudy-hooks", self._hook_ended)
+        self._lock_outage, self._board_outage = Outage("the lock"), Outage("the board")
         self._news = News()
         self._counts = Counts()
         self._look_at = self._beat_at = self._guards_at = -math.inf
@@ -164,6 +166,8 @@ class Control:
             self._face.came_up()
             self._watch_api()
         else:
+            if isinstance(word, (Seen, Failed)):
+                self._warn(self._lock_outage.hear(word.cause if isinstance(word, Failed) else ""))
             self._feed(word)
 
     def _feed(self, event: Event) -> None:
@@ -175,10 +179,8 @@ class Control:
             self._locker.wait_for_change(self.machine.group.timings.renew / LOOKS)
 
     def _take_news(self, news: News) -> None:
-        if news.trouble != self._news.trouble:
-            text = f"the board can't be reached: {news.trouble}" if news.trouble else "board: ok"
-            self._log.warning(text)
-            self._counts.add("board_failures_total", bool(news.trouble))
+        self._warn(self._board_outage.hear(news.trouble))
+        self._counts.add("board_failures_total", bool(news.trouble))
         self._news = news
         self._orders.look(news.requests)
         self._feed(Peers(news.members))
@@ -270,6 +272,8 @@ class Control:
                 self._billboard.note(entry)
                 self._look_at = -math.inf
             case Reply(request, answer):
+                if answer.code != 202:
+                    self._log.info(f"{request.command} refused: {answer.reason}")
                 self._orders.answer(request, answer)
                 self._billboard.reply(request, answer)
                 self._look_at = -math.inf
@@ -311,6 +315,9 @@ class Control:
             self._log.warning(f"the hook {hook} was left out: the one before has not ended")
 
     def _hook_ended(self, trouble: str) -> None:
+        self._warn(trouble)
+
+    def _warn(self, trouble: str) -> None:
         if trouble:
             self._log.warning(trouble)
 

@@ -1,0 +1,38 @@
+"""What the log says of things that work or don't."""
+
+from __future__ import annotations
+
+from understudyd.health.port import Health
+from understudyd.sidecar.tidings import MISSES, REASONS, Illness, Outage
+
+
+def test_an_outage_is_told_when_it_begins_and_when_it_ends() -> None:
+    lock = Outage("the lock")
+    told = [lock.hear(trouble) for trouble in ("", "refused", "refused", "timed out", "", "")]
+    assert told == ["", "", "the lock can't be reached: refused", "", "the lock answers again", ""]
+
+
+def test_what_fails_once_alone_is_no_news() -> None:
+    board = Outage("the board")
+    assert MISSES == 2
+    assert not any(board.hear(trouble) for trouble in ("refused", "", "refused", ""))
+
+
+def test_each_reason_of_an_illness_is_told_once_until_the_broker_is_healthy() -> None:
+    broker = Illness()
+    refused, slow = Health(False, "connection refused"), Health(False, "no answer within 5000 ms")
+    told = [broker.hear(health) for health in (refused, refused, slow, refused)]
+    assert told == [
+        "health check: connection refused",
+        "",
+        "health check: no answer within 5000 ms",
+        "",
+    ]
+    assert not broker.hear(Health(True, "RabbitMQ"))
+    assert broker.hear(refused)
+
+
+def test_a_reason_that_is_new_each_time_does_not_fill_the_log() -> None:
+    broker = Illness()
+    told = [broker.hear(Health(False, f"exit code 1: at {moment}")) for moment in range(100)]
+    assert sum(map(bool, told)) == REASONS
