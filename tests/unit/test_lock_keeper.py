@@ -8,13 +8,17 @@ from understudyd.lock.keeper import State
 from understudyd.lock.memory import Store
 from understudyd.lock.port import Observation
 from understudyd.lock.words import (
+    Action,
     Extend,
+    Failed,
     Fence,
     Fenced,
     Permit,
     Promote,
+    Read,
     Seen,
     Step,
+    Swap,
 )
 from understudyd.testing.contender import Contender, T, a_claim_under_way, a_master
 
@@ -60,6 +64,31 @@ def test_cut_off_it_fences_at_the_deadline_and_never_earlier() -> None:
     assert isinstance(fence, Fence)
     assert not fence.is_lost
     assert "could not be renewed" in fence.cause
+
+
+class SlowDisk(Contender):
+    """Each write takes longer than an attempt, and its answer is not listened to any more."""
+
+    busy_until = 0.0
+
+    def obey(self, action: Action) -> None:
+        if isinstance(action, Read | Swap) and self.now < self.busy_until:
+            self.feed(Failed(action.attempt, "the call before has not come back"))
+        elif isinstance(action, Swap) and self.store.observe() == action.expected:
+            self.store.swap(action.expected, action.record)
+            self.busy_until = self.now + 1.4 * T.attempt
+        else:
+            super().obey(action)
+
+
+def test_a_renewal_whose_answer_came_too_late_counts_from_when_it_was_sent() -> None:
+    """Else two nodes on a slow disk would take the lock from each other for ever."""
+    master = SlowDisk(Store())
+    master.go_on(T.patience + 60)
+    assert master.kinds() == ["Promote"]
+    extended = [action.deadline for action in master.did if isinstance(action, Extend)]
+    assert extended == sorted(extended)
+    assert extended[-1] <= master.busy_until - 1.4 * T.attempt + T.budget
 
 
 def test_a_short_cut_is_no_reason() -> None:

@@ -105,6 +105,7 @@ class Keeper:
         self._next = -math.inf  # when to look, renew or try again
         self._watch = Watch(group, node, instance, timings)
         self._claim: _Attempt | None = None  # a claim that was never answered
+        self._unanswered: dict[int, float] = {}  # renewals: sequence, and when it was sent
         self._must_look = False  # before the next claim: the last one may have succeeded
         self._permit = Permit(False)
         self._cause = ""  # of stepping down, for the tombstone
@@ -202,6 +203,10 @@ class Keeper:
             self._claim = attempt
             self._must_look = True
             self.state = State.WATCHING
+        elif attempt.record is not None:
+            self._unanswered[attempt.record.sequence] = attempt.sent
+            oldest = now - self._timings.budget
+            self._unanswered = {n: at for n, at in self._unanswered.items() if at > oldest}
         return []
 
     def _answered(self, event: Seen, now: float) -> list[Action]:
@@ -250,6 +255,7 @@ class Keeper:
     def _acknowledged(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
         """A write of ours is in the store: a claim or a renewal."""
         was_valid = now < self.deadline
+        self._unanswered = {}
         self.record = seen.record
         self.deadline = attempt.sent + self._timings.budget
         self._next = attempt.sent + self._timings.renew
@@ -272,6 +278,9 @@ class Keeper:
         assert self.record is not None
         is_lost = is_somebody_elses(self.record, seen)
         if not is_lost and (is_ours(self.record, seen) or now < self.deadline):
+            sent = self._unanswered.get(seen.record.sequence) if seen.record else None
+            if sent is not None and is_ours(self.record, seen):  # a slow store: it was too late
+                return self._acknowledged(replace(attempt, sent=sent), seen, now)
             self._next = now  # write it again
             return []
         if self.state is State.FENCING:
