@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pika
@@ -16,8 +14,8 @@ import pytest
 
 from understudy import errors
 from understudy.pika import BlockingChannel, BlockingConnection, ConnectFailed
-from understudy.testing import FaultProxy, wait_until
-from understudy.testing.brokers import RabbitMQ, free_port
+from understudy.testing import wait_until
+from understudy.testing.brokers import RabbitMQ
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Lab
@@ -25,23 +23,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Connect = Callable[..., Any]
-
-
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            with contextlib.suppress(errors.UnderstudyError):
-                one.close()
 
 
 def process_until(connection: Any, is_over: Callable[[], bool]) -> None:
@@ -137,48 +118,6 @@ def test_reconnect_false_and_giving_up(
     connection.close()
 
 
-def test_timers_and_threadsafe_callbacks_survive(
-    lab: Lab, connect: Connect, rabbit_a: RabbitMQ
-) -> None:
-    """call_later, remove_timeout, add_callback_threadsafe and sleep go on over a failover."""
-    proxy = lab.proxy(rabbit_a)
-    connection = connect(proxy)
-    ran: list[str] = []
-    connection.call_later(0.4, lambda: ran.append("late"))
-    connection.call_later(0.1, lambda: ran.append("early"))
-    cancelled = connection.call_later(0.2, lambda: ran.append("cancelled"))
-    connection.remove_timeout(cancelled)
-    proxy.reset()
-    thread = threading.Timer(
-        0.15, lambda: connection.add_callback_threadsafe(lambda: ran.append("other thread"))
-    )
-    thread.start()
-    connection.sleep(0.7)
-    thread.join()
-    assert ran == ["early", "other thread", "late"]
-
-
-def test_callbacks_run_in_an_outage(
-    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
-) -> None:
-    """F18: a consumer can be stopped from another thread while there is no broker."""
-    proxy = lab.proxy(rabbit_a)
-    connection = connect(proxy)
-    channel = connection.channel()
-    channel.queue_declare(unique)
-    channel.basic_consume(unique, lambda *_: None)
-    consuming = lab.background(channel.start_consuming)
-    proxy.refuse()
-    proxy.reset()
-    assert wait_until(lambda: connection._session._recoverer)
-    connection.add_callback_threadsafe(channel.stop_consuming)
-    consuming.join(10)
-    ran: list[int] = []
-    connection.call_later(0.1, lambda: ran.append(1))
-    lab.background(partial(connection.sleep, 0.5)).join(10)
-    assert ran == [1]
-
-
 def test_idle_death_is_noticed_without_heartbeats(
     lab: Lab, connect: Connect, rabbit_a: RabbitMQ, events: Events
 ) -> None:
@@ -187,46 +126,6 @@ def test_idle_death_is_noticed_without_heartbeats(
     connect(proxy, heartbeat=0, on_event=events.add)
     proxy.fin()
     assert wait_until(lambda: events.count("Resumed") == 1)
-
-
-def test_another_thread_wakes_start_consuming(
-    lab: Lab, connect: Connect, rabbit_a: RabbitMQ, unique: str
-) -> None:
-    """A threadsafe callback, stop_consuming and close from elsewhere end the wait at once."""
-    connection = connect(rabbit_a)
-    for end in ("callback", "stop", "close"):
-        channel = connection.channel()
-        name = channel.queue_declare("", exclusive=True).method.queue
-        channel.basic_consume(name, lambda *_: None)
-        consuming = lab.background(channel.start_consuming)
-        if end == "callback":
-            connection.add_callback_threadsafe(channel.stop_consuming)
-        elif end == "stop":
-            channel.stop_consuming()
-        else:
-            connection.close()
-        assert consuming.is_over_within(10), end
-
-
-def test_reentrancy_is_refused(connect: Connect, rabbit_a: RabbitMQ, unique: str) -> None:
-    """As in pika: start_consuming inside a callback; declarations inside are fine."""
-    connection = connect(rabbit_a)
-    channel = connection.channel()
-    channel.queue_declare(unique)
-    seen: list[str] = []
-
-    def handle(chan: Any, method: Any, properties: Any, body: bytes) -> None:
-        with pytest.raises(pika.exceptions.ReentrancyError):
-            chan.start_consuming()
-        seen.append(chan.queue_declare("", exclusive=True).method.queue)
-        connection.process_data_events()
-        chan.stop_consuming()
-
-    channel.basic_consume(unique, handle, auto_ack=True)
-    channel.basic_publish("", unique, "x")
-    channel.basic_publish("", unique, "y")
-    channel.start_consuming()
-    assert len(seen) == 1
 
 
 def test_blocked_and_unblocked(lab: Lab, connect: Connect, events: Events) -> None:
@@ -405,59 +304,6 @@ def test_fork_gives_the_child_nothing(connect: Connect, rabbit_a: RabbitMQ, even
     assert os.waitpid(pid, 0)[1] == 0
     channel.basic_publish("", "q", "x")
     assert events.names == ["Connected"]
-
-
-@pytest.fixture
-def secure(launch: Callable[[RabbitMQ], RabbitMQ], certificate: Path) -> int:
-    """The TLS port of a RabbitMQ whose certificate is for localhost."""
-    port = free_port()
-    settings = {
-        "listeners.ssl.1": f"127.0.0.1:{port}",
-        "ssl_options.certfile": str(certificate.with_suffix(".crt")),
-        "ssl_options.keyfile": str(certificate),
-        "ssl_options.verify": "verify_none",
-        "ssl_options.fail_if_no_peer_cert": "false",
-    }
-    launch(RabbitMQ(name="secure-pika", settings=settings))
-    return port
-
-
-def test_tls(
-    secure: int,
-    certificate: Path,
-    lab: Lab,
-    connect: Connect,
-    our_log: pytest.LogCaptureFixture,
-    unique: str,
-) -> None:
-    """Verified by default, and each member has its own name and files; across a reset."""
-    crt = certificate.with_suffix(".crt")
-
-    def address(port: int, options: str) -> str:
-        return f"amqps://guest:guest@localhost:{port}//?{options}"
-
-    with FaultProxy("127.0.0.1", secure) as proxy:
-        members = [
-            address(secure, "heartbeat=0"),
-            address(secure, f"cafile={crt}&server_hostname=elsewhere"),
-            address(proxy.port, f"cafile={crt}"),
-        ]
-        for tracks in ("false", "true"):
-            connection = connect(*members, trackMessages=tracks, initialReconnectDelay=1)
-            channel = connection.channel()
-            channel.queue_declare(unique, durable=True)
-            channel.queue_purge(unique)
-            body = b"x" * 1_000_000
-            channel.basic_publish("", unique, body)
-            proxy.reset()
-            channel.basic_publish("", unique, "small")
-            assert connection.flush(20)
-            assert channel.basic_get(unique, auto_ack=True)[2] == body
-            connection.close()
-    for cause in ("elsewhere", "self-signed"):
-        assert any(cause in line for line in our_log.messages)
-    loose = connect(address(secure, "verify=false"))
-    loose.channel().queue_delete(unique)
 
 
 def test_long_outage_events_pair(

@@ -55,6 +55,44 @@ def secure(certificate: Path) -> Any:
         yield Secure(broker, port, certificate)
 
 
+def test_tls(
+    secure: Secure,
+    certificate: Path,
+    lab: Lab,
+    connect: Connect,
+    our_log: pytest.LogCaptureFixture,
+    unique: str,
+) -> None:
+    """Verified by default, and each member has its own name and files; across a reset."""
+    crt = certificate.with_suffix(".crt")
+
+    def address(port: int, options: str) -> str:
+        return f"amqps://guest:guest@localhost:{port}//?{options}"
+
+    with FaultProxy("127.0.0.1", secure.port) as proxy:
+        members = [
+            address(secure.port, "heartbeat=0"),
+            address(secure.port, f"cafile={crt}&server_hostname=elsewhere"),
+            address(proxy.port, f"cafile={crt}"),
+        ]
+        for tracks in ("false", "true"):
+            connection = connect(*members, trackMessages=tracks, initialReconnectDelay=1)
+            channel = connection.channel()
+            channel.queue_declare(unique, durable=True)
+            channel.queue_purge(unique)
+            body = b"x" * 1_000_000
+            channel.basic_publish("", unique, body)
+            proxy.reset()
+            channel.basic_publish("", unique, "small")
+            assert connection.flush(20)
+            assert channel.basic_get(unique, auto_ack=True)[2] == body
+            connection.close()
+    for cause in ("elsewhere", "self-signed"):
+        assert any(cause in line for line in our_log.messages)
+    loose = connect(address(secure.port, "verify=false"))
+    loose.channel().queue_delete(unique)
+
+
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_f38_cut_after_so_many_bytes_of_a_handshake(
     connect: Connect, secure: Secure, take_all: Take, unique: str, direction: Any

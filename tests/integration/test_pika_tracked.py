@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
 from understudy import errors
-from understudy.pika import BlockingConnection
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH
@@ -25,23 +23,6 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 Connect = Callable[..., Any]
-
-
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            with contextlib.suppress(errors.UnderstudyError):
-                one.close()
 
 
 def bodies(found: list[Found]) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pika
 import pytest
 
 from understudy import errors
-from understudy.pika import BlockingConnection, TransactionRolledBack
+from understudy.pika import TransactionRolledBack
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 
@@ -23,23 +22,6 @@ Take = Callable[[RabbitMQ, str], "list[Found]"]
 Connect = Callable[..., Any]
 
 TX_COMMIT, TX_COMMIT_OK = (90, 20), (90, 21)  # class and method
-
-
-@pytest.fixture
-def connect(lab: Lab) -> Iterator[Connect]:
-    """A connection to a failover list, closed with the test."""
-    made: list[BlockingConnection] = []
-
-    def connection(*places: Any, on_event: Any = None, **options: Any) -> BlockingConnection:
-        one = BlockingConnection(lab.uri(*places, **options), on_event=on_event)
-        made.append(one)
-        return one
-
-    yield connection
-    for one in made:
-        if one.is_open:
-            with contextlib.suppress(errors.UnderstudyError):
-                one.close()
 
 
 def bodies(found: list[Found]) -> list[str]:
