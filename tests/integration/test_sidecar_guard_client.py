@@ -15,7 +15,7 @@ import pytest
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.guard.client import Guard
-from understudyd.guard.end import End
+from understudyd.guard.end import FROZEN, End
 from understudyd.guard.page import now
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
@@ -176,18 +176,18 @@ def test_who_was_frozen_itself_does_not_blame_the_guard() -> None:
         asked = theirs.receive()
         assert asked is not None
         theirs.send(asked[0])
-        end.beat(0.6)
-        end.beat(1.2)
+        end.beat(0.6 * FROZEN)
+        end.beat(1.2 * FROZEN)
         assert "frozen" not in end.cause
         with select.epoll() as poll:
             end.register(poll)
             end.receive(poll)
-            end.beat(1.3)
-            end.beat(9.0)
+            end.beat(1.3 * FROZEN)
+            end.beat(9.0 * FROZEN)
             assert "frozen" not in end.cause
-            end.beat(9.6)
-            end.beat(10.1)
-            assert end.cause == "was frozen for more than 1 s"
+            end.beat(9.6 * FROZEN)
+            end.beat(10.1 * FROZEN)
+            assert "was frozen" in end.cause
             assert sleeper.wait(BOUND) == -signal.SIGKILL
             end.look(poll)
             end.close(poll)
