@@ -53,6 +53,7 @@ class Contender:
         self.now = 1000.0
         self.reaches = True
         self.did: list[Action] = []
+        self.said: list[str] = []
         self.feed(Peers(()))
 
     def feed(self, *events: Event) -> list[Action]:
@@ -69,7 +70,9 @@ class Contender:
                 self.feed(Seen(attempt, self.store.observe()))
             case Swap(attempt, expected, record) if self.reaches:
                 self.feed(Seen(attempt, self.store.swap(expected, record)))
-            case Read() | Swap() | Say():
+            case Say(_, text):
+                self.said.append(text)
+            case Read() | Swap():
                 pass
             case _:
                 self.did.append(action)
@@ -274,7 +277,25 @@ def test_a_broker_that_does_not_get_healthy(store: Store) -> None:
     node.go_on(5)
     node.feed(Prepared(node.token), Started(node.token, 1))
     node.check(False)
+    assert node.said[-1] == "health check: so it is"
     assert "Kill" in names(node.go_on(5))
+    assert any(text.endswith("not healthy within 4 s: so it is") for text in node.said)
+
+
+def test_says_why_a_broker_is_not_healthy_yet_or_still(master: Contender) -> None:
+    """Once for a reason, until it is healthy again."""
+    for ok in (False, False, True, False):
+        master.go_on(1.01)
+        master.check(ok)
+    assert master.said.count("health check: so it is") == 2
+
+
+def test_a_broker_that_ended_when_told_was_not_killed(master: Contender) -> None:
+    token = master.token
+    assert "Demote" in names(master.feed(Stop()))
+    master.feed(Dead(token, 0.0))
+    assert "the broker has ended" in master.said
+    assert not any("dead" in text for text in master.said)
 
 
 def test_a_pause_stops_what_nodes_do_by_themselves(master: Contender, store: Store) -> None:

@@ -28,6 +28,7 @@ class Checks:
     def begin(self, now: float) -> None:
         """A broker was started."""
         self.end()
+        self.detail = "no check was answered"
         self.due = now
 
     def end(self) -> None:

@@ -42,6 +42,7 @@ from understudyd.lock.keeper import Keeper, State
 from understudyd.sidecar.checks import Checks
 from understudyd.sidecar.penalty import Penalty
 from understudyd.sidecar.sight import Sight
+from understudyd.sidecar.tidings import Illness
 from understudyd.sidecar.words import (
     Action,
     Checked,
@@ -93,6 +94,7 @@ class Tenure:
         self._noticed = 0.0
         self._is_clean = False  # how the reign is to end
         self._crash = ""  # how the broker ended by itself
+        self._illness = Illness()
         self._ill = ""  # MASTER and paused: what would have been a reason to hand over
         self._until = math.inf  # when PREPARING or STARTING has taken too long
 
@@ -127,7 +129,7 @@ class Tenure:
             return self.step_down("the store or a hook did not answer in time", now, is_bad=True)
         if self.phase is Phase.STARTING and now >= self._until:
             limit = self.node.broker.start_timeout
-            text = f"the broker was not healthy within {limit:g} s"
+            text = f"the broker was not healthy within {limit:g} s: {self.checks.detail}"
             return self.step_down(text, now, is_bad=True)
         if self.phase in (Phase.STARTING, Phase.MASTER):
             return self._look_after(now)
@@ -245,6 +247,7 @@ class Tenure:
 
     def _launch(self, now: float) -> Action:
         self.phase = Phase.STARTING
+        self._illness = Illness()
         self._until = now + self.node.broker.start_timeout
         self.checks.end()
         return Launch(self._reign, self.keeper.deadline)
@@ -285,7 +288,9 @@ class Tenure:
             self.could_not_fence = True
             text = f"FENCING FAILED, the lock is kept: {', '.join(event.left)} can't be killed"
             return [say(text, logging.CRITICAL)]
-        return [say(f"the broker is dead after {event.took_s:.3f} s"), *self._reaped(now)]
+        has_obeyed = self.phase is Phase.STOPPING
+        how = "has ended" if has_obeyed else f"is dead after {event.took_s:.3f} s"
+        return [say(f"the broker {how}"), *self._reaped(now)]
 
     def _guard_lost(self, event: GuardLost, _: float) -> list[Action]:
         return [say(f"a guard was lost: {event.cause}", logging.WARNING)]
@@ -293,9 +298,9 @@ class Tenure:
     # --- health ---------------------------------------------------------------------------------
 
     def _first_checked(self, event: Checked, now: float) -> list[Action]:
-        self._take_health(event, now)
+        told = self._complain(event) if self._take_health(event, now) else []
         if not self.checks.is_healthy:
-            return []
+            return told
         self.phase = Phase.MASTER
         self.penalty.succeed(now)
         took = now - self._noticed
@@ -311,7 +316,7 @@ class Tenure:
             return []
         if self.checks.is_healthy:
             self._ill = ""
-            return []
+            return self._complain(event)
         cause = f"the broker is ill: {event.health.detail}"
         if not self.is_paused:
             return self.step_down(cause, now, is_bad=True)
@@ -319,6 +324,10 @@ class Tenure:
 
     def _take_health(self, event: Checked, now: float) -> bool:
         return self.checks.answer(event, now, self.node.broker.health)
+
+    def _complain(self, event: Checked) -> list[Action]:
+        text = self._illness.hear(event.health)
+        return [say(text)] if text else []
 
     def _put_off(self, cause: str) -> list[Action]:
         """A reason to hand over, while paused."""
