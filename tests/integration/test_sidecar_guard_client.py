@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -169,7 +170,8 @@ def test_a_watcher_that_could_not_listen_is_sent_away_all_the_same(guard: Guard)
 def test_who_was_frozen_itself_does_not_blame_the_guard() -> None:
     """Neither for an answer that it has not read yet, nor for the time that both stood still."""
     ours, theirs = Wire.pair()
-    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+    with subprocess.Popen(["sleep", "1000"]) as sleeper, contextlib.ExitStack() as stack:
+        stack.callback(sleeper.kill)
         end = End("guard", ours, sleeper.pid, os.pidfd_open(sleeper.pid))
         end.is_up = True
         end.beat(0.0)

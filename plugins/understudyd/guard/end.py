@@ -21,7 +21,7 @@ BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from understudyd.guard.watcher import main; main()"
 )
-FROZEN = 1.0  # s without a sign of life after which a guard is killed
+FROZEN = 2.0  # s without a sign of life after which a guard is killed
 
 
 class End:
