@@ -20,6 +20,7 @@ __all__ = [
     "NodeStatus",
     "Role",
     "believed",
+    "build",
     "stamp",
 ]
 
@@ -67,8 +68,8 @@ class NodeStatus:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NodeStatus:
-        broker = _build(BrokerStatus, data.get("broker") or {})
-        return _build(cls, {**data, "broker": broker})
+        broker = build(BrokerStatus, data.get("broker") or {})
+        return build(cls, {**data, "broker": broker})
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Member:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Member:
-        return _build(cls, data)
+        return build(cls, data)
 
 
 def believed(members: Iterable[Member], master: str | None) -> tuple[Member, ...]:
@@ -131,7 +132,7 @@ class ClusterStatus:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClusterStatus:
         nodes = tuple(Member.from_json(node) for node in data.get("nodes", ()))
-        return _build(cls, {**data, "nodes": nodes, "is_paused": bool(data.get("paused"))})
+        return build(cls, {**data, "nodes": nodes, "is_paused": bool(data.get("paused"))})
 
 
 @dataclass(frozen=True)
@@ -150,13 +151,34 @@ class HistoryEntry:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> HistoryEntry:
-        return _build(cls, data)
+        return build(cls, data)
 
 
-def _build(kind: type[T], data: Mapping[str, Any]) -> T:
+def build(kind: type[T], data: Mapping[str, Any]) -> T:
     """From what another version may have written: unknown names are left out.
 
-    Raises TypeError where something is missing.
+    Raises TypeError where something is missing, or of another type than it should be.
     """
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in data.items() if name in known})
+    wanted = {field.name: str(field.type) for field in fields(kind)}  # type: ignore[arg-type]
+    known = {name: value for name, value in data.items() if name in wanted}
+    for name, value in known.items():
+        if not _fits(value, wanted[name]):
+            raise TypeError(f"{name} must be {wanted[name]}, not {value!r}")
+    return kind(**known)
+
+
+def _fits(value: object, wanted: str) -> bool:
+    """Whether it is of this type, as an annotation writes it; of types of ours nothing is said."""
+    kinds = [_KINDS.get(kind, object) for kind in wanted.split(" | ")]
+    if isinstance(value, bool):  # which is an int to Python
+        return bool in kinds or object in kinds
+    return any(isinstance(value, kind) for kind in kinds)
+
+
+_KINDS: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "None": type(None),
+}

@@ -45,10 +45,49 @@ def test_a_move_that_is_seen_to_come_counts_whatever_its_age_is_told_to_be() -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"id": "1"}', '{"id": "1", "command": "dance"}', '{"command": "pause"}'],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"id": "1"}',
+        '{"id": "1", "command": "dance"}',
+        '{"command": "pause"}',
+        '{"id": ["1"], "command": "pause"}',
+        '{"id": "1", "command": ["pause"]}',
+        '{"id": "1", "command": "pause", "to": ["b"]}',
+        '{"id": "1", "command": "pause", "by": "' + "x" * 10_000 + '"}',
+    ],
 )
 def test_what_is_no_request_is_left_out(text: str) -> None:
     assert Reader().asked({"pause": (text, 1, 0.0)}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weight", "2"),
+        ("weight", True),
+        ("weight", None),
+        ("stamp", "7"),
+        ("stamp", 1.5),
+        ("token", [7]),
+        ("role", {}),
+        ("healthy", 1),
+        ("nofailover", "no"),
+    ],
+)
+def test_a_node_of_wrong_types_is_left_out(name: str, value: object) -> None:
+    """Every sidecar of the group reads it, and none of them may stumble."""
+    good = {"name": "a", "role": "standby", "state": "standby", "of_tomorrow": 1}
+    texts = {"a": json.dumps(good), "b": json.dumps({**good, "name": "b", name: value})}
+    stored = {key: (text, 1, 0.0) for key, text in texts.items()}
+    assert [member.name for member in Reader().nodes(stored)] == ["a"]
+
+
+def test_an_answer_of_wrong_types_is_none() -> None:
+    asked = {"move": (json.dumps({"id": "1", "command": "switchover"}), 1, 0.0)}
+    (request,) = Reader().asked(asked, {"move": '{"id": "1", "code": "202"}'})
+    assert request.answer is None
 
 
 def test_memory_boards_of_one_uri_and_group_are_one() -> None:

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 from understudyd.board.port import REQUEST_LIFE, SUBJECTS, Answer, Request
 from understudyd.board.sightings import Sightings
-from understudyd.status import HistoryEntry, Member
+from understudyd.status import HistoryEntry, Member, build
 
 __all__ = ["Reader", "Stored", "dump", "dump_answer", "read_history"]
 
 T = TypeVar("T")
+
+LARGEST = 8192  # bytes of one thing; a node, a request or a change is some 300
 
 Stored = tuple[str | bytes, object, float]
 """A text as it is stored, what changes whenever it is written, and its age in seconds."""
@@ -61,10 +63,9 @@ class Reader:
                 continue
             if subject == "move" and ages[subject] > REQUEST_LIFE:
                 continue
-            given = _read(answers[subject], dict) if subject in answers else None
-            if given is not None and given.get("id") == request.id:
-                answer = Answer(given.get("code", 0), given.get("reason", ""))
-                request = replace(request, answer=answer)
+            given = _read(answers[subject], _answer) if subject in answers else None
+            if given is not None and given[0] == request.id:
+                request = replace(request, answer=given[1])
             standing.append(request)
         return standing
 
@@ -75,11 +76,17 @@ def _ages(sightings: Sightings, stored: Mapping[str, Stored]) -> dict[str, float
 
 
 def _request(data: Mapping[str, Any]) -> Request:
-    return Request(data["id"], data["command"], data.get("to"), data.get("by", ""))
+    return build(Request, {**data, "answer": None})
+
+
+def _answer(data: Mapping[str, Any]) -> tuple[object, Answer]:
+    return data["id"], build(Answer, data)
 
 
 def _read(text: str | bytes, build: Callable[[Any], T]) -> T | None:
     """None for what another version wrote, or nobody wrote to its end."""
+    if len(text) > LARGEST:
+        return None
     try:
         data = json.loads(text)
         return build(data) if isinstance(data, dict) else None
