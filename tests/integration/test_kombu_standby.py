@@ -16,6 +16,7 @@ import pytest
 import understudy.kombu
 from understudy.errors import SendTimeout
 from understudy.failover.deadline import Deadline
+from understudy.kombu.message import Publication
 from understudy.kombu.publisher import Publisher
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ
@@ -224,9 +225,9 @@ def test_a_call_s_waits_share_its_deadline_and_no_other_s(
     sent: list[Deadline] = []
     publish = Publisher.publish
 
-    def sending(self: Publisher, *args: Any, deadline: Deadline, **options: Any) -> None:
+    def sending(self: Publisher, publication: Publication, deadline: Deadline) -> None:
         sent.append(deadline)
-        publish(self, *args, deadline=deadline, **options)
+        publish(self, publication, deadline)
 
     monkeypatch.setattr(Publisher, "publish", sending)
     producer = kombu.Producer(connection)

@@ -27,7 +27,7 @@ from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
 from understudy.kombu.errors import RefusedNacked, Unroutable, refused
 from understudy.kombu.inner import Inner
-from understudy.kombu.message import OutMessage, id_of
+from understudy.kombu.message import OutMessage, Publication, id_of
 from understudy.kombu.publisher_channel import PublisherChannel, Unsendable
 from understudy.kombu.topology import Declaration
 from understudy.kombu.waiting import draining_until
@@ -50,16 +50,7 @@ class LinkBroken(Exception):
 class Link(Protocol):
     inner: Inner
 
-    def send(
-        self,
-        message: OutMessage,
-        exchange: str,
-        routing_key: str,
-        *,
-        mandatory: bool,
-        immediate: bool,
-        deadline: Deadline,
-    ) -> None: ...
+    def send(self, publication: Publication, deadline: Deadline) -> None: ...
 
     def declare(self, call: Declaration, deadline: Deadline) -> Any:
         """Do a declaration; raises the host's own channel error when it is refused."""
@@ -96,16 +87,8 @@ class AmqpLink:
                 raise
             raise LinkBroken(f"{type(exc).__name__}: {exc}") from exc
 
-    def send(
-        self,
-        message: OutMessage,
-        exchange: str,
-        routing_key: str,
-        *,
-        mandatory: bool,
-        immediate: bool,
-        deadline: Deadline,
-    ) -> None:
+    def send(self, publication: Publication, deadline: Deadline) -> None:
+        message = publication.message
         if not self._channel.is_open:
             self._channel = self._open_channel(deadline)
         self._returned = None
@@ -115,7 +98,13 @@ class AmqpLink:
             if not self._confirms:
                 self._take_in_what_came()
             with self._bounded(len(message.body), deadline):
-                tag = self._channel.write(prepared, exchange, routing_key, mandatory, immediate)
+                tag = self._channel.write(
+                    prepared,
+                    publication.exchange,
+                    publication.routing_key,
+                    publication.mandatory,
+                    publication.immediate,
+                )
             if not self._confirms:
                 return
             self._unconfirmed.add(tag)
@@ -139,14 +128,7 @@ class AmqpLink:
                 self._unconfirmed.clear()
                 message.mark_resend()
                 self._channel = self._open_channel(deadline)
-                self.send(
-                    message,
-                    exchange,
-                    routing_key,
-                    mandatory=mandatory,
-                    immediate=immediate,
-                    deadline=deadline,
-                )
+                self.send(publication, deadline)
                 return
             self._translate(exc, message)
         self.inner.is_suspect = False
@@ -253,19 +235,12 @@ class VirtualLink:
                 raise
             raise LinkBroken(self.inner.dead or f"{type(exc).__name__}: {exc}") from exc
 
-    def send(
-        self,
-        message: OutMessage,
-        exchange: str,
-        routing_key: str,
-        *,
-        mandatory: bool,
-        immediate: bool,
-        deadline: Deadline,
-    ) -> None:
+    def send(self, publication: Publication, deadline: Deadline) -> None:
         with self._until(deadline), self._translated():
-            prepared = message.for_channel(self._channel.prepare_message)
-            self._channel.basic_publish(prepared, exchange=exchange, routing_key=routing_key)
+            prepared = publication.message.for_channel(self._channel.prepare_message)
+            self._channel.basic_publish(
+                prepared, exchange=publication.exchange, routing_key=publication.routing_key
+            )
 
     def declare(self, call: Declaration, deadline: Deadline) -> Any:
         with self._until(deadline), self._translated():

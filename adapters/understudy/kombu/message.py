@@ -17,6 +17,7 @@ __all__ = [
     "ID_HEADER",
     "RESEND_HEADER",
     "OutMessage",
+    "Publication",
     "id_of",
     "is_task",
     "new_message_id",
@@ -142,6 +143,21 @@ class OutMessage:
             dict(self.headers),
             dict(self.properties),
         )
+
+
+class Publication:
+    """A message and where it goes."""
+
+    __slots__ = ("exchange", "immediate", "mandatory", "message", "routing_key")
+
+    def __init__(
+        self, message: OutMessage, exchange: str, routing_key: str, mandatory: bool, immediate: bool
+    ) -> None:
+        self.message = message
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.mandatory = mandatory
+        self.immediate = immediate
 
 
 def prepare_message(

@@ -8,26 +8,11 @@ from collections import deque
 from understudy import errors
 from understudy.core.outbox import Outbox
 from understudy.failover.waiters import Waiters
-from understudy.kombu.message import OutMessage
+from understudy.kombu.message import Publication
 
-__all__ = ["Pending", "Publication"]
+__all__ = ["Pending"]
 
 FAILURES = 1000  # refusals kept for a flush that may never come; each was told as an event
-
-
-class Publication:
-    """A message and where it goes."""
-
-    __slots__ = ("exchange", "immediate", "mandatory", "message", "routing_key")
-
-    def __init__(
-        self, message: OutMessage, exchange: str, routing_key: str, mandatory: bool, immediate: bool
-    ) -> None:
-        self.message = message
-        self.exchange = exchange
-        self.routing_key = routing_key
-        self.mandatory = mandatory
-        self.immediate = immediate
 
 
 class Pending:

@@ -29,7 +29,7 @@ from understudy.kombu.amqp import INTERRUPTED
 from understudy.kombu.errors import CLOSED, ConnectionLost, SendTimeout, refused
 from understudy.kombu.inner import GOODBYE, Inner
 from understudy.kombu.link import Link, LinkBroken, open_link
-from understudy.kombu.message import OutMessage
+from understudy.kombu.message import OutMessage, Publication
 from understudy.kombu.topology import Declaration
 from understudy.kombu.ways import Ways
 
@@ -59,50 +59,28 @@ class Publisher:
         """The connection in use."""
         return None if self._link is None else self._link.inner
 
-    def publish(
-        self,
-        message: OutMessage,
-        exchange: str,
-        routing_key: str,
-        *,
-        mandatory: bool,
-        immediate: bool,
-        deadline: Deadline,
-    ) -> None:
+    def publish(self, publication: Publication, deadline: Deadline) -> None:
         """Return when a broker has confirmed. Raises SendTimeout, Refused, Unroutable."""
         if self._user == threading.get_ident():
             with self._another() as other:
-                other.publish(
-                    message,
-                    exchange,
-                    routing_key,
-                    mandatory=mandatory,
-                    immediate=immediate,
-                    deadline=deadline,
-                )
+                other.publish(publication, deadline)
             return
+        message = publication.message
         closes = 0
         written = False
 
         def send(link: Link) -> None:
             nonlocal written
             self._ways.prepare(
-                exchange,
-                routing_key,
+                publication.exchange,
+                publication.routing_key,
                 self._transport.broker.supervisor.epoch_of(link.inner),
                 lambda call: link.declare(call, deadline),
             )
             if written:
                 message.mark_resend()
             written = True
-            link.send(
-                message,
-                exchange,
-                routing_key,
-                mandatory=mandatory,
-                immediate=immediate,
-                deadline=deadline,
-            )
+            link.send(publication, deadline)
 
         def broken(exc: LinkBroken) -> None:
             nonlocal closes

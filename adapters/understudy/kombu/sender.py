@@ -28,7 +28,8 @@ from understudy.failover.polling import Wakeup
 from understudy.kombu.errors import ConnectFailed, Unroutable, refused
 from understudy.kombu.inner import GOODBYE, Inner
 from understudy.kombu.link import LinkBroken
-from understudy.kombu.pending import Pending, Publication
+from understudy.kombu.message import Publication
+from understudy.kombu.pending import Pending
 from understudy.kombu.topology import Declaration
 from understudy.kombu.ways import Ways
 from understudy.kombu.window import Window, open_window

@@ -26,8 +26,8 @@ from understudy.failover.notifier import logger
 from understudy.failover.waiters import Waiter
 from understudy.kombu import celery
 from understudy.kombu.errors import SendTimeout
-from understudy.kombu.message import OutMessage
-from understudy.kombu.pending import Pending, Publication
+from understudy.kombu.message import OutMessage, Publication
+from understudy.kombu.pending import Pending
 from understudy.kombu.sender import Sender
 
 if TYPE_CHECKING:
@@ -76,17 +76,9 @@ class TrackedPublisher:
     def __repr__(self) -> str:
         return f"<TrackedPublisher {self._pending.outbox!r}>"
 
-    def put(
-        self,
-        message: OutMessage,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        immediate: bool,
-        deadline: Deadline,
-    ) -> None:
+    def put(self, publication: Publication, deadline: Deadline) -> None:
         """Take the message; wait only while the outbox is full (SendTimeout, ConnectFailed)."""
-        publication = Publication(message, exchange, routing_key, mandatory, immediate)
+        message = publication.message
         size, key = message.size, message.message_id
         pending = self._pending
         with pending.lock:

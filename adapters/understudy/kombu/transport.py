@@ -39,7 +39,7 @@ from understudy.kombu.errors import CLOSED, ConnectFailed, ConnectionLost, SendT
 from understudy.kombu.inner import GOODBYE, Inner, inner_of
 from understudy.kombu.logical import LogicalBroker, broker_for
 from understudy.kombu.masking import MaskedURI
-from understudy.kombu.message import OutMessage
+from understudy.kombu.message import OutMessage, Publication
 from understudy.kombu.publisher import Publisher
 from understudy.kombu.standby import DEFERRABLE, NobodyThere, Standby, deferred_answer
 from understudy.kombu.topology import Declaration
@@ -321,18 +321,12 @@ class Transport(CandidatesTransport):
         deadline = self.deadline(limits, is_last=True)
         if exchange and not message.is_task and celery.is_worker():
             deadline = celery.UntilStop(deadline, GOODBYE)  # an event, or a reply to an inspect
+        publication = Publication(message, exchange, routing_key, is_told, immediate)
         try:
             if broker.options.track_messages:
-                broker.tracked.put(message, exchange, routing_key, is_told, immediate, deadline)
+                broker.tracked.put(publication, deadline)
                 return
-            self.publisher.publish(
-                message,
-                exchange,
-                routing_key,
-                mandatory=is_told,
-                immediate=immediate,
-                deadline=deadline,
-            )
+            self.publisher.publish(publication, deadline)
         except Unroutable as exc:
             on_return(exc, exchange, routing_key, message)
             raise

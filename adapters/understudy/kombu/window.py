@@ -20,8 +20,7 @@ from understudy.core.outbox import Entry
 from understudy.failover.deadline import NEVER
 from understudy.kombu.inner import Inner
 from understudy.kombu.link import LinkBroken, VirtualLink
-from understudy.kombu.message import id_of
-from understudy.kombu.pending import Publication
+from understudy.kombu.message import Publication, id_of
 from understudy.kombu.publisher_channel import PublisherChannel, Unsendable
 from understudy.kombu.topology import Declaration
 
@@ -164,18 +163,10 @@ class VirtualWindow:
         self._tag = 0
 
     def write(self, entry: Entry[Publication]) -> None:
-        publication = entry.item
         self._tag += 1
         self._sender.written(entry, self._tag)
         try:
-            self._link.send(
-                publication.message,
-                publication.exchange,
-                publication.routing_key,
-                mandatory=publication.mandatory,
-                immediate=publication.immediate,
-                deadline=NEVER,
-            )
+            self._link.send(entry.item, NEVER)
         except LinkBroken:
             raise
         except Exception as exc:
