@@ -198,8 +198,9 @@ def test_the_stamp_only_rises(tmp_path: Path) -> None:
     assert stamp.read(tmp_path) == stamp.Stamp(1234, "a")
 
 
-def test_what_is_no_stamp_is_refused(tmp_path: Path) -> None:
-    (tmp_path / stamp.FILE).write_text("{}")
+@pytest.mark.parametrize("text", ["{}", "7", '{"token": Infinity, "node": "a"}', "[" * 4000])
+def test_what_is_no_stamp_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / stamp.FILE).write_text(text)
     with pytest.raises(RecordError, match="holds no stamp"):
         stamp.put(tmp_path, stamp.Stamp(1, "a"))
 

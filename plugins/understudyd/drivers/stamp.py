@@ -63,5 +63,5 @@ def _parsed(data: bytes) -> Stamp:
     try:
         found = json.loads(data)
         return Stamp(int(found["token"]), str(found["node"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{FILE} holds no stamp: {error}") from error
