@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import os
@@ -20,6 +21,7 @@ import pytest
 from understudy.pika import BlockingConnection
 from understudy.testing.brokers import free_port
 from understudy.testing.brokers.erlang import Erlang
+from understudyd.cli.sidecar import sidecar
 
 pytestmark = pytest.mark.integration
 
@@ -146,3 +148,18 @@ def test_the_first_group_survives_a_kill(reader: Reader) -> None:
     assert f"{second} master" in told
     sidecars[second].terminate()
     assert sidecars[second].wait(60) == 0
+
+
+def test_the_service_unit_starts_a_node() -> None:
+    """Its line is one that the command takes; comments stand on lines of their own."""
+    unit = configparser.RawConfigParser(comment_prefixes="#", inline_comment_prefixes=None)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read_string(written("ini", "# /etc/systemd/system/"))
+    service = dict(unit["Service"])
+    program, command, *arguments = shlex.split(service["ExecStart"])
+    assert (Path(program).name, command) == ("understudy", "sidecar")
+    said = sidecar.make_context("sidecar", arguments).params
+    assert said == {"config": Path("/etc/understudy.toml"), "node": "demo/a"}
+    assert (service["Type"], service["KillMode"]) == ("notify", "mixed")
+    assert not any("#" in value for value in service.values())
+    assert service["RestartPreventExitStatus"] == "2"
