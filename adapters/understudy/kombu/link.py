@@ -124,15 +124,17 @@ class AmqpLink:
             if not self.inner.raw.explains(exc):
                 raise
             if self._unconfirmed - {self._channel.last_tag} and self.inner.raw.connected:
-                # one whose sender has given up may be the reason: this one gets a fresh channel
-                self._unconfirmed.clear()
-                message.mark_resend()
-                self._channel = self._open_channel(deadline)
-                self.send(publication, deadline)
+                self._send_on_a_fresh_channel(publication, deadline)
                 return
             self._translate(exc, message)
         self.inner.is_suspect = False
         self._raise_what_was_refused(tag, message)
+
+    def _send_on_a_fresh_channel(self, publication: Publication, deadline: Deadline) -> None:
+        """Another message, whose sender has given up, may be why the broker closed the last one."""
+        publication.message.mark_resend()
+        self._channel = self._open_channel(deadline)
+        self.send(publication, deadline)
 
     def _raise_what_was_refused(self, tag: int, message: OutMessage) -> None:
         if tag in self._nacked:
