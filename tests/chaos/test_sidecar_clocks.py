@@ -115,7 +115,7 @@ def test_nothing_is_decided_by_the_time_of_day() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a time namespace")
-@pytest.mark.parametrize("kind", ["file", "redis"])
+@pytest.mark.parametrize("kind", [pytest.param("file", marks=pytest.mark.slow), "redis"])
 def test_a_machine_that_has_just_booted(kind: str, redis_server: Redis, unique: str) -> None:
     """Catalogue 36: its clocks are near 0, which is no moment at which anything has been seen."""
     lock = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}" if kind == "redis" else None

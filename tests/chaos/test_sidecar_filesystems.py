@@ -74,6 +74,7 @@ def _pair(estate: SidecarEstate) -> tuple[Sidecar, Sidecar]:
     return master, standby
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_renamed_ends_the_reign(tmp_path: Path) -> None:
     """Catalogue 52: nobody is master while it is away, and one when it is back."""
     folder = tmp_path / "locks"
@@ -89,6 +90,7 @@ def test_a_folder_that_is_renamed_ends_the_reign(tmp_path: Path) -> None:
         assert estate.master().token > token
 
 
+@pytest.mark.slow
 def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     """Catalogue 53: the heartbeat is written in place; what does not fit is the board's."""
     with mounted(tmp_path, "tmpfs", "-o", "size=256k") as place, running(place / "lock") as estate:

@@ -78,7 +78,7 @@ def _is_stopped(node: Sidecar) -> bool:
         return file.read().rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("is_done", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_the_old_master_is_fenced_where_nobody_can_say_that_it_is_dead(
     is_done: bool, redis_server: Redis, unique: str
 ) -> None:
