@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import understudy.pika
-from understudy.errors import ConfigurationError
+from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.testing.brokers import RabbitMQ, free_port
 from understudyd.api.client import ApiProcess, Gone
 from understudyd.api.page import Page, Snapshot, now
@@ -225,6 +225,19 @@ def test_refuses_a_place_that_is_taken(api: tuple[ApiProcess, Settings]) -> None
         pytest.raises(ConfigurationError, match=r"can't listen on 127.0.0.1:\d+: Address already"),
     ):
         second.start()
+
+
+def test_one_that_does_not_start_says_so(
+    api: tuple[ApiProcess, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, given = api
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/bin/false")
+        with pytest.raises(UnderstudyError, match="the API process did not start"):
+            process.start()
+    process.start()
+    with Client(given) as client:
+        assert client.get() == 200
 
 
 # --- commands -----------------------------------------------------------------------------------

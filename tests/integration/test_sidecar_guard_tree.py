@@ -174,3 +174,25 @@ def test_a_guard_that_dies_before_the_watcher_listens_is_noticed() -> None:
     path = os.pathsep.join(filter(None, sys.path))
     script = [sys.executable, "-c", EARLY_DEATH]
     subprocess.run(script, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=60)
+
+
+LATE = """
+import os, sys
+from understudyd.guard.watcher import main
+
+dead = os.fork()
+if dead == 0:
+    os._exit(0)
+os.waitpid(dead, 0)
+sys.argv[2:] = [str(os.open(os.devnull, os.O_RDWR)) for _ in range(3)] + [str(dead)]
+main()
+"""
+
+
+def test_a_watcher_of_a_dead_control_leaves_without_a_word() -> None:
+    path = os.pathsep.join(filter(None, sys.path))
+    script = [sys.executable, "-c", LATE, "-"]
+    done = subprocess.run(
+        script, env={**os.environ, "PYTHONPATH": path}, timeout=60, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -49,7 +49,8 @@ class ApiProcess:
         self.close()
 
     def start(self) -> None:
-        """Returns when it answers. Raises ConfigurationError where it can't listen."""
+        """Returns when it answers. Raises ConfigurationError where it can't listen, and
+        UnderstudyError where it does not even start."""
         if importlib.util.find_spec("h11") is None:
             raise ConfigurationError('h11 is not installed: pip install "understudy[sidecar]"')
         self.stop()
@@ -72,12 +73,14 @@ class ApiProcess:
             theirs.close()
             self._channel = ours
             ours.settimeout(START_TIME)
-            ours.send(pack(self._settings))
             try:
+                ours.send(pack(self._settings))
                 data = ours.recv(LARGEST)
-            except TimeoutError:
+            except (TimeoutError, ConnectionError):
                 data = b""
-            word = unpack(data) if data else Failed("the API process did not start")
+            if not data:
+                raise UnderstudyError("the API process did not start")
+            word = unpack(data)
             if isinstance(word, Failed):
                 raise ConfigurationError(word.cause)
             ours.setblocking(False)

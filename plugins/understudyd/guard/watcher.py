@@ -38,7 +38,10 @@ def main() -> None:
     inherited = [int(argument) for argument in sys.argv[2:]]
     to_control, guards, page, parent = inherited
     _close_all_but((to_control, guards, page))
-    process = os.pidfd_open(parent)
+    try:
+        process = os.pidfd_open(parent)
+    except ProcessLookupError:
+        return
     if os.getppid() != parent:
         return
     control = Wire(socket.socket(fileno=to_control))

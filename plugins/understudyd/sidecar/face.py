@@ -36,7 +36,7 @@ class Face:
         self._is_up = False
 
     def start(self) -> None:
-        """Returns when it answers. Raises ConfigurationError where it can't listen."""
+        """Returns when it answers. Raises UnderstudyError."""
         self._process.start()
         self._is_up = True
 
