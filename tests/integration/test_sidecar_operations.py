@@ -59,6 +59,7 @@ def test_switchover_and_back(estate: SidecarEstate) -> None:
     tokens = [row.token for row in witness.intervals(estate.book)]
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 3
+    assert len(other.said(f"{first.name} has the lock, token {tokens[0]}")) == 1
     eventually(lambda: len(_causes(first, "switchover to")) >= 2)
 
 

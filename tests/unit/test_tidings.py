@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from understudyd.health.port import Health
-from understudyd.sidecar.tidings import MISSES, REASONS, Illness, Outage
+from understudyd.sidecar.tidings import MISSES, REASONS, Illness, Outage, Reigns
 
 
 def test_an_outage_is_told_when_it_begins_and_when_it_ends() -> None:
@@ -36,3 +36,10 @@ def test_a_reason_that_is_new_each_time_does_not_fill_the_log() -> None:
     broker = Illness()
     told = [broker.hear(Health(False, f"exit code 1: at {moment}")) for moment in range(100)]
     assert sum(map(bool, told)) == REASONS
+
+
+def test_each_reign_of_another_node_is_told_once() -> None:
+    reigns = Reigns("b")
+    seen = [(None, None), ("a", 7), ("a", 7), (None, None), ("b", 8), ("a", 9)]
+    told = [reigns.hear(*one) for one in seen]
+    assert told == ["", "a has the lock, token 7", "", "", "", "a has the lock, token 9"]

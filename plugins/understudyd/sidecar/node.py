@@ -26,6 +26,7 @@ from understudyd.sidecar.campaign import Campaign
 from understudyd.sidecar.moves import Moves
 from understudyd.sidecar.penalty import Penalty
 from understudyd.sidecar.tenure import Phase, Tenure
+from understudyd.sidecar.tidings import Reigns
 from understudyd.sidecar.words import Action, Asked, Event, Peers, Quit, Reply, Slept, Stop, say
 from understudyd.status import Role
 
@@ -43,6 +44,7 @@ class Machine:
         self._campaign = Campaign()
         self._moves = Moves()
         self._refused_since = math.inf
+        self._reigns = Reigns(node.name)
 
     def __repr__(self) -> str:
         return f"<Machine {self.node.name} {self.phase.value} token={self.token}>"
@@ -85,14 +87,19 @@ class Machine:
     def receive(self, event: Event, now: float) -> list[Action]:
         """Take in what happened; return what to do, in order."""
         self._campaign.begin(now)
-        if isinstance(event, Seen):
-            self.tenure.sight.see(event, now)
-        actions = self._stand(now) + self.tenure.receive(Tick(), now)
+        actions = self._see(event, now) if isinstance(event, Seen) else []
+        actions += self._stand(now) + self.tenure.receive(Tick(), now)
         handler = _HANDLERS.get(type(event))
         actions += handler(self, event, now) if handler else self.tenure.receive(event, now)
         if isinstance(event, Seen) and event.observation is self.keeper.observation:
             actions += self._bear_refusal(now)
         return actions + self._settle(now)
+
+    def _see(self, event: Seen, now: float) -> list[Action]:
+        sight = self.tenure.sight
+        sight.see(event, now)
+        news = self._reigns.hear(sight.holder, sight.token)
+        return [say(news)] if news else []
 
     def configure(self, group: Group, node: Node) -> None:
         """Go on with other settings; the group's name, lock and timings stay."""

@@ -5,13 +5,14 @@ Rules
   again. Once alone is no news: a record may be read while it is being written.
 * A broker that is not healthy is told of with each new reason, and of no more than `REASONS` of
   them until it has been healthy: while it starts it is asked ten times a second.
+* Each reign of another node is told of once.
 """
 
 from __future__ import annotations
 
 from understudyd.health.port import Health
 
-__all__ = ["Illness", "Outage"]
+__all__ = ["Illness", "Outage", "Reigns"]
 
 REASONS = 5
 MISSES = 2
@@ -46,3 +47,18 @@ class Illness:
             self._told.add(health.detail)
             return f"health check: {health.detail}"
         return ""
+
+
+class Reigns:
+    """Of the other nodes."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._told = 0  # the token of the reign that was told of last
+
+    def hear(self, holder: str | None, token: int | None) -> str:
+        """Who has the lock now. Returns what is to be told, or nothing."""
+        if holder is None or token is None or holder == self._own or token == self._told:
+            return ""
+        self._told = token
+        return f"{holder} has the lock, token {token}"
