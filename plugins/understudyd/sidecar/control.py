@@ -36,8 +36,8 @@ from understudyd.sidecar.counts import Counts
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
+from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.preparer import follow, prepare
-from understudyd.sidecar.requests import Orders
 from understudyd.sidecar.settings import Settings, check_reload
 from understudyd.sidecar.tidings import Outage
 from understudyd.sidecar.words import (

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from understudyd.api.words import Order
-from understudyd.board.port import Answer, Request
+from understudyd.board.port import SUBJECTS, Answer, Request
 
 __all__ = ["Orders"]
 
@@ -39,7 +39,17 @@ class Orders:
             self._answer(order, answer.code, answer.reason)
 
     def look(self, requests: Iterable[Request]) -> None:
-        """What others answered, on the board."""
-        for request in requests:
+        """What the board shows: answers of others, and what was put up in place of ours.
+
+        Before `new`, whose requests it does not show yet.
+        """
+        standing = {SUBJECTS[request.command]: request for request in requests}
+        for request in standing.values():
             if request.answer is not None:
                 self.answer(request, request.answer)
+        unseen = {request.id for request in self._new}
+        for id, order in list(self._waiting.items()):
+            other = standing.get(SUBJECTS[order.command])
+            if other is not None and other.id != id and id not in unseen:
+                del self._waiting[id]
+                self._answer(order, 409, f"a later {other.command} has taken its place")
