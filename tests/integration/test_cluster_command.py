@@ -209,6 +209,25 @@ def test_shows_what_others_say_of_a_node_that_is_silent(estate: Estate, cluster:
     assert "note g a does not answer: Connection refused" in done.stdout
 
 
+def test_who_says_it_is_standby_is_not_shown_as_master(estate: Estate, cluster: Call) -> None:
+    """Its own word goes before what it last saw of a lock that it can't reach any more."""
+    estate.member = lambda name: Member(name, Role.STANDBY, "standby", seen_s=0.0)  # type: ignore[method-assign]
+    estate.start("a", "b")
+    assert cluster("list").stdout.startswith("group g no master lock")
+
+
+def test_nothing_is_moved_where_nobody_is_master(estate: Estate, cluster: Call) -> None:
+    """Not even asked on the board, where nobody would answer."""
+    for name in "ab":
+        estate.board.publish(replace(estate.member(name), role=Role.NONE, state="stopped"))
+    done = cluster("switchover")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "understudy: g has no master now, so nothing can be moved\n",
+    )
+    assert list(estate.board.asked()) == []
+
+
 def test_lists_from_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
     estate.board.publish(estate.member("a"))
     done = cluster("list")
@@ -394,6 +413,7 @@ def test_speaks_tls_to_the_api(tmp_path: Path, certificate: Path) -> None:
         estate.file.write_text(text)
         done = run("list", "-c", str(estate.file))
         assert "note g a does not answer: TLS failed: CERTIFICATE_VERIFY_FAILED" in done.stdout
+        assert "tls_ca of [api] says whom to trust" in done.stdout
 
 
 def test_watch_prints_a_change_and_ends_at_ctrl_c(estate: Estate) -> None:

@@ -62,6 +62,9 @@ def _ask(
         return Answered(response.status, json.loads(data) if is_json else data.decode())
     except TimeoutError:
         raise NoAnswer("no answer in time") from None
+    except ssl.SSLCertVerificationError as exc:
+        why = f"{exc.reason} ({exc.verify_message})"
+        raise NoAnswer(f"TLS failed: {why}; tls_ca of [api] says whom to trust") from exc
     except ssl.SSLError as exc:
         raise NoAnswer(f"TLS failed: {exc.reason or exc}") from exc
     except OSError as exc:

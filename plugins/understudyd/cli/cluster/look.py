@@ -163,8 +163,9 @@ def _master(told: list[_Heard], nodes: Sequence[Member]) -> tuple[str | None, in
     for one in told:
         if one.status is not None and one.status.role == Role.MASTER:
             return one.node.name, one.status.token
+    standbys = {one.node.name for one in told if one.status and one.status.role == Role.STANDBY}
     for one in told:
-        if one.cluster is not None and one.cluster.master is not None:
+        if one.cluster is not None and one.cluster.master not in (None, *standbys):
             return one.cluster.master, one.cluster.token
     if told:
         return None, None

@@ -43,7 +43,7 @@ def give(estate: Estate, group: Group, command: str, to: str | None = None) -> G
     """Raises NotDone for a refusal, Unavailable where neither API nor board can be reached."""
     before = look(estate, group)
     is_move = command in ("switchover", "failover")
-    if is_move and before.answering and before.cluster.master is None:
+    if is_move and before.cluster.master is None:
         raise NotDone(f"{group.name} has no master now, so nothing can be moved")
     wanted = before.masters if is_move else (*before.masters, *before.answering)
     if wanted and estate.api.token is not None:
