@@ -21,6 +21,7 @@ pytestmark = pytest.mark.chaos
 
 HOUR = 3600.0
 LEASE = 1.0  # s; of the estate's quick timings
+BUDGET = 0.75  # s; the last renewal of a master is no older
 ELECTED = "the lock is ours"
 
 # read by each Python process of a node when it starts; what a clock shows is in a file
@@ -135,7 +136,7 @@ def test_a_machine_that_has_just_booted(kind: str, redis_server: Redis, unique: 
         eventually(lambda: other.is_master)
         assert other.token > token
         if kind == "redis":
-            assert other.said(ELECTED)[-1] >= dead + LEASE - 0.3  # the age of the last renewal
+            assert other.said(ELECTED)[-1] >= dead + LEASE - BUDGET
         (first, *_) = witness.intervals(estate.book)
         assert first.begin < 60, "the clocks of its broker are not near 0"
         assert estate.judge() == []

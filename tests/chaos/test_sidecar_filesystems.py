@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 LEASE = 1.0  # s; of the estate's quick timings
+BUDGET = 0.75  # s; the last renewal of a master is no older
 ELECTED = "the lock is ours"
 EXT4_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 NO_LOG_FLUSH = 2
@@ -189,7 +190,7 @@ def test_where_flock_is_no_proof_a_lease_is_waited(tmp_path: Path) -> None:
         master, standby = _pair(estate)
         dead = master.kill_all()
         eventually(lambda: standby.is_master)
-        assert standby.said(ELECTED)[-1] >= dead + LEASE - 0.2  # the last renewal's age
+        assert standby.said(ELECTED)[-1] >= dead + LEASE - BUDGET
 
 
 @pytest.mark.parametrize("kind", ["overlay", "ramfs", "tmpfs", "ext4"])

@@ -98,18 +98,20 @@ class Sidecar:
         return moment
 
     def kill_all(self) -> float:
-        """SIGKILL sidecar, guards and broker, before one of them sees another die; returns when.
+        """SIGKILL sidecar, guards and broker, before one of them sees another die.
 
-        Nobody is left to let the lock go.
+        Nobody is left to let the lock go. Returns when it began (seconds since 1970).
         """
         broker = self.broker
         assert broker is not None
         pids = (self.pid, *self.guards, broker)
+        moment = time.time()
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):  # a broker dies with its guard
                     os.kill(pid, number)
-        return self.kill()
+        self.kill()
+        return moment
 
     def stop(self, patience: float = PATIENCE) -> int:
         """SIGTERM; the exit code."""
