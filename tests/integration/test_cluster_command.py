@@ -22,12 +22,13 @@ from rich.console import Console
 
 from understudy.testing.brokers import free_port
 from understudyd.api.client import ApiProcess
-from understudyd.api.page import Snapshot, now
+from understudyd.api.page import Snapshot
 from understudyd.api.words import Order, Settings
 from understudyd.board.file import FileBoard
 from understudyd.board.port import Answer
 from understudyd.cli.cluster import show
 from understudyd.cli.cluster.look import Look
+from understudyd.clock import now
 from understudyd.config import load
 from understudyd.status import (
     BrokerStatus,
@@ -290,6 +291,16 @@ def test_a_sidecar_does_not_import_what_prints_tables(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
     assert "can't be read: No such file" in done.stderr
+
+
+def test_without_h11_a_sidecar_tells_the_pip_command() -> None:
+    code = (
+        "import sys; from understudyd.cli.app import run; sys.modules['h11'] = None; "
+        "sys.exit(run(['sidecar', '-c', 'none', '--node', 'g/a']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == 'understudy: h11 is not installed: pip install "understudy[sidecar]"\n'
 
 
 def test_gives_up_waiting(estate: Estate, cluster: Call) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
+
+from understudy import ConfigurationError
 
 __all__ = ["sidecar"]
 
@@ -25,6 +28,8 @@ def sidecar(config: Path, node: str) -> int:
     SIGTERM hands over and ends, SIGHUP reads the configuration again. Exit code 0 after SIGTERM, 2
     for a configuration that can't be run, 3 when a broker could not be killed.
     """
+    if importlib.util.find_spec("h11") is None:  # of the API, a process of its own
+        raise ConfigurationError('h11 is not installed: pip install "understudy[sidecar]"')
     from understudyd.sidecar.service import run  # not before the options were understood
 
     return run(config, node)
