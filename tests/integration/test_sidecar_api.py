@@ -24,8 +24,9 @@ import understudy.pika
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.testing.brokers import RabbitMQ, free_port
 from understudyd.api.client import ApiProcess, Gone
-from understudyd.api.page import Page, Snapshot, now
+from understudyd.api.page import Page, Snapshot
 from understudyd.api.words import Failed, Listening, Order, Settings
+from understudyd.clock import now
 from understudyd.config.model import Api, Place, Secret
 from understudyd.config.values import network
 from understudyd.status import BrokerStatus, ClusterStatus, NodeStatus, Role

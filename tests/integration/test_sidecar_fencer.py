@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from understudyd.clock import now
 from understudyd.config.model import BrokerConfig, Command
 from understudyd.drivers import command
 from understudyd.drivers.exec import ExecDriver
 from understudyd.drivers.port import Event, Reign
-from understudyd.guard.page import now
 from understudyd.guard.words import Dead, GuardLost, Lock, Started
 from understudyd.lock.timings import Timings
 from understudyd.testing.estate import children, command_line, eventually

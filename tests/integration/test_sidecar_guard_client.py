@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.clock import now
 from understudyd.guard.client import Guard
 from understudyd.guard.end import FROZEN, End
-from understudyd.guard.page import now
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
 

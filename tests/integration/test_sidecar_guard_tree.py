@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from understudyd.clock import now
 from understudyd.guard import tree
-from understudyd.guard.page import now
 from understudyd.guard.system import Timer
 from understudyd.testing.guarded import Guarded, wait_until
 

@@ -12,6 +12,7 @@ import pytest
 from understudyd.api import page as page_module
 from understudyd.api.page import SLOT, Page, Pulse, Snapshot
 from understudyd.api.words import Failed, Listening, Order, Settings, Verdict, pack, unpack
+from understudyd.clock import now
 from understudyd.config.model import Api, Place, Secret
 from understudyd.config.values import network
 from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role, stamp
@@ -105,9 +106,9 @@ def test_a_writer_that_dies_in_the_middle_leaves_the_last_one(
 def test_the_api_signs_that_it_lives(ours: Page, theirs: Page) -> None:
     assert ours.signed() == Pulse().beat
     for _ in range(3):
-        before = page_module.now()
+        before = now()
         theirs.sign()
-        assert before <= ours.signed() <= page_module.now()
+        assert before <= ours.signed() <= now()
     assert ours.pulse() == Pulse()
     assert ours.snapshot() is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from understudyd.guard.page import now
+from understudyd.clock import now
 from understudyd.guard.release import release
 from understudyd.guard.words import Lock
 from understudyd.lock import open as opening

@@ -11,8 +11,9 @@ import sys
 from types import TracebackType
 
 from understudy.errors import ConfigurationError, UnderstudyError
-from understudyd.api.page import Page, now
+from understudyd.api.page import Page
 from understudyd.api.words import LARGEST, Failed, Listening, Order, Settings, Verdict, pack, unpack
+from understudyd.clock import now
 
 __all__ = ["ApiProcess", "Gone"]
 

@@ -17,15 +17,15 @@ import math
 import mmap
 import os
 import struct
-import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from understudyd.clock import now
 from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
 
-__all__ = ["BEAT", "Page", "Pulse", "Snapshot", "now"]
+__all__ = ["BEAT", "Page", "Pulse", "Snapshot"]
 
 BEAT = 1.0  # s; a third of what counts as silent
 SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
@@ -33,10 +33,6 @@ PULSE = struct.Struct("=ddQ")  # beat, deadline, token
 SIGN = struct.Struct("=d")  # when the API was last known to live
 ROUNDS = 5  # a slot that changes while it is read was written twice meanwhile: look again
 SNAPSHOT_SIZE = 256 * 1024  # bytes; a hundred entries of history and as many nodes are 50 KB
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True)

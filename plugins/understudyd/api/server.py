@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from understudyd.api.connection import Connection, Crowd
 from understudyd.api.metrics import Sample
-from understudyd.api.page import Page, now
+from understudyd.api.page import Page
 from understudyd.api.routes import Asked, Reply, View, refusal, route
 from understudyd.api.words import (
     LARGEST,
@@ -36,6 +36,7 @@ from understudyd.api.words import (
     pack,
     unpack,
 )
+from understudyd.clock import now
 from understudyd.config.model import Place
 
 __all__ = ["serve"]

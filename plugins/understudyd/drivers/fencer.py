@@ -26,9 +26,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from understudyd.clock import now
 from understudyd.config.model import BrokerConfig, Command
 from understudyd.drivers.command import Running
-from understudyd.guard.page import Page, now
+from understudyd.guard.page import Page
 from understudyd.guard.release import release
 from understudyd.guard.system import die_with_parent
 from understudyd.guard.wire import Wire

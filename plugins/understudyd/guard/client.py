@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.clock import now
 from understudyd.guard import tree
 from understudyd.guard.end import End, spawn, wait_readable
-from understudyd.guard.page import Page, now
+from understudyd.guard.page import Page
 from understudyd.guard.system import become_subreaper
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import (

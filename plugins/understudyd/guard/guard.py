@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from understudyd.clock import now
 from understudyd.guard import custody as does
 from understudyd.guard import tree
 from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, State
 from understudyd.guard.launch import NOT_STARTED, start
-from understudyd.guard.page import Page, now
+from understudyd.guard.page import Page
 from understudyd.guard.release import release
 from understudyd.guard.system import Timer, become_subreaper, harden, name_process
 from understudyd.guard.wire import Wire

@@ -14,20 +14,14 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import time
 
 from understudyd.guard.words import Lease
 
-__all__ = ["Page", "now"]
+__all__ = ["Page"]
 
 SLOT = struct.Struct("<QQqQ")  # generation, token, deadline in ns, checksum
 SIZE = 2 * SLOT.size
 MIX = 0x9E3779B97F4A7C15  # so that a page of zeros is no valid one
-
-
-def now() -> float:
-    """This moment, in seconds, as deadlines count them."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Page:

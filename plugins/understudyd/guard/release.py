@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from understudyd.guard.page import now
+from understudyd.clock import now
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
 from understudyd.lock.port import Inheritable, LockBackend, Unavailable

@@ -19,11 +19,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from understudyd.clock import now
 from understudyd.guard import guard, tree
 from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, Lost, TakeOver
 from understudyd.guard.guard import Children, Post, Surroundings, report_up
-from understudyd.guard.page import Page, now
+from understudyd.guard.page import Page
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.system import Timer, become_subreaper, harden, name_process
 from understudyd.guard.wire import Wire

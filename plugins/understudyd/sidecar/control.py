@@ -24,6 +24,7 @@ from typing import TypeAlias
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.api.page import BEAT, Snapshot
 from understudyd.board.port import Board
+from understudyd.clock import now
 from understudyd.drivers.port import Driver, Reign
 from understudyd.guard.words import Dead, Exited
 from understudyd.health.port import Health
@@ -320,10 +321,6 @@ class Control:
     def _warn(self, trouble: str) -> None:
         if trouble:
             self._log.warning(trouble)
-
-
-def now() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _clock_offset() -> float:

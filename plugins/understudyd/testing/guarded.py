@@ -28,8 +28,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from understudyd.clock import now
 from understudyd.guard.client import Guard
-from understudyd.guard.page import now
 from understudyd.guard.words import Command, Lock
 from understudyd.lock.open import open_backend
 from understudyd.lock.port import Inheritable

@@ -13,8 +13,9 @@ import threading
 from typing import Any
 
 from understudyd.api.client import ApiProcess
-from understudyd.api.page import BEAT, Snapshot, now
+from understudyd.api.page import BEAT, Snapshot
 from understudyd.api.words import Order, Settings, pack, unpack
+from understudyd.clock import now
 
 __all__ = ["arguments", "main"]
 
