@@ -71,6 +71,26 @@ def test_a_control_that_is_frozen_for_less_changes_nothing(uri: str, tmp_path: P
         assert not is_free(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("frozen", "dead"),
+    [
+        ("watcher", ("control",)),
+        ("watcher", ("guard", "control")),
+        ("guard", ("watcher", "control")),
+    ],
+)
+def test_who_is_frozen_when_all_others_die_goes_on(
+    frozen: str, dead: tuple[str, ...], uri: str, tmp_path: Path
+) -> None:
+    """Else the broker would outlive its deadline, or a frozen watcher keep the lock."""
+    with Guarded(uri, tmp_path, TREE) as control:
+        control.launch()
+        control.freeze(frozen)
+        control.kill(*dead)
+        wait_until(lambda: is_free(tmp_path))
+        assert not control.witness.is_alive
+
+
 @pytest.mark.parametrize("name", ["guard", "watcher"])
 def test_a_frozen_guard_is_found_out_and_replaced(name: str, uri: str, tmp_path: Path) -> None:
     """Catalogue 23: it owes control a sign of life."""

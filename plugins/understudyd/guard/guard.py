@@ -23,7 +23,13 @@ from understudyd.guard.custody import Custody, State
 from understudyd.guard.launch import NOT_STARTED, start
 from understudyd.guard.page import Page
 from understudyd.guard.release import release
-from understudyd.guard.system import Timer, become_subreaper, harden, name_process
+from understudyd.guard.system import (
+    Timer,
+    become_subreaper,
+    harden,
+    name_process,
+    thaw_with_parent,
+)
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import (
     Armed,
@@ -63,6 +69,7 @@ class Surroundings:
 def run(around: Surroundings, watcher: Wire) -> None:
     """Be the guard, until control is gone or sends us away."""
     name_process("understudyguard")
+    thaw_with_parent()
     become_subreaper()
     oom_score = harden()
     custody = Custody(around.setup.kill, around.setup.patience)

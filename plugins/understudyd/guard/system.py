@@ -9,7 +9,15 @@ import os
 import signal
 import time
 
-__all__ = ["OOM_SCORE", "Timer", "become_subreaper", "die_with_parent", "harden", "name_process"]
+__all__ = [
+    "OOM_SCORE",
+    "Timer",
+    "become_subreaper",
+    "die_with_parent",
+    "harden",
+    "name_process",
+    "thaw_with_parent",
+]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,6 +67,11 @@ def become_subreaper() -> None:
 
 def die_with_parent() -> None:
     _checked(_libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0))
+
+
+def thaw_with_parent() -> None:
+    """Go on when our parent dies, if we were stopped: nobody else does what is left to do."""
+    _checked(_libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGCONT), 0, 0, 0))
 
 
 def name_process(name: str) -> None:

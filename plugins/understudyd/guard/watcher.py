@@ -5,6 +5,8 @@ Rules
   when control died in the same moment.
 * It has a copy of the lock's descriptor: a broker may have closed its own.
 * It never doubts a guard that has nothing in custody.
+* Who is frozen when its parent dies is thawed by the kernel: the watcher with its copy of the
+  lock's descriptor by the death of control, and the guard by that of the watcher.
 """
 
 from __future__ import annotations
@@ -26,7 +28,13 @@ from understudyd.guard.custody import Custody, Lost, TakeOver
 from understudyd.guard.guard import Children, Post, Surroundings, report_up
 from understudyd.guard.page import Page
 from understudyd.guard.suspicion import Suspicion
-from understudyd.guard.system import Timer, become_subreaper, harden, name_process
+from understudyd.guard.system import (
+    Timer,
+    become_subreaper,
+    harden,
+    name_process,
+    thaw_with_parent,
+)
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Armed, Beat, Idle, Killing, Setup, Stuck
 from understudyd.lock.open import open_backend
@@ -43,6 +51,7 @@ def main() -> None:
         process = os.pidfd_open(parent)
     except ProcessLookupError:
         return
+    thaw_with_parent()
     if os.getppid() != parent:
         return
     control = Wire(socket.socket(fileno=to_control))
