@@ -78,6 +78,7 @@ def test_reads_a_whole_estate(tmp_path: Path) -> None:
         "[::1]:8801",
     )
     assert b.listen == b.api == Place("::1", 8801)
+    assert group.uris("b") == ("stomp://10.0.0.2:61613", "amqp://10.0.0.1:5672")
     assert a.broker.driver == "process"
     assert a.broker.command == ("rabbitmq-server",)
     assert a.broker.env["RABBITMQ_NODENAME"] == "orders@localhost"
@@ -97,6 +98,19 @@ def test_shows_no_password(tmp_path: Path) -> None:
     group = estate.groups["orders"]
     assert "hush" not in f"{group.lock} {group.nodes['a'].uri} {estate.api.token}"
     assert "10.0.0.9" in str(group.lock)
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("amqp://app:hush@127.0.0.1/x", "amqp://127.0.0.1:5672"),
+        ("amqps://[::1]?verify=false", "amqps://[::1]:5671"),
+        ("stomp://MQ1:61614", "stomp://MQ1:61614"),
+    ],
+)
+def test_clients_are_told_the_host_as_it_is_written(tmp_path: Path, uri: str, told: str) -> None:
+    estate = read(tmp_path, FILE.replace("amqp://app:hush@10.0.0.1:5672/%2f", uri))
+    assert estate.groups["orders"].nodes["a"].address == told
 
 
 def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:

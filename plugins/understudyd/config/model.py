@@ -129,8 +129,11 @@ class Node:
 
     @cached_property
     def address(self) -> str:
-        """Where clients reach it: scheme, host and port."""
-        return parse(self.uri.reveal()).endpoints[0].address
+        """Where clients reach it: scheme, host (as written) and port."""
+        endpoint = parse(self.uri.reveal()).endpoints[0]
+        scheme, _, port = endpoint.identity[:3]
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
 
 
 @dataclass(frozen=True)
