@@ -192,6 +192,18 @@ def test_a_lock_file_that_is_replaced_ends_the_reign(estate: SidecarEstate) -> N
     eventually(lambda: estate.master().token > token)
 
 
+def test_tokens_rise_when_the_lock_is_lost_while_no_node_is_there() -> None:
+    """Catalogue 62: the history knows of the one before."""
+    with running(names="a") as estate:
+        master = estate.master()
+        token = master.token
+        eventually(lambda: json.loads(master.get("/history")[1]))
+        master.kill()
+        (estate.folder / "orders.lock").unlink()
+        master.start()
+        assert estate.master().token > token
+
+
 def test_redis_may_forget_everything(redis_server: Redis, unique: str) -> None:
     """Catalogue 61, 63: the master writes its record again, nobody takes over."""
     uri = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}"

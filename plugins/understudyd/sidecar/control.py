@@ -184,6 +184,8 @@ class Control:
         self._counts.add("board_failures_total", bool(news.trouble))
         self._news = news
         self._orders.look(news.requests)
+        for entry in news.history:  # the lock's record may be lost while no node was there
+            self.machine.keeper.learn(entry.token)
         self._feed(Peers(news.members))
         for request in (*news.requests, *self._orders.new()):
             self._feed(Asked(request))
