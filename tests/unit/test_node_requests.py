@@ -106,6 +106,23 @@ def test_a_candidate_that_has_died_is_not_handed_over_to(master: NodeContender) 
     assert master.machine.phase is Phase.MASTER
 
 
+def test_the_next_best_is_the_heir_where_the_best_has_died(
+    master: NodeContender, store: Store
+) -> None:
+    """Catalogue 97: once the best one's last word is too old."""
+    order = ask("switchover")
+    for age in (0.0, 1.0, 2.0, 3.0):
+        master.feed(Peers((a_standby("b"), a_standby("c", 5, seen_s=age))))
+        assert master.feed(order) == []
+        master.go_on(1.0)
+    reply, _ = master.feed(Peers((a_standby("b"), a_standby("c", 5, seen_s=4.0))), order)
+    assert isinstance(reply, Reply)
+    assert reply.answer.code == 202
+    master.feed(Dead(master.token, 0.01))
+    assert store.record is not None
+    assert store.record.heir == "b"
+
+
 def test_a_failover_does_not_wait_for_a_word(master: NodeContender) -> None:
     """Catalogue 97: it is for haste."""
     master.feed(Peers((a_standby("b", seen_s=2.0),)))
