@@ -376,3 +376,27 @@ def test_checks_what_a_node_needs_of_its_machine(tmp_path: Path) -> None:
     estate = read(tmp_path, text.replace('["sleep"]', '["no-such-broker"]'))
     with pytest.raises(ConfigurationError, match=r"a\.broker\.command: there is no program 'no-su"):
         check_here(estate, *select_node(estate, "orders/a"))
+
+
+def test_a_program_is_looked_for_where_it_will_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the broker's folder, a hook in /: not where the sidecar was started."""
+
+    def check(text: str) -> None:
+        estate = read(tmp_path, text)
+        check_here(estate, *select_node(estate, "orders/a"))
+
+    for folder in (tmp_path, tmp_path / "data"):
+        folder.mkdir(exist_ok=True)
+        (folder / "run").write_text("#!/bin/sh\n")
+        (folder / "run").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    text = FILE.replace('["rabbitmq-server"]', '"./run"')
+    with pytest.raises(ConfigurationError, match=r"a\.broker\.command: there is no program '/run'"):
+        check(text)
+    text = text.replace('"./run"', '"./run"\ncwd = "data"')
+    check(text)
+    text = text.replace('store  = "data"', 'hooks = { pre_promote = "./run" }')
+    with pytest.raises(ConfigurationError, match=r"hooks\.pre_promote: there is no program '/run'"):
+        check(text)

@@ -15,6 +15,8 @@ from understudyd.config.model import EXEC_COMMANDS, Estate, Group, Node
 
 __all__ = ["about", "check_here", "select_group", "select_node"]
 
+ROOT = Path("/")  # where commands run that no folder is named for
+
 
 def select_node(estate: Estate, address: str) -> tuple[Group, Node]:
     """``GROUP/NODE``. Raises ConfigurationError with the names there are."""
@@ -77,10 +79,10 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
         commands[name] = command.argv if command else ()
     for name, argv in commands.items():
         with about(estate, f"{key}.{name}"):
-            _check_program(argv, broker.env.get("PATH"), broker.cwd)
+            _check_program(argv, broker.env.get("PATH"), broker.cwd or ROOT)
     for name, hook in group.hooks.items():
         with about(estate, f"{base}.hooks.{name}"):
-            _check_program(hook.argv, None, None)
+            _check_program(hook.argv, None, ROOT)
     for name in ("tls_cert", "tls_key"):
         file = getattr(estate.api, name)
         with about(estate, f"api.{name}"):
@@ -121,11 +123,10 @@ def _check_user(user: str) -> None:
         raise ConfigurationError(f"only root can start a broker as {user!r}")
 
 
-def _check_program(argv: tuple[str, ...], path: str | None, cwd: Path | None) -> None:
+def _check_program(argv: tuple[str, ...], path: str | None, cwd: Path) -> None:
     if not argv:
         return
-    program = argv[0]
-    if cwd is not None and "/" in program:
-        program = str(cwd / program)
+    has_path = "/" in argv[0]
+    program = str(cwd / argv[0]) if has_path else argv[0]
     if shutil.which(program, path=path) is None:
-        raise ConfigurationError(f"there is no program {argv[0]!r} to run")
+        raise ConfigurationError(f"there is no program {program!r} to run")
