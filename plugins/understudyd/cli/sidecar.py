@@ -19,7 +19,7 @@ __all__ = ["sidecar"]
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The file.",
+    help="The configuration, understudy.toml.",
 )
 @click.option("--node", required=True, metavar="GROUP/NODE", help="Which node this sidecar is.")
 def sidecar(config: Path, node: str) -> int:

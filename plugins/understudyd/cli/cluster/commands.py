@@ -19,6 +19,8 @@ from understudyd.config.values import Bad, Said, duration
 
 __all__ = ["cluster"]
 
+HELP = "The configuration, understudy.toml."
+
 
 def _seconds(_: click.Context, param: click.Parameter, value: str) -> float:
     """``20s``, ``500ms``, ``2m``."""
@@ -32,7 +34,7 @@ def _about_a_group(command: Callable[..., int]) -> Callable[..., int]:
     """The argument and the options that all commands have."""
     command = click.argument("name", metavar="[GROUP]", required=False)(command)
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    option = click.option("-c", "--config", "path", metavar="FILE", required=True, help="The file.")
+    option = click.option("-c", "--config", "path", metavar="FILE", required=True, help=HELP)
     return option(command)
 
 
@@ -40,7 +42,8 @@ def _about_a_group(command: Callable[..., int]) -> Callable[..., int]:
 def cluster() -> None:
     """Look at master/slave groups, move and pause them.
 
-    Asks the nodes' APIs; works through the lock's store where no API answers.
+    Asks the nodes' APIs. Works through the lock's store where no API answers, and gives its orders
+    there where the configuration has no token.
     """
 
 
