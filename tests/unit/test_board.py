@@ -10,7 +10,7 @@ from understudyd.board.memory import MemoryBoard
 from understudyd.board.open import open_board
 from understudyd.board.port import REQUEST_LIFE
 from understudyd.board.sightings import Sightings
-from understudyd.board.stored import Reader
+from understudyd.board.stored import NODES, Reader
 
 
 def test_only_the_first_look_believes_the_stores_clock() -> None:
@@ -82,6 +82,14 @@ def test_a_node_of_wrong_types_is_left_out(name: str, value: object) -> None:
     texts = {"a": json.dumps(good), "b": json.dumps({**good, "name": "b", name: value})}
     stored = {key: (text, 1, 0.0) for key, text in texts.items()}
     assert [member.name for member in Reader().nodes(stored)] == ["a"]
+
+
+def test_of_too_many_nodes_those_are_shown_that_spoke_last() -> None:
+    """Names that nobody has any more stay on the board for ever."""
+    names = [f"n{number:03}" for number in range(NODES + 20)]
+    texts = {name: json.dumps({"name": name, "role": "", "state": ""}) for name in names}
+    stored = {name: (texts[name], 1, 1000.0 - number) for number, name in enumerate(names)}
+    assert [member.name for member in Reader().nodes(stored)] == names[20:]
 
 
 def test_an_answer_of_wrong_types_is_none() -> None:

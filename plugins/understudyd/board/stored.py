@@ -16,7 +16,8 @@ __all__ = ["Reader", "Stored", "dump", "dump_answer", "read_history"]
 
 T = TypeVar("T")
 
-LARGEST = 8192  # bytes of one thing; a node, a request or a change is some 300
+LARGEST = 4096  # bytes of one thing; a node, a request or a change is some 300
+NODES = 50  # that are shown: what all say of themselves has to fit into the API's page
 
 Stored = tuple[str | bytes, object, float]
 """A text as it is stored, what changes whenever it is written, and its age in seconds."""
@@ -43,8 +44,10 @@ class Reader:
         self._requests = Sightings()
 
     def nodes(self, stored: Mapping[str, Stored]) -> list[Member]:
+        """By name; where there are too many, those that spoke last."""
         ages = _ages(self._nodes, stored)
-        found = {name: _read(stored[name][0], Member.from_json) for name in sorted(stored)}
+        names = sorted(sorted(stored, key=ages.__getitem__)[:NODES])
+        found = {name: _read(stored[name][0], Member.from_json) for name in names}
         return [
             replace(member, seen_s=ages[name])
             for name, member in found.items()
