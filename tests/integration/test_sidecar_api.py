@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.testing.brokers import RabbitMQ, free_port
 from understudyd.api.client import ApiProcess, Gone
 from understudyd.api.page import Page, Snapshot
-from understudyd.api.words import Failed, Listening, Order, Settings
+from understudyd.api.words import Failed, Listening, Order, Settings, pack
 from understudyd.clock import now
 from understudyd.config.model import Api, Place, Secret
 from understudyd.config.values import network
@@ -239,6 +240,19 @@ def test_one_that_does_not_start_says_so(
     process.start()
     with Client(given) as client:
         assert client.get() == 200
+
+
+@pytest.mark.parametrize("has_settings", [True, False])
+def test_leaves_without_a_word_when_the_sidecar_died_meanwhile(has_settings: bool) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, contextlib.closing(Page()) as page:
+        if has_settings:
+            ours.send(pack(settings()))
+        ours.close()
+        descriptors = (page.descriptor, theirs.fileno())
+        argv = [sys.executable, "-m", "understudyd.api", *map(str, descriptors), str(os.getpid())]
+        done = subprocess.run(argv, pass_fds=descriptors, timeout=SECONDS, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # --- commands -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -54,7 +55,10 @@ BIND_TIME = 3.0  # s; the API of a sidecar that has just died frees its place wi
 
 def serve(page: Page, channel: socket.socket, control: int) -> int:
     """Serve until the sidecar, process ``control``, is dead or closes its end; the exit code."""
-    word = unpack(channel.recv(LARGEST))
+    message = channel.recv(LARGEST)
+    if not message:  # the sidecar has died already
+        return 0
+    word = unpack(message)
     assert isinstance(word, Settings)
     try:
         tls = _tls_context(word)
@@ -63,7 +67,8 @@ def serve(page: Page, channel: socket.socket, control: int) -> int:
         channel.send(pack(Failed(_told(word, exc))))
         return 1
     page.sign()
-    channel.send(pack(Listening()))
+    with contextlib.suppress(OSError):  # the sidecar has died, which is seen below
+        channel.send(pack(Listening()))
     return asyncio.run(_Server(page, channel, control, word, tls, listeners).run())
 
 
