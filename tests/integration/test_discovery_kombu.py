@@ -21,6 +21,7 @@ from understudy.testing import wait_until
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.testing.brokers.ports import free_port
 from understudy.testing.celery_worker import Worker, client
+from understudy.testing.kombu_lab import prepare, send
 from understudy.testing.uri_sources import MULTICAST, Announcer, UriFile, UriServer
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ Take = Callable[[RabbitMQ, str], "list[Found]"]
 def gone(login: str = "app:s3cret", vhost: str = "orders") -> str:
     """A configured member that nobody answers for."""
     return f"amqp://{login}@127.0.0.1:{free_port()}/{vhost}"
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x") -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw")
-
-
-def prepare(connection: kombu.Connection, queue: str) -> None:
-    kombu.Queue(queue)(connection.default_channel).declare()
 
 
 def supervisor(connection: kombu.Connection) -> Any:

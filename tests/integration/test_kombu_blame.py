@@ -14,15 +14,12 @@ import understudy.kombu
 from understudy.errors import Refused, SendTimeout, Unroutable
 from understudy.testing import ScriptedPeer
 from understudy.testing.brokers import RabbitMQ, Redis
+from understudy.testing.kombu_lab import send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Lab
 
 pytestmark = pytest.mark.integration
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x", **options: Any) -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw", **options)
 
 
 def test_a_declaration_that_amqp_cannot_carry_is_the_callers_error(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import kombu
 import pytest
@@ -11,6 +11,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from understudy.errors import ConfigurationError
 from understudy.testing.brokers import RabbitMQ, Redis
+from understudy.testing.kombu_lab import prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Found, Lab
@@ -18,14 +19,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x", **options: Any) -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str) -> None:
-    kombu.Queue(queue)(connection.default_channel).declare()
 
 
 def get(connection: kombu.Connection, queue: str) -> list[str]:

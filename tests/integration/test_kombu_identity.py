@@ -17,6 +17,7 @@ from kombu import pools
 
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.kombu_lab import prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Lab
@@ -31,14 +32,6 @@ URI = f"failover:(amqp://u:{ENCODED}@a:5672//,redis://:{ENCODED}@b/0)?timeout=30
 def assert_secret_free(text: str) -> None:
     for secret in (PASSWORD, ENCODED, "p@ss", "p%40ss", "%3B%2C%29w", ";,)w"):
         assert secret not in text, text
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x") -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw")
-
-
-def prepare(connection: kombu.Connection, queue: str) -> None:
-    kombu.Queue(queue)(connection.default_channel).declare()
 
 
 def test_no_password_is_shown() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import kombu
 import pytest
 from kombu.exceptions import EncodeError
 
-from understudy.testing import FaultProxy, wait_until
+from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK
+from understudy.testing.kombu_lab import cut_off, lasting, prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Found, Lab
@@ -23,28 +22,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x", **options: Any) -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str) -> None:
-    kombu.Queue(queue)(connection.default_channel).declare()
-
-
-@contextlib.contextmanager
-def lasting(at_least: float, below: float) -> Iterator[None]:
-    """The promise under test is about a time, so this is one of the few that look at a clock."""
-    began = time.monotonic()
-    yield
-    assert at_least <= time.monotonic() - began < below
-
-
-def cut_off(*proxies: FaultProxy) -> None:
-    for proxy in proxies:
-        proxy.refuse()
-        proxy.reset()
 
 
 class Interruption(Exception):

@@ -11,6 +11,7 @@ import pytest
 
 from understudy.errors import DeliveryFailed, Refused, Unroutable
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.kombu_lab import prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Found, Lab
@@ -19,14 +20,6 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 Plain = Callable[[RabbitMQ], amqp.Channel]
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x", **options: Any) -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
-    kombu.Queue(queue, **arguments)(connection.default_channel).declare()
 
 
 def check(error: DeliveryFailed, connection: kombu.Connection, message_id: str) -> None:

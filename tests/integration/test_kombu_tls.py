@@ -12,6 +12,7 @@ import pytest
 import understudy.kombu
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ, free_port
+from understudy.testing.kombu_lab import send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Lab
@@ -43,11 +44,6 @@ def secure(launch: Callable[[RabbitMQ], RabbitMQ], certificate: Path) -> Secure:
         "ssl_options.fail_if_no_peer_cert": "false",
     }
     return Secure(launch(RabbitMQ(name="secure", settings=settings)), port, certificate)
-
-
-def send(connection: kombu.Connection, queue: str, text: object) -> None:
-    producer = kombu.Producer(connection)
-    producer.publish(str(text), routing_key=queue, serializer="raw")
 
 
 def test_tls_from_the_handshake_to_a_cut(

@@ -14,6 +14,7 @@ from understudy.errors import Refused, SendTimeout, Unroutable
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH
+from understudy.testing.kombu_lab import prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Found, Lab
@@ -22,16 +23,6 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 10000}
-
-
-def send(connection: kombu.Connection, queue: str, *texts: object, **options: Any) -> None:
-    producer = kombu.Producer(connection)
-    for text in texts:
-        producer.publish(str(text), routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
-    kombu.Queue(queue, **arguments)(connection.default_channel).declare()
 
 
 def numbers(found: list[Found]) -> list[int]:

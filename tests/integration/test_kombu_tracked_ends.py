@@ -19,6 +19,7 @@ import pytest
 import understudy.kombu
 from understudy.errors import SendTimeout
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.kombu_lab import prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Found, Lab
@@ -27,16 +28,6 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 10000}
-
-
-def send(connection: kombu.Connection, queue: str, *texts: object, **options: Any) -> None:
-    producer = kombu.Producer(connection)
-    for text in texts:
-        producer.publish(str(text), routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
-    kombu.Queue(queue, **arguments)(connection.default_channel).declare()
 
 
 def numbers(found: list[Found]) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ from kombu.exceptions import OperationalError
 
 import understudy
 from understudy.errors import ConnectFailed, ConnectionLost, SendTimeout
-from understudy.testing import FaultProxy, wait_until
+from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.brokers.ports import Port
+from understudy.testing.kombu_lab import cut_off, lasting, prepare, send
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Found, Lab
@@ -37,28 +37,6 @@ def nobody() -> Iterator[Callable[[], str]]:
     yield address
     for port in ports:
         port.release()
-
-
-def send(connection: kombu.Connection, queue: str, text: str = "x", **options: Any) -> None:
-    kombu.Producer(connection).publish(text, routing_key=queue, serializer="raw", **options)
-
-
-def prepare(connection: kombu.Connection, queue: str) -> None:
-    kombu.Queue(queue)(connection.default_channel).declare()
-
-
-@contextlib.contextmanager
-def lasting(at_least: float, below: float) -> Iterator[None]:
-    """The promise under test is about a time, so this is one of the few that look at a clock."""
-    began = time.monotonic()
-    yield
-    assert at_least <= time.monotonic() - began < below
-
-
-def cut_off(*proxies: FaultProxy) -> None:
-    for proxy in proxies:
-        proxy.refuse()
-        proxy.reset()
 
 
 # --- F15, F16: timeout ---------------------------------------------------------------------------

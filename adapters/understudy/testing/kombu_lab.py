@@ -1,0 +1,41 @@
+"""What tests of the kombu adapter do with a connection, in as few words as can be."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import kombu
+
+from understudy.testing import FaultProxy
+
+__all__ = ["cut_off", "lasting", "prepare", "send"]
+
+
+def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
+    """Declare a queue."""
+    kombu.Queue(queue, **arguments)(connection.default_channel).declare()
+
+
+def send(connection: kombu.Connection, queue: str, *texts: object, **options: Any) -> None:
+    """One message for each text; without any one that says "x"."""
+    producer = kombu.Producer(connection)
+    for text in texts or ("x",):
+        body = text if isinstance(text, (str, bytes)) else str(text)
+        producer.publish(body, routing_key=queue, serializer="raw", **options)
+
+
+def cut_off(*proxies: FaultProxy) -> None:
+    for proxy in proxies:
+        proxy.refuse()
+        proxy.reset()
+
+
+@contextlib.contextmanager
+def lasting(at_least: float, below: float) -> Iterator[None]:
+    """For promises that are about a time, in seconds; all other tests look at no clock."""
+    began = time.monotonic()
+    yield
+    assert at_least <= time.monotonic() - began < below
