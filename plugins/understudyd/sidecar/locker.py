@@ -1,14 +1,15 @@
 """The lock's backend on a thread of its own, for a keeper that never waits.
 
 Rules
-* One call at a time. While one is under way the next attempt fails at once: the keeper has given
-  up the one before by then, and paces itself.
+* One call at a time. The keeper gives one up at the moment that its own time-out ends it, or
+  earlier; so the next attempt begins when it comes back, if the keeper waits for it still.
 * An answer that nobody waits for any more is dropped here. What it would have shown is read again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -35,6 +36,8 @@ class Locker:
         self._waiter = Worker("understudy-lock-hint", self._hint)
         self._pause = 0.0  # s before it is asked again
         self._wanted = 0  # the attempt whose answer the keeper waits for
+        self._next: Read | Swap | None = None  # to be begun after the call under way
+        self._turn = threading.Lock()  # of `_next`
         self._is_to_close = False
 
     @property
@@ -45,9 +48,9 @@ class Locker:
         return () if descriptor is None else (descriptor,)
 
     def attempt(self, action: Read | Swap) -> None:
-        self._wanted = action.attempt
-        if not self._worker.do(lambda: self._call(action)):
-            self._tell(Failed(action.attempt, "the call before has not come back"))
+        with self._turn:
+            self._wanted = action.attempt
+            self._next = None if self._begin(action) else action
 
     def wait_for_change(self, longest: float) -> None:
         """Tell a Hint when the lock may be free, where the backend can know it.
@@ -76,7 +79,9 @@ class Locker:
 
     def close(self) -> None:
         """Close the backend, after the call under way and before the next attempt."""
-        self._is_to_close = True
+        with self._turn:
+            self._next = None  # of before: a renewal, say, which would be a claim by then
+            self._is_to_close = True
 
     def _call(self, action: Read | Swap) -> Seen | Failed:
         self._close_if_asked()
@@ -90,7 +95,13 @@ class Locker:
         self._close_if_asked()
         return answer
 
+    def _begin(self, action: Read | Swap) -> bool:
+        return self._worker.do(lambda: self._call(action))
+
     def _answer(self, answer: Seen | Failed) -> None:
+        with self._turn:
+            if self._next is not None and self._begin(self._next):
+                self._next = None
         if answer.attempt == self._wanted:
             self._tell(answer)
 
