@@ -74,6 +74,11 @@ def fencer() -> int:
     return pid
 
 
+def test_nobody_can_read_the_locks_password_in_a_list_of_processes(make: Make) -> None:
+    make()
+    assert "file:" not in command_line(fencer())
+
+
 def test_nobody_waits_for_a_new_fencer(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,9 +137,9 @@ class ExecDriver:
     def _begin(self) -> None:
         """Start a fencer, which fences first what may live; orders wait for it."""
         ours, theirs = Wire.pair()
-        descriptors = (theirs.fileno(), self._page.descriptor)
-        plan = Plan.of(self._config, self._lock).to_json()
-        argv = [sys.executable, "-m", "understudyd.drivers.fencer", plan, *map(str, descriptors)]
+        plan = Plan.of(self._config, self._lock).hidden()
+        descriptors = (plan, theirs.fileno(), self._page.descriptor)
+        argv = [sys.executable, "-m", "understudyd.drivers.fencer", *map(str, descriptors)]
         argv.append(str(self._living))
         try:
             self._process = subprocess.Popen(
@@ -154,6 +154,7 @@ class ExecDriver:
             raise UnderstudyError(f"the fencer could not be started: {error}") from error
         finally:
             theirs.close()
+            os.close(plan)
         pid = self._process.pid
         self._begun = time.monotonic()
         self._fencer = End("fencer", ours, pid, os.pidfd_open(pid))

@@ -72,12 +72,19 @@ class Plan:
         cwd = str(config.cwd or "/")
         return cls(config.promote, config.demote, config.fence, cwd, config.user, lock)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
+    def hidden(self) -> int:
+        """A descriptor for `of_descriptor`: in a command line all users of the machine would read
+        the password that the lock's URI may hold."""
+        descriptor = os.memfd_create("understudy-plan")
+        os.pwrite(descriptor, json.dumps(asdict(self)).encode(), 0)
+        return descriptor
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
-        data = json.loads(text)
+    def of_descriptor(cls, descriptor: int) -> Plan:
+        """Closes it."""
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            data = json.load(file)
         for name in ("promote", "demote", "fence"):
             data[name] = Command(tuple(data[name]["argv"]), data[name]["timeout"])
         return cls(**{**data, "lock": Lock(**data["lock"])})
@@ -239,8 +246,8 @@ class Fencer:
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the sidecar tells when it is over
-    plan = Plan.from_json(sys.argv[1])
-    wire, page, token = map(int, sys.argv[2:])
+    hidden, wire, page, token = map(int, sys.argv[1:])
+    plan = Plan.of_descriptor(hidden)
     end = Wire(socket.socket(fileno=wire))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
         end.send(Ready(os.getpid()))
