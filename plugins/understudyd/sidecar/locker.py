@@ -49,8 +49,11 @@ class Locker:
 
     def attempt(self, action: Read | Swap) -> None:
         with self._turn:
-            self._wanted = action.attempt
-            self._next = None if self._begin(action) else action
+            given_up, self._wanted = self._wanted, action.attempt
+            is_begun = self._begin(action)
+            self._next = None if is_begun else action
+        if not is_begun:
+            self._tell(Failed(given_up, "no answer in time"))
 
     def wait_for_change(self, longest: float) -> None:
         """Tell a Hint when the lock may be free, where the backend can know it.
