@@ -70,13 +70,14 @@ class SlowDisk(Contender):
     """Each write takes longer than an attempt, and its answer is not listened to any more."""
 
     busy_until = 0.0
+    delay = 1.4 * T.attempt
 
     def obey(self, action: Action) -> None:
         if isinstance(action, Read | Swap) and self.now < self.busy_until:
             self.feed(Failed(action.attempt, "the call before has not come back"))
         elif isinstance(action, Swap) and self.store.observe() == action.expected:
             self.store.swap(action.expected, action.record)
-            self.busy_until = self.now + 1.4 * T.attempt
+            self.busy_until = self.now + self.delay
         else:
             super().obey(action)
 
@@ -88,7 +89,17 @@ def test_a_renewal_whose_answer_came_too_late_counts_from_when_it_was_sent() -> 
     assert master.kinds() == ["Promote"]
     extended = [action.deadline for action in master.did if isinstance(action, Extend)]
     assert extended == sorted(extended)
-    assert extended[-1] <= master.busy_until - 1.4 * T.attempt + T.budget
+    assert extended[-1] <= master.busy_until - master.delay + T.budget
+
+
+def test_a_disk_that_is_slower_than_the_lease_makes_no_master() -> None:
+    """And it can be told."""
+    node = SlowDisk(Store())
+    assert not node.keeper.is_late(node.now)
+    node.delay = 1.4 * T.budget
+    node.go_on(T.patience + 60)
+    assert node.kinds() == []
+    assert node.keeper.is_late(node.now)
 
 
 def test_a_short_cut_is_no_reason() -> None:

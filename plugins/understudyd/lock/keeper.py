@@ -128,6 +128,10 @@ class Keeper:
         """Why this node can't take part; empty if it can."""
         return self._watch.refused
 
+    def is_late(self, now: float) -> bool:
+        """Whether the lock is ours, but was never known to be in time to be master by it."""
+        return self.state is State.HOLDING and not self.is_promoted and now >= self.deadline
+
     @property
     def due(self) -> float:
         """When to feed `Tick` at the latest."""

@@ -121,6 +121,7 @@ class Control:
         self._shown: Snapshot | None = None
         self._shown_at = -math.inf
         self._offset = _clock_offset()
+        self._is_late = False  # a claim: it has been told
         self._quit: Quit | None = None
 
     def run(self) -> Quit:
@@ -170,6 +171,19 @@ class Control:
             if isinstance(word, (Seen, Failed)):
                 self._warn(self._lock_outage.hear(word.cause if isinstance(word, Failed) else ""))
             self._feed(word)
+            self._look_at_claim()
+
+    def _look_at_claim(self) -> None:
+        """Nothing else shows that the store is too slow: the lock is ours, and nobody is master."""
+        keeper = self.machine.keeper
+        is_late = keeper.is_late(now())
+        if is_late and not self._is_late:
+            budget = self.machine.group.timings.budget
+            self._log.warning(
+                f"the lock is ours, but it takes longer to write than the {budget:.3g} s that its"
+                " timings allow: not to be master until it is faster, or has a longer lease"
+            )
+        self._is_late = is_late
 
     def _feed(self, event: Event) -> None:
         self._counts.hear(event, now())
