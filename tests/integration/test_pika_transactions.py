@@ -203,11 +203,17 @@ def test_f17_rollback_without_a_broker_is_over_at_once(
     assert bodies(take_all(rabbit_a, unique)) == ["y"]
 
 
-def test_refused_in_a_transaction(connect: Connect, rabbit_a: RabbitMQ, unique: str) -> None:
-    """An unknown exchange closes the channel, as in pika."""
-    channel = connect(rabbit_a).channel()
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_refused_in_a_transaction(
+    is_noticed: bool, connect: Connect, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """An unknown exchange closes the channel, as in pika; the commit tells why, even if late."""
+    connection = connect(rabbit_a)
+    channel = connection.channel()
     channel.tx_select()
     channel.basic_publish(unique, "", "x")
+    while is_noticed and channel.is_open:
+        connection.process_data_events(1)
     with pytest.raises(pika.exceptions.ChannelClosedByBroker):
         channel.tx_commit()
     assert channel.is_closed

@@ -65,10 +65,13 @@ class Requests:
         if self._is_closed:
             raise exceptions.ChannelWrongStateError("Channel is closed.")
 
-    def _open_link(self) -> LinkChannel:
-        """The link, on a usable wire; raises why the broker closed it during this call."""
+    def _raise_if_closed_by_broker(self) -> None:
         if isinstance(self._closing_reason, exceptions.ChannelClosedByBroker):
             raise self._closing_reason
+
+    def _open_link(self) -> LinkChannel:
+        """The link, on a usable wire; raises why the broker closed it during this call."""
+        self._raise_if_closed_by_broker()
         self._raise_if_not_open()
         assert self._link is not None
         return self._link

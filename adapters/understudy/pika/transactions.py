@@ -106,9 +106,13 @@ class Transactions(Generating):
         yield from restoring.channels(wire, [cast(Restored, self)], 0.0)
 
     def tx_commit(self) -> Any:
-        """As pika's; raises TransactionRolledBack for what a failover has made impossible."""
+        """As pika's; raises TransactionRolledBack for what a failover has made impossible.
+
+        And why the broker closed the channel, also when that was noticed before this call.
+        """
         session, log = self._session, self._log
         with session.lock:
+            self._raise_if_closed_by_broker()
             self._raise_if_not_open()
             if log is None:  # the broker's error to tell
                 return self._request(spec.Tx.Commit(), spec.Tx.CommitOk)
