@@ -180,7 +180,7 @@ def _give_away(node: Sidecar, path: Path) -> bool:
     finally:
         os.close(pidfd)
     with path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX)  # after the standby's look
     return True
 
 
