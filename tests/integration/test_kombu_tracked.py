@@ -52,6 +52,22 @@ def test_f36_f28_everything_is_in_after_a_kill(
     assert {m.id for m in on_second if m.body == on_second[0].body} == {on_second[0].id}
 
 
+def test_who_comes_back_after_all_was_closed_sends_at_once(
+    lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str, events: Events
+) -> None:
+    """F36: the publisher has left the broker meanwhile, and begins anew without a fault."""
+    for number in range(3):
+        connection = lab.connect(rabbit_a, on_event=events.add, **TRACK)
+        prepare(connection, unique)
+        send(connection, unique, number)
+        assert understudy.kombu.flush(10)
+        sender = connection.transport.broker.tracked.sender
+        connection.release()
+        wait_until(lambda sender=sender: sender.window is None)
+    assert numbers(take_all(rabbit_a, unique)) == [0, 1, 2]
+    assert "Interrupted" not in events.names
+
+
 @pytest.mark.parametrize("method", [BASIC_ACK, BASIC_PUBLISH])
 @pytest.mark.parametrize("nth", [1, 3])
 def test_f28_cut_while_many_are_in_flight(

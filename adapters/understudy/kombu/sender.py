@@ -162,6 +162,7 @@ class Sender:
             if not self._resting or not self._pending.outbox.is_empty:
                 return
             self.window = None
+            self._pending.outbox.link_lost()  # tags begin anew on the next one
         supervisor.released(window.inner)
         supervisor.detach(self)
         window.inner.close(GOODBYE)
