@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import amqp
@@ -11,6 +12,7 @@ import pytest
 
 import understudy.kombu
 from understudy.errors import Refused, SendTimeout, Unroutable
+from understudy.kombu.sender import Sender
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH
@@ -23,6 +25,10 @@ pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
 TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 10000}
+
+
+def has_left(sender: Sender) -> bool:
+    return sender.window is None
 
 
 def numbers(found: list[Found]) -> list[int]:
@@ -63,7 +69,7 @@ def test_who_comes_back_after_all_was_closed_sends_at_once(
         assert understudy.kombu.flush(10)
         sender = connection.transport.broker.tracked.sender
         connection.release()
-        wait_until(lambda sender=sender: sender.window is None)
+        wait_until(partial(has_left, sender))
     assert numbers(take_all(rabbit_a, unique)) == [0, 1, 2]
     assert "Interrupted" not in events.names
 
