@@ -138,6 +138,8 @@ def test_all_three_die_together(tmp_path: Path) -> None:
         control.kill("control", "guard", "watcher")
         assert select.select([handle], [], [], 30)[0], "the broker's first process dies at once"
         os.close(handle)
+        # one that is still dying has the cgroup locked, and nobody would empty it
+        assert all(control.is_gone(name, 30) for name in ("guard", "watcher"))
         own = Group.create()
         if own is None:
             control.kill_broker()  # without a cgroup they can't be told from others
