@@ -190,6 +190,16 @@ def test_f47_only_a_wish_to_rebalance_moves_a_connection_that_works(rebalance: b
     assert it.receive(Listed((C, B), rebalance)) == []  # no change
 
 
+def test_f47_f40_a_move_for_the_cluster_begins_with_a_spare_as_any_pass() -> None:
+    it = connected(A, B, C)
+    it.receive(Lost(1, "cut"))
+    it.receive(TimeUp())
+    it.receive(Dialed(B))
+    it.receive(Spares((C,)))
+    actions = it.receive(Listed((D,), True))
+    assert fail_pass(it, actions)[0] == [C, A, B, D]
+
+
 def test_f47_who_is_first_already_stays() -> None:
     it = connected(A)
     assert [type(action) for action in it.receive(Listed((B,), True))] == [Tell]

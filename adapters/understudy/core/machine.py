@@ -25,7 +25,8 @@ Rules
 * Where nothing is known to dial, a pass lasts as long as one endpoint may take (connectTimeout):
   discovery may be about to find some, and the first address ends the wait.
 * A new list moves nobody from a connection that works, unless it comes with the wish to rebalance
-  (ActiveMQ 1.10): then we go where a new pass would begin. Whoever is on a priority endpoint stays.
+  (ActiveMQ 1.10): then a new pass begins, for whoever is not where its list begins. Whoever is on a
+  priority endpoint stays.
 * Interrupted comes before any attempt; Resumed comes after success; they always pair up.
 * Giving up tells everyone who waits; the next ``Wanted`` begins a new round, because the processes
   that use this live long (with ``reconnect=false`` it does not). After `Closed` each gets an error.
@@ -165,7 +166,10 @@ class Machine:
         return self._hurry(wanted) if self.passes_failed else []
 
     def _start_pass(self, _: Happening | None = None) -> list[Action]:
-        self._queue = self._connect_list()
+        return self._start_pass_over(self._connect_list())
+
+    def _start_pass_over(self, endpoints: list[Endpoint]) -> list[Action]:
+        self._queue = endpoints
         if not self._queue and not self._awaits_list:
             self._awaits_list = True
             self.state = State.WAITING
@@ -266,23 +270,33 @@ class Machine:
         return [*actions, Wait(self._delay())]
 
     def _prefer(self, happening: Prefer) -> list[Action]:
-        if happening.endpoint == self.current or happening.endpoint not in self.endpoints:
+        wanted = happening.endpoint
+        if wanted == self.current or wanted not in self.endpoints or not self._may_move():
             return []
-        if self.current in self.priority:
+        actions = self._move(self._connect_list(), happening.reason)
+        if wanted in self._queue:
+            self._queue.remove(wanted)
+        self._queue.insert(0, wanted)
+        return [*actions[:2], Dial(wanted)]
+
+    def _spread(self) -> list[Action]:
+        endpoints = self._connect_list()
+        if endpoints[:1] in ([], [self.current]) or not self._may_move():
             return []
-        if not self._options.reconnect:
-            return []
+        return self._move(endpoints, "the cluster asked its clients to spread")
+
+    def _may_move(self) -> bool:
+        return self._options.reconnect and self.current not in self.priority
+
+    def _move(self, endpoints: list[Endpoint], reason: str) -> list[Action]:
+        """Leave a connection that works, for a pass over these."""
         left, self.current = self.current, None
         self.passes_failed = 0
-        actions: list[Action] = [
-            Leave(self.epoch, happening.reason),
-            Tell(Interrupted(str(left), happening.reason)),
-            *self._start_pass(),
+        return [
+            Leave(self.epoch, reason),
+            Tell(Interrupted(str(left), reason)),
+            *self._start_pass_over(endpoints),
         ]
-        if happening.endpoint in self._queue:
-            self._queue.remove(happening.endpoint)
-        self._queue.insert(0, happening.endpoint)
-        return [*actions[:2], Dial(happening.endpoint)]
 
     def _listed(self, happening: Listed) -> list[Action]:
         before = self.endpoints
@@ -297,8 +311,7 @@ class Machine:
         if self.state is State.WAITING and not set(self.endpoints) <= set(before):
             actions.append(Wait(0))  # a new address is worth a try at once
         if self.state is State.CONNECTED and happening.rebalance:
-            for first in self._connect_list()[:1]:
-                actions += self._prefer(Prefer(first, "the cluster asked its clients to spread"))
+            actions += self._spread()
         return actions
 
     def _spares_changed(self, happening: Spares) -> list[Action]:
