@@ -26,6 +26,9 @@ from understudy.kombu.message import ID_HEADER, RESEND_HEADER
 from understudy.pika import BlockingConnection
 from understudy.testing import Background, FaultProxy, ScriptedPeer
 from understudy.testing.brokers import RabbitMQ
+from understudyd.api.client import ApiProcess
+from understudyd.api.words import Settings
+from understudyd.testing import role_api
 
 T = TypeVar("T")
 
@@ -235,3 +238,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with path.open("a") as both:
         both.write(path.with_suffix(".crt").read_text())
     return path
+
+
+@pytest.fixture
+def api() -> Iterator[tuple[ApiProcess, Settings]]:
+    """A master's, in this process."""
+    given = role_api.settings()
+    with role_api.serving(given) as process:
+        yield process, given
+
+
+@pytest.fixture
+def sidecar() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
+    """As `role_api.sidecars`; they end with the test."""
+    with role_api.sidecars() as start:
+        yield start

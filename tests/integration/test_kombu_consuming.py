@@ -256,6 +256,7 @@ def test_eventloop_tells_the_loss(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> 
     def handle(message: kombu.Message) -> None:
         seen.append(str(message.body))
         message.ack()
+        message.channel.queue_declare(unique, passive=True)  # answered after the ack was taken
 
     def consume(wanted: int) -> None:
         with connection.Consumer(kombu.Queue(unique), on_message=handle):

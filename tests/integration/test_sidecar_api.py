@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
-import resource
 import select
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,103 +20,24 @@ import understudy.pika
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.testing.brokers import RabbitMQ, free_port
 from understudyd.api.client import ApiProcess, Gone
-from understudyd.api.page import Page, Snapshot
+from understudyd.api.page import Page
 from understudyd.api.words import Failed, Listening, Order, Settings, pack
 from understudyd.clock import now
-from understudyd.config.model import Api, Place, Secret
+from understudyd.config.model import Api, Secret
 from understudyd.config.values import network
-from understudyd.status import BrokerStatus, ClusterStatus, NodeStatus, Role
-from understudyd.testing import publisher
+from understudyd.status import BrokerStatus
+from understudyd.testing.estate import eventually
+from understudyd.testing.role_api import (
+    SECONDS,
+    SNAPSHOT,
+    STATUS,
+    Client,
+    receive,
+    settings,
+    show,
+)
 
 pytestmark = pytest.mark.integration
-
-SECONDS = 20.0  # nothing here takes so long
-STATUS = NodeStatus("g", "a", Role.MASTER, "master", 7, None, "a", BrokerStatus(True))
-SNAPSHOT = Snapshot(STATUS, ClusterStatus("g", "file:/x", "a", 7))
-API = Api(Secret("hush"))
-
-
-def settings(api: Api = API) -> Settings:
-    return Settings(Place("127.0.0.1", free_port()), api)
-
-
-class Client:
-    """One connection; each call is a request on it."""
-
-    def __init__(self, given: Settings, tls: ssl.SSLContext | None = None) -> None:
-        host, port = given.listen.host, given.listen.port
-        if tls:
-            self.http: http.client.HTTPConnection = http.client.HTTPSConnection(
-                "localhost", port, timeout=SECONDS, context=tls
-            )
-        else:
-            self.http = http.client.HTTPConnection(host, port, timeout=SECONDS)
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.close()
-
-    def get(self, path: str = "/master") -> int:
-        self.http.request("GET", path)
-        return self._answer()[0]
-
-    def post(self, path: str, body: str = "", token: str = "hush") -> tuple[int, Any]:
-        self.http.request("POST", path, body, {"Authorization": f"Bearer {token}"})
-        return self._answer()
-
-    def _answer(self) -> tuple[int, Any]:
-        with self.http.getresponse() as response:
-            body = response.read()
-        return response.status, json.loads(body) if body.startswith(b"{") else body
-
-
-@pytest.fixture
-def api() -> Iterator[tuple[ApiProcess, Settings]]:
-    """A master's, in this process."""
-    given = settings()
-    with ApiProcess(given) as process:
-        process.start()
-        show(process.page)
-        yield process, given
-
-
-def show(page: Page, snapshot: Snapshot = SNAPSHOT) -> None:
-    page.publish(snapshot)
-    page.beat(now() + 3600, 7)
-
-
-@pytest.fixture
-def sidecar() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
-    """Starts a sidecar with an API; gives it and the API's process id."""
-    with contextlib.ExitStack() as stack:
-
-        def start(given: Settings, **options: Any) -> tuple[subprocess.Popen[str], int]:
-            broker = BrokerStatus(True, os.getpid())
-            snapshot = replace(SNAPSHOT, status=replace(STATUS, broker=broker))
-            words = publisher.arguments(given, snapshot, **options)
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            stack.callback(process.send_signal, signal.SIGCONT)
-            assert process.stdout is not None
-            stack.callback(process.stdout.close)
-            return process, int(process.stdout.readline())
-
-        yield start
-
-
-def receive(process: ApiProcess) -> list[Any]:
-    assert select.select([process], [], [], SECONDS)[0]
-    return list(process.receive())
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
 
 
 # --- what is true -------------------------------------------------------------------------------
@@ -164,15 +80,15 @@ def test_a_frozen_sidecar_is_a_503_and_not_a_hang(
     process, _ = sidecar(given)
     with Client(given) as client:
         assert client.get() == 200
-        until(lambda: client.get("/liveness") == 200)  # a busy machine may keep it waiting
+        eventually(lambda: client.get("/liveness") == 200)  # a busy machine may keep it waiting
         process.send_signal(signal.SIGSTOP)
-        until(lambda: client.get("/liveness") == 503)
-        until(lambda: client.get() == 503)
+        eventually(lambda: client.get("/liveness") == 503)
+        eventually(lambda: client.get() == 503)
         assert client.get("/metrics") == 200
         status, told = client.post("/pause")
         assert (status, told) == (503, {"reason": "the sidecar did not answer within 5 s"})
         process.send_signal(signal.SIGCONT)
-        until(lambda: client.get() == 200)
+        eventually(lambda: client.get() == 200)
 
 
 def test_ends_with_its_sidecar(sidecar: Callable[..., tuple[subprocess.Popen[str], int]]) -> None:
@@ -309,151 +225,6 @@ def test_a_bad_reload_changes_nothing(api: tuple[ApiProcess, Settings], tmp_path
     with Client(given) as client:
         assert client.get() == 200
         assert client.post("/pause", token="other")[0] == 401
-
-
-def test_speaks_tls(certificate: Path) -> None:
-    given = settings(Api(Secret("hush"), certificate, certificate))
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    with ApiProcess(given) as process:
-        process.start()
-        show(process.page)
-        with Client(given, trusting) as client:
-            assert client.get() == 200
-        with pytest.raises(ssl.SSLError), Client(given, ssl.create_default_context()) as client:
-            client.get()
-        with pytest.raises((http.client.HTTPException, OSError)), Client(given) as client:
-            client.get()
-        with Client(given, trusting) as client:
-            assert client.get() == 200
-
-
-def test_silent_handshakes_harm_nobody_and_leave_nothing(certificate: Path) -> None:
-    given = settings(Api(Secret("hush"), certificate, certificate))
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    with ApiProcess(given) as process, contextlib.ExitStack() as stack:
-        process.start()
-        show(process.page)
-        place = (given.listen.host, given.listen.port)
-        silent = [stack.enter_context(socket.create_connection(place)) for _ in range(200)]
-        with Client(given, trusting) as client:
-            assert client.get() == 200
-            assert connections(client) > 200
-            for sock in silent[:100]:
-                sock.sendall(b"no TLS")
-                sock.close()
-            until(lambda: connections(client) <= 101)  # us, and who is silent
-            for sock in silent[100:]:
-                assert sock.recv(1) == b""  # the handshake has a time limit
-            until(lambda: connections(client) == 1)
-
-
-def connections(client: Client) -> float:
-    client.http.request("GET", "/metrics")
-    text = client._answer()[1].decode()
-    (line,) = [line for line in text.splitlines() if "api_connections{" in line]
-    return float(line.split()[-1])
-
-
-def test_listens_on_ipv6() -> None:
-    given = Settings(Place("::1", free_port()), API)
-    with ApiProcess(given) as process:
-        process.start()
-        show(process.page)
-        with Client(given) as client:
-            assert client.get() == 200
-
-
-# --- bad clients --------------------------------------------------------------------------------
-
-
-def spoken(given: Settings, *pieces: bytes) -> bytes:
-    """All that comes back, until the other side closes."""
-    with socket.create_connection((given.listen.host, given.listen.port), SECONDS) as sock:
-        for piece in pieces:
-            sock.sendall(piece)
-        data = b""
-        while chunk := sock.recv(65536):
-            data += chunk
-        return data
-
-
-def test_takes_requests_in_any_pieces(api: tuple[ApiProcess, Settings]) -> None:
-    _, given = api
-    request = b"GET /uris HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n"
-    whole = spoken(given, request)
-    assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert spoken(given, *(request[i : i + 1] for i in range(len(request)))) == whole
-    keep = request.replace(b"connection: close\r\n", b"")
-    assert spoken(given, keep + keep + request).count(b"HTTP/1.1 200 OK") == 3
-
-
-def test_waits_for_a_body_that_is_announced(api: tuple[ApiProcess, Settings]) -> None:
-    process, given = api
-    head = b"POST /switchover HTTP/1.1\r\nhost: h\r\nauthorization: Bearer hush\r\n"
-    head += b"expect: 100-continue\r\ncontent-length: 11\r\n\r\n"
-    with socket.create_connection((given.listen.host, given.listen.port), SECONDS) as sock:
-        sock.sendall(head)
-        assert sock.recv(100).startswith(b"HTTP/1.1 100 ")
-        sock.sendall(b'{"to": "b"}')
-        (order,) = receive(process)
-        assert order.to == "b"
-
-
-@pytest.mark.parametrize(
-    ("sent", "answered"),
-    [
-        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b" 400 "),
-        (b"GET /master\r\n\r\n", b" 400 "),
-        (b"GET /master HTTP/1.1\r\n\r\n", b" 400 "),
-        (b"GET /master HTTP/1.1\r\nhost: h\r\nx: " + b"x" * 9000, b" 431 "),
-        (
-            b"POST /pause HTTP/1.1\r\nhost: h\r\ncontent-length: 5000\r\n\r\n" + b"x" * 5000,
-            b" 413 ",
-        ),
-        (
-            b"POST /pause HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-            b" 400 ",
-        ),
-        (b"GET /\xff HTTP/1.1\r\nhost: h\r\n\r\n", b" 400 "),
-    ],
-)
-def test_refuses_what_is_no_request(
-    api: tuple[ApiProcess, Settings], sent: bytes, answered: bytes
-) -> None:
-    _, given = api
-    with contextlib.suppress(ConnectionResetError):  # what we sent too much may cost the answer
-        assert answered in spoken(given, sent).partition(b"\r\n")[0]
-    with Client(given) as client:
-        assert client.get() == 200
-
-
-def test_slow_clients_are_many_and_harm_nobody(
-    sidecar: Callable[..., tuple[subprocess.Popen[str], int]],
-) -> None:
-    """Catalogue 101 (slowloris): more than may be connected; who asks is answered."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 5000
-    if hard != resource.RLIM_INFINITY and hard < limit + 500:
-        pytest.skip(f"only {hard} open files are allowed here")
-    given = settings()
-    sidecar(given, busy=1)
-    with contextlib.ExitStack() as stack, Client(given) as patient:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit + 500), hard))
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        assert patient.get() == 200
-        for number in range(limit):
-            slow = socket.create_connection((given.listen.host, given.listen.port), SECONDS)
-            stack.callback(slow.close)
-            slow.sendall(b"GET /master HTTP/1.1\r\nhost: h\r\n")
-            if number % 500 == 0:
-                assert patient.get() == 200
-                with Client(given) as client:
-                    assert client.get() == 200
-        with Client(given) as client:
-            client.http.request("GET", "/metrics")
-            text = client._answer()[1].decode()
-    evicted = [line for line in text.splitlines() if "api_evicted_total{" in line]
-    assert float(evicted[0].split()[-1]) > 0
 
 
 # --- the list for clients -----------------------------------------------------------------------

@@ -20,7 +20,7 @@ __all__ = ["Outcome", "Running", "children", "run"]
 
 KEPT = 300  # characters of output that are told
 DYING = 0.1  # s after SIGKILL
-_children: set[int] = set()
+_children: list[subprocess.Popen[bytes]] = []
 _lock = threading.Lock()
 
 
@@ -31,9 +31,10 @@ class Outcome:
 
 
 def children() -> set[int]:
-    """The pids of the commands that run now."""
+    """The pids of the commands that run now, and of those that SIGKILL has not ended yet."""
     with _lock:
-        return set(_children)
+        _children[:] = [child for child in _children if child.poll() is None]
+        return {child.pid for child in _children}
 
 
 class Running:
@@ -67,7 +68,7 @@ class Running:
                     preexec_fn=before,
                     **_identity(user),
                 )
-                _children.add(self.process.pid)
+                _children.append(self.process)
         except BaseException:
             self._output.close()
             raise
@@ -89,9 +90,6 @@ class Running:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.wait(DYING)
-        if self.process.returncode is not None:
-            with _lock:
-                _children.discard(self.process.pid)
         with self._output as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - 4 * KEPT))
             told = " ".join(output.read().decode(errors="replace").split())[-KEPT:]

@@ -85,7 +85,7 @@ def test_listed_order_and_the_lost_one_last(scene: Scene) -> None:
     for turn in range(5):
         client.send(scene.queue, str(turn))
         used, following = members[turn % 3], members[(turn + 1) % 3]
-        assert wait_until(lambda used=used: scene.events.port == used.port)  # type: ignore[misc]
+        assert scene.events.moves_to(used.port)
         following.heal()
         scene.cut_off(used)
     members[2].heal()
@@ -153,7 +153,7 @@ def test_server_that_drips(scene: Scene) -> None:
     dripping.throttle(30)  # bytes a second; a handshake has hundreds
     client = scene.open(dripping, member, connectTimeout=500)
     client.send(scene.queue, "arrives")
-    assert scene.events.port == member.port
+    assert scene.events.moves_to(member.port)
     assert scene.bodies() == ["arrives"]
 
 
@@ -212,7 +212,7 @@ def test_backups(scene: Scene) -> None:
         bytes_up = members[taken].bytes_up
         scene.cut_off(members[left])
         client.send(scene.queue, str(taken))
-        assert scene.events.port == members[taken].port
+        assert scene.events.moves_to(members[taken].port)
         assert members[taken].accepted - accepted < first, "the ready link was not used"
         assert members[taken].bytes_up > bytes_up
     members[0].heal()
@@ -232,15 +232,15 @@ def test_priority_backup(scene: Scene, preferred: str) -> None:
         options["priorityURIs"] = scene.place.address(b.host, b.port, login="")
     client = scene.open(a, b, **options)
     client.send(scene.queue, "0")
-    assert wait_until(lambda: scene.events.port == home.port)
+    assert scene.events.moves_to(home.port)
     assert other.accepted <= 1  # where it started; at home nothing else is dialed
     scene.cut_off(home)
     client.send(scene.queue, "1")
-    assert wait_until(lambda: scene.events.port == other.port)
+    assert scene.events.moves_to(other.port)
     moves = scene.events.count("Resumed")
     home.heal()
     assert scene.events.reaches("Resumed", moves + 1)
-    assert scene.events.port == home.port
+    assert scene.events.moves_to(home.port)
     client.send(scene.queue, "2")
     assert scene.events.count("Interrupted") == scene.events.count("Resumed") == moves + 1
     assert scene.bodies() == ["0", "1", "2"]
@@ -264,10 +264,10 @@ def test_nested_options(scene: Scene) -> None:
     client.send(scene.queue, "0")
     members[0].black_hole()
     scene.background(lambda: client.send(scene.queue, "1")).join(12)
-    assert wait_until(lambda: scene.events.port == members[1].port)
+    assert scene.events.moves_to(members[1].port)
     scene.cut_off(members[1])
     client.send(scene.queue, "2")
-    assert wait_until(lambda: scene.events.port == members[2].port)
+    assert scene.events.moves_to(members[2].port)
 
 
 @pytest.mark.scenario("F50")

@@ -67,12 +67,12 @@ def test_update_uris_url(scene: Scene, listed: ListFile, separator: str) -> None
     url = quote(f"file:{listed.path}?{OFTEN}", safe="")
     client = scene.open(gone, updateURIsURL=url)
     client.send(scene.queue, "1")
-    assert scene.events.port == one.port
+    assert scene.events.moves_to(one.port)
     listed.write(one, two, separator=separator)
     assert knows(scene, gone, one, two)
     scene.cut_off(one)
     client.send(scene.queue, "2")
-    assert wait_until(lambda: scene.events.port == two.port)
+    assert scene.events.moves_to(two.port)
     assert scene.bodies() == ["1", "2"]
 
 
@@ -86,11 +86,11 @@ def test_learned_members_beside_configured_ones(scene: Scene, listed: ListFile) 
     assert knows(scene, configured, learned)
     scene.cut_off(configured)
     client.send(scene.queue, "2")
-    assert wait_until(lambda: scene.events.port == learned.port)
+    assert scene.events.moves_to(learned.port)
     configured.heal()
     scene.cut_off(learned)
     client.send(scene.queue, "3")
-    assert wait_until(lambda: scene.events.port == configured.port)
+    assert scene.events.moves_to(configured.port)
     assert scene.bodies() == ["1", "2", "3"]
 
 
@@ -102,7 +102,7 @@ def test_a_member_that_is_no_longer_listed(scene: Scene, listed: ListFile) -> No
     listed.write(learned)
     client = scene.open(configured, listed.agent)
     client.send(scene.queue, "1")
-    assert scene.events.port == learned.port
+    assert scene.events.moves_to(learned.port)
     moves = len(scene.events.names)
     listed.write()
     assert wait_until(lambda: len(scene.events.names) > moves)
@@ -122,11 +122,11 @@ def test_options_of_found_members(scene: Scene, listed: ListFile) -> None:
     listed.write(learned)
     client = scene.open(configured, listed.agent, discovered__heartbeat=1000, heartbeat=0)
     client.send(scene.queue, "1")
-    assert scene.events.port == learned.port
+    assert scene.events.moves_to(learned.port)
     configured.heal()
     learned.black_hole()
     scene.background(lambda: client.send(scene.queue, "2")).join(12)
-    assert wait_until(lambda: scene.events.port == configured.port)
+    assert scene.events.moves_to(configured.port)
 
 
 @pytest.mark.scenario("D02")
@@ -186,7 +186,7 @@ def test_list_over_http(scene: Scene, registry: Any) -> None:
     port = registry.server_address[1]
     client = scene.open(configured, f"discovery:(http://127.0.0.1:{port}/uris?{OFTEN})")
     client.send(scene.queue, "1")
-    assert scene.events.port == learned.port
+    assert scene.events.moves_to(learned.port)
     handler.text = "\x00 this is no list"
     learned.reset()
     client.send(scene.queue, "2")

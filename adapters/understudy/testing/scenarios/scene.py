@@ -53,6 +53,10 @@ class Events:
         """Wait until an event was told that often."""
         return wait_until(lambda: self.count(name) >= count, seconds)
 
+    def moves_to(self, port: int, seconds: float = 15.0) -> bool:
+        """Wait until the endpoint in use is told to have this port."""
+        return wait_until(lambda: self.port == port, seconds)
+
     def first(self, name: str) -> Event:
         return next(event for event in self.all if type(event).__name__ == name)
 
