@@ -10,6 +10,9 @@ from understudyd.config.model import Command
 from understudyd.drivers.port import Reign
 from understudyd.guard.words import Dead, Exited, Started
 from understudyd.lock.memory import Store
+from understudyd.lock.port import Observation
+from understudyd.lock.record import LockRecord
+from understudyd.lock.words import Hint
 from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.words import (
     Close,
@@ -236,3 +239,26 @@ def test_follow_and_note_name_what_happened(master: NodeContender) -> None:
     assert notes[0].cause == "there was no record"
     assert Follow("post_promote", Reign(master.token, "life 1")) in master.did
     assert not [action for action in master.did if isinstance(action, Close)]
+
+
+class Taken(Store):
+    """One in which somebody else has the lock for a moment, whatever the record says."""
+
+    is_taken = False
+
+    def swap(self, expected: Observation, record: LockRecord) -> Observation:
+        return self.observe() if self.is_taken else super().swap(expected, record)
+
+
+def test_a_claim_that_came_a_moment_too_early_waits_for_the_lock() -> None:
+    """Who lets go of a file looks at it once more, and has it locked meanwhile."""
+    store = Taken()
+    master, heir = NodeContender(store).become_master(), NodeContender(store, name="b")
+    token = master.token
+    master.feed(Stop(), Dead(token, 0.01))
+    store.is_taken = True
+    heir.feed(Hint())
+    assert heir.machine.is_held_by_another
+    store.is_taken = False
+    heir.feed(Hint())
+    assert heir.token == token + 1

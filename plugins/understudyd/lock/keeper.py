@@ -95,6 +95,7 @@ class Keeper:
         self.deadline = -math.inf  # until when our lease may be relied on
         self.is_promoted = False
         self.highest_token = 0
+        self.is_kept_out = False  # the last claim came to nothing, as far as is known; look first
         self._node = node
         self._instance = instance
         self._timings = timings
@@ -106,7 +107,6 @@ class Keeper:
         self._watch = Watch(group, node, instance, timings)
         self._claim: _Attempt | None = None  # a claim that was never answered
         self._unanswered: dict[int, float] = {}  # renewals: sequence, and when it was sent
-        self._must_look = False  # before the next claim: the last one may have succeeded
         self._permit = Permit(False)
         self._cause = ""  # of stepping down, for the tombstone
         self._heir = ""
@@ -205,7 +205,7 @@ class Keeper:
         self._next = max(now, attempt.sent + self._timings.renew / LOOKS)
         if self.state is State.CLAIMING:
             self._claim = attempt
-            self._must_look = True
+            self.is_kept_out = True
             self.state = State.WATCHING
         elif attempt.record is not None:
             self._unanswered[attempt.record.sequence] = attempt.sent
@@ -232,7 +232,7 @@ class Keeper:
                 self._claim = None  # what is there now may be older than it looks
             elif seen.record == claim.record:
                 return self._won(claim, seen, now)
-        self._must_look = False
+        self.is_kept_out = False
         self._next = now + self._timings.renew / LOOKS
         if seen.lost:  # a claim that was not recognised any more
             self._watch.forget()
@@ -245,7 +245,7 @@ class Keeper:
             return self._won(attempt, seen, now)
         self.state = State.WATCHING
         actions = self._watched(attempt, seen, now)
-        self._must_look = True  # a broker whose sidecar is gone may have the file locked for long
+        self.is_kept_out = True  # a broker whose sidecar is gone may have the file locked for long
         return actions
 
     def _won(self, claim: _Attempt, seen: Observation, now: float) -> list[Action]:
@@ -356,7 +356,7 @@ class Keeper:
     def _claim_time(self) -> float:
         """When the record may be claimed, as far as is known."""
         seen = self._watch.observation
-        may_claim = self._permit.may_campaign and not self.refused and not self._must_look
+        may_claim = self._permit.may_campaign and not self.refused and not self.is_kept_out
         if seen is None or not may_claim:
             return math.inf
         return self._watch.claim_time(seen) + self._permit.delay

@@ -65,7 +65,10 @@ class Machine:
 
     @property
     def is_held_by_another(self) -> bool:
-        return self.phase is Phase.STANDBY and self.tenure.sight.holder is not None
+        """Whether somebody has the lock, or had it when we claimed it: who lets go of a file looks
+        at it once more."""
+        is_held = self.tenure.sight.holder is not None or self.keeper.is_kept_out
+        return self.phase is Phase.STANDBY and is_held
 
     @property
     def is_paused(self) -> bool:
