@@ -81,9 +81,28 @@ def kill_broker(node: Sidecar) -> None:
     os.kill(broker(node), signal.SIGKILL)
 
 
+def fencer(node: Sidecar) -> int:
+    (pid,) = (pid for pid in children(node.pid) if "fencer" in command_line(pid))
+    return pid
+
+
 def kill_fencer(node: Sidecar) -> None:
-    (fencer,) = (pid for pid in children(node.pid) if "fencer" in command_line(pid))
-    os.kill(fencer, signal.SIGKILL)
+    os.kill(fencer(node), signal.SIGKILL)
+
+
+def kill_fencer_and_sidecar(node: Sidecar) -> None:
+    """Before either sees the other die."""
+    pids = (fencer(node), node.pid)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+    node.kill()
+
+
+def kill_fencer_and_freeze_sidecar(node: Sidecar) -> None:
+    pid = fencer(node)
+    freeze_sidecar(node)
+    os.kill(pid, signal.SIGKILL)
 
 
 def stop_sidecar(node: Sidecar) -> None:
@@ -91,7 +110,16 @@ def stop_sidecar(node: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(
-    "death", [kill_sidecar, freeze_sidecar, kill_broker, kill_fencer, stop_sidecar]
+    "death",
+    [
+        kill_sidecar,
+        freeze_sidecar,
+        kill_broker,
+        kill_fencer,
+        kill_fencer_and_sidecar,
+        kill_fencer_and_freeze_sidecar,
+        stop_sidecar,
+    ],
 )
 def test_another_node_takes_over(estate: SidecarEstate, death: Callable[[Sidecar], None]) -> None:
     """Catalogue 9, 10, 19, 21: fenced by its command, before the other is promoted."""

@@ -31,15 +31,26 @@ Make = Callable[..., ExecDriver]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
-    """A driver of a broker that is a file: promote makes it, demote and fence take it away."""
-    drivers: list[ExecDriver] = []
+def drivers() -> Iterator[list[ExecDriver]]:
+    """To be closed in the end."""
+    made: list[ExecDriver] = []
+    yield made
+    for driver in made:
+        driver.close()
 
-    def make(promote: str = "touch broker", fence: str = "rm -f broker") -> ExecDriver:
+
+@pytest.fixture
+def make(drivers: list[ExecDriver], tmp_path: Path) -> Make:
+    """A driver of a broker that is a file: promote makes it, demote and fence take it away."""
+
+    def make(
+        promote: str = "touch broker", fence: str = "rm -f broker", *, limit: float = 20.0
+    ) -> ExecDriver:
         config = BrokerConfig(
             driver="exec",
             cwd=tmp_path,
-            promote=Command(("sh", "-c", promote), 20.0),
+            env={"WHO": "orders"},
+            promote=Command(("sh", "-c", promote), limit),
             demote=Command(("sh", "-c", fence), 20.0),
             fence=Command(("sh", "-c", fence), 2.0),
         )
@@ -49,9 +60,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         driver.start()
         return driver
 
-    yield make
-    for driver in drivers:
-        driver.close()
+    return make
 
 
 def until(driver: ExecDriver, kind: type[Event]) -> list[Event]:
@@ -144,6 +153,72 @@ def test_only_what_promote_starts_keeps_the_lock(make: Make, tmp_path: Path) -> 
         until(driver, Dead)
     assert str(tmp_path / "held") in (tmp_path / "promoted").read_text()
     assert str(tmp_path / "held") not in (tmp_path / "fenced").read_text()
+
+
+def test_what_a_promote_that_took_too_long_left_starts_no_broker(
+    make: Make, tmp_path: Path
+) -> None:
+    """It is fenced by then."""
+    late = "while test -e fenced; do sleep 0.01; done; touch broker; sleep 1000"
+    promoting = f"touch fenced; setsid sh -c '{late}' & echo $! > pid; sleep 1000"
+    driver = make(promoting, "rm -f broker fenced", limit=0.5)
+    promote(driver)
+    until(driver, Dead)
+    late_pid = int((tmp_path / "pid").read_text())
+    eventually(lambda: command_line(late_pid) == "")
+    assert not (tmp_path / "broker").exists()
+
+
+def test_what_a_promote_that_succeeded_left_is_for_the_commands_to_end(
+    make: Make, tmp_path: Path
+) -> None:
+    show = "kill -0 $(cat pid) && touch lived; kill -9 $(cat pid)"
+    wait = "while kill -0 $(cat pid); do sleep 0.01; done"  # which needs it to be reaped
+    driver = make("setsid sleep 1000 & echo $! > pid", f"{show}; {wait}")
+    promote(driver)
+    until(driver, Started)
+    driver.fence("a test orders it")
+    dead = until(driver, Dead)[-1]
+    assert isinstance(dead, Dead)
+    assert not dead.left
+    assert (tmp_path / "lived").exists()
+
+
+def test_a_broker_ignores_no_signal_that_its_fencer_does_not_heed(
+    make: Make, tmp_path: Path
+) -> None:
+    """Java would not end by SIGTERM."""
+    driver = make("grep SigIgn /proc/self/status > ignored")
+    promote(driver)
+    until(driver, Started)
+    ignored = int((tmp_path / "ignored").read_text().split()[1], 16)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    assert not [number for number in numbers if ignored >> (number - 1) & 1]
+
+
+def test_another_fencer_has_the_configured_environment_too(make: Make, tmp_path: Path) -> None:
+    driver = make(fence='echo "$WHO $UNDERSTUDY_LOCK_TOKEN" > env')
+    promote(driver)
+    until(driver, Started)
+    os.kill(fencer(), signal.SIGKILL)
+    until(driver, Dead)
+    assert (tmp_path / "env").read_text() == "orders 7\n"
+
+
+def test_a_deputy_that_dies_is_replaced(make: Make) -> None:
+    make()
+    (first,) = eventually(lambda: children(fencer()))
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: children(fencer()) and children(fencer()) != [first])
+
+
+def test_a_fencer_takes_its_deputy_along_when_it_leaves(
+    make: Make, drivers: list[ExecDriver]
+) -> None:
+    make()
+    (deputy,) = eventually(lambda: children(fencer()))
+    drivers.pop().close()
+    assert command_line(deputy) == ""
 
 
 def test_a_command_that_cannot_be_killed_is_not_waited_for(

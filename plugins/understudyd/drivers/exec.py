@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.config.model import BrokerConfig
-from understudyd.drivers.fencer import Plan
+from understudyd.drivers.plan import Plan
 from understudyd.drivers.port import Event, Reign
 from understudyd.drivers.process import environment
 from understudyd.guard.end import End, wait_readable
@@ -137,7 +137,8 @@ class ExecDriver:
     def _begin(self) -> None:
         """Start a fencer, which fences first what may live; orders wait for it."""
         ours, theirs = Wire.pair()
-        plan = Plan.of(self._config, self._lock).hidden()
+        env = environment(self._config, None, os.environ)
+        plan = Plan.of(self._config, env, self._lock).hidden()
         descriptors = (plan, theirs.fileno(), self._page.descriptor)
         argv = [sys.executable, "-m", "understudyd.drivers.fencer", *map(str, descriptors)]
         argv.append(str(self._living))

@@ -4,254 +4,266 @@ Rules
 * A broker that commands start and stop is nobody's child. So another process than the sidecar has
   the commands, the deadline and a copy of the lock: when the sidecar is frozen past the deadline,
   or dead, the fence command is run here, and only after it has succeeded the lock is let go.
-* A sidecar that does not notice within `PATIENCE` that its broker is dead is frozen, and may have
-  the lock open: it is killed.
-* Fencing is tried until it succeeds, whoever asked for it, and waits for nothing.
 * Only what promote starts inherits the lock's descriptor: what fence or demote leaves behind would
   keep the lock for ever.
+* It is a child subreaper, so that it finds what a promote that failed has left running. That makes
+  it the one to reap what its commands leave behind: a fence command may wait for a process to be
+  gone.
+* Its own signals are caught, not ignored: what is ignored stays so in every broker it starts.
 * Orders and reports are those of the guards.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from understudyd.clock import now
-from understudyd.config.model import BrokerConfig, Command
+from understudyd.drivers import command, deputy, fencing
 from understudyd.drivers.command import Running
+from understudyd.drivers.fencing import Fencing
+from understudyd.drivers.plan import Plan
+from understudyd.guard import tree
 from understudyd.guard.page import Page
 from understudyd.guard.release import release
-from understudyd.guard.system import die_with_parent
+from understudyd.guard.system import become_subreaper, die_with_parent, name_process
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import (
-    Beat,
-    Dead,
-    Exited,
-    Kill,
-    Launch,
-    Lock,
-    Ready,
-    Seen,
-    Started,
-    Stop,
-)
+from understudyd.guard.words import Beat, Kill, Launch, Message, Ready, Seen, Stop
 
-__all__ = ["Plan", "main"]
+__all__ = ["main"]
 
-LOOK = 0.02  # s between two looks at a command under way
-PATIENCE = 2.0  # s
-AGAIN = 1.0  # s after a fence command that failed
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the fencer runs."""
-
-    promote: Command
-    demote: Command
-    fence: Command
-    cwd: str
-    user: str | None
-    lock: Lock
-
-    @classmethod
-    def of(cls, config: BrokerConfig, lock: Lock) -> Plan:
-        assert config.promote is not None
-        assert config.demote is not None
-        assert config.fence is not None
-        cwd = str(config.cwd or "/")
-        return cls(config.promote, config.demote, config.fence, cwd, config.user, lock)
-
-    def hidden(self) -> int:
-        """A descriptor for `of_descriptor`: in a command line all users of the machine would read
-        the password that the lock's URI may hold."""
-        descriptor = os.memfd_create("understudy-plan")
-        os.pwrite(descriptor, json.dumps(asdict(self)).encode(), 0)
-        return descriptor
-
-    @classmethod
-    def of_descriptor(cls, descriptor: int) -> Plan:
-        """Closes it."""
-        with open(descriptor, "rb") as file:
-            file.seek(0)
-            data = json.load(file)
-        for name in ("promote", "demote", "fence"):
-            data[name] = Command(tuple(data[name]["argv"]), data[name]["timeout"])
-        return cls(**{**data, "lock": Lock(**data["lock"])})
+DYING = 0.1  # s after SIGKILL; what takes longer is not waited for
+HEEDLESS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
 
 class Fencer:
-    """One command under way at a time."""
+    """Drives a `Fencing` with real commands, one at a time."""
 
-    def __init__(self, plan: Plan, wire: Wire, page: Page, token: int) -> None:
-        """``token``: of a broker that lost its fencer, and is to be fenced now; 0 = none."""
+    def __init__(self, plan: Plan, page: Page, sidecar: int, wire: Wire | None) -> None:
+        """``sidecar``: its pidfd. ``wire``: to it; None: it is dead."""
         self._plan = plan
-        self._wire = wire
         self._page = page
-        self._is_orphan = False
-        self._sidecar = os.pidfd_open(os.getppid())
-        self._unseen = 0  # the token of a broker that is dead, which the sidecar has not noticed
-        self._seen_until = math.inf  # when it should have
-        self._token = token  # of a broker that may live; 0: none does
-        self._env: Mapping[str, str] = dict(os.environ)
-        self._descriptors: list[int] = []
-        self._doing = ""  # promote, demote or fence
+        self._sidecar = sidecar
+        self._wire = wire
+        self._fencing = Fencing()
+        self._events: deque[fencing.Event] = deque()
+        self._env = dict(plan.env)
+        self._descriptors: list[int] = []  # the lock's
         self._running: Running | None = None
         self._limit = math.inf
-        self._begun = 0.0  # of fencing
-        self._again = now() if token else math.inf  # when to fence, or to fence again
+        self._before: set[int] = set()  # our children when promote began
+        self._deputy: int | None = None  # its pid
+        self._is_over = False
+        self._bell = _bell()  # readable when a child has ended
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        if wire is not None:
+            self._poll.register(wire.fileno(), select.POLLIN)
+
+    def feed(self, event: fencing.Event) -> None:
+        self._events.append(event)
 
     def run(self) -> None:
         """Until the sidecar is gone, and no broker is left."""
-        while self._token or not self._is_orphan:
-            self._wait()
+        self._go_on()
+        while not self._is_over:
+            due = min(self._fencing.due(self._page.read()), self._limit)
+            self._poll.poll(None if due == math.inf else max(0, math.ceil((due - now()) * 1000)))
+            self._reap()
             self._read()
-            if self._running is not None:
-                self._look(self._running)
-            is_over = self._token and now() >= self._page.read().deadline
-            if now() >= self._seen_until:
-                signal.pidfd_send_signal(self._sidecar, signal.SIGKILL)
-                self._seen_until = math.inf
-            if now() >= self._again or (is_over and self._doing != "fence"):
-                self._fence()
-        if self._unseen:
-            lock = self._plan.lock
-            mine = self._descriptors.pop(0) if self._descriptors else None
-            release(lock, self._unseen, mine, max(now(), self._page.read().deadline))
+            self._look()
+            self.feed(fencing.Tick())
+            self._go_on()
 
-    def _wait(self) -> None:
-        moments = [self._again, self._seen_until]
-        if self._running is not None:
-            moments.append(now() + LOOK)
-        elif self._token and self._doing != "fence":
-            moments.append(self._page.read().deadline)
-        patience = min(moments) - now()
-        poll = select.poll()
-        if not self._is_orphan:
-            poll.register(self._wire.fileno(), select.POLLIN)
-        # the deadline may be raised meanwhile, which is not told: look again then
-        poll.poll(None if patience == math.inf else max(0.0, math.ceil(patience * 1000)))
+    def begin_deputy(self) -> None:
+        """Who takes over when we are gone together with the sidecar."""
+        ourselves = os.pidfd_open(os.getpid())
+        self._deputy = os.fork()
+        if self._deputy == 0:
+            deputy.stand_by(self._page, self._sidecar, ourselves, self._succeed)
+        os.close(ourselves)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        while self._events and not self._is_over:
+            event = self._events.popleft()
+            for action in self._fencing.receive(event, self._page.read(), now()):
+                _ACTIONS[type(action)](self, action)
 
     def _read(self) -> None:
         try:
-            while not self._is_orphan and (received := self._wire.receive()) is not None:
-                self._obey(*received)
+            while self._wire is not None and (received := self._wire.receive()) is not None:
+                message, descriptors = received
+                if isinstance(message, Launch):
+                    self._env = dict(message.env)
+                    self._close_descriptors()
+                    self._descriptors = descriptors
+                if isinstance(message, Beat):
+                    self._send(message)
+                elif isinstance(message, (Launch, Stop, Kill, Seen)):
+                    self.feed(message)
         except EOFError:
-            self._is_orphan = True
-            if self._token and self._doing != "fence":
-                self._fence()
+            assert self._wire is not None
+            self._poll.unregister(self._wire.fileno())
+            self._wire = None
+            self.feed(fencing.Lost())
 
-    def _obey(self, order: object, descriptors: Sequence[int]) -> None:
-        match order:
-            case Launch() if now() < self._page.read().deadline and not self._token:
-                self._token = order.token
-                self._unseen = 0
-                self._env = order.env
-                self._descriptors = list(descriptors)
-                self._begin("promote", self._plan.promote, math.inf)
-            case Launch(token):
-                self._tell(Dead(token, 0.0, cause="its lease was over"))
-            case Beat():
-                self._tell(order)
-            case Seen():
-                self._unseen = 0
-                self._seen_until = math.inf
-            case Stop(_, _, until) if self._token and not self._doing:
-                self._begin("demote", self._plan.demote, until)
-            case Stop() | Kill() if self._token:
-                if self._doing != "fence":
-                    self._fence()
-            case Stop(token) | Kill(token):
-                self._tell(Dead(token, 0.0, cause="nothing was running"))
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._bell, 4096)
+        for pid in _strangers(command.children):
+            if pid == self._deputy:
+                self.begin_deputy()
 
-    def _begin(self, what: str, command: Command, until: float) -> None:
-        self._doing = what
-        self._limit = min(now() + command.timeout, until)
-        user, cwd = self._plan.user, Path(self._plan.cwd)
-        descriptors = self._descriptors if what == "promote" else ()
+    def _look(self) -> None:
+        running = self._running
+        if running is not None and (running.wait(0) or now() >= self._limit):
+            outcome = running.end()
+            self._running, self._limit = None, math.inf
+            self.feed(fencing.Ended(outcome.ok, outcome.detail))
+
+    # --- what to do -----------------------------------------------------------------------------
+
+    def _run(self, action: fencing.Run) -> None:
+        what = self._plan.command(action.command)
+        is_promotion = action.command == "promote"
+        if is_promotion:
+            self._before = {one.pid for one in tree.descendants(os.getpid())}
+        else:
+            self._env.setdefault("UNDERSTUDY_LOCK_TOKEN", str(self._fencing.token))
         try:
             self._running = Running(
-                command.argv,
+                what.argv,
                 self._env,
-                cwd=cwd,
-                user=user,
-                descriptors=descriptors,
+                cwd=Path(self._plan.cwd),
+                user=self._plan.user,
+                descriptors=self._descriptors if is_promotion else (),
                 before=die_with_parent,
             )
         except (OSError, KeyError) as error:
-            self._ended(False, f"can't run {command.argv[0]}: {error}")
-
-    def _look(self, running: Running) -> None:
-        if not running.wait(0) and now() < self._limit:
+            self.feed(fencing.Ended(False, f"can't run {what.argv[0]}: {error}"))
             return
-        self._running = None
-        outcome = running.end()
-        self._ended(outcome.ok, outcome.detail)
+        self._limit = min(now() + what.timeout, action.until)
 
-    def _ended(self, ok: bool, detail: str) -> None:
-        what, self._doing = self._doing, ""
-        if what == "promote" and ok:
-            self._tell(Started(self._token, 0))
-        elif what == "promote":
-            self._tell(Exited(self._token, 1, f"promote failed: {detail}"))
-            self._fence()
-        elif ok:
-            self._over(what)
-        elif what == "demote":
-            self._fence()
-        else:
-            self._doing = "fence"
-            self._again = now() + AGAIN
-            took = now() - self._begun
-            self._tell(Dead(self._token, took, (f"the broker (fence failed: {detail})",)))
-
-    def _fence(self) -> None:
+    def _abort(self, _: fencing.Abort) -> None:
         if self._running is not None:
             self._running.end()
-            self._running = None
-        if self._doing != "fence":
-            self._begun = now()
-        self._again = math.inf
-        self._begin("fence", self._plan.fence, math.inf)
+            self._running, self._limit = None, math.inf
 
-    def _over(self, what: str) -> None:
-        """No broker lives any more."""
-        token, self._token = self._token, 0
-        took = now() - self._begun if what == "fence" else 0.0
-        self._again = math.inf
-        self._unseen = token
-        if self._is_orphan:
-            return
-        self._seen_until = now() + PATIENCE
+    def _sweep(self, _: fencing.Sweep) -> None:
+        spared = self._before | ({self._deputy} if self._deputy else set())
+        deadline = now() + DYING
+        while now() < deadline:
+            left = tree.descendants(os.getpid(), spare=spared | command.children())
+            if not left:
+                return
+            tree.kill(left)
+            self._reap()
+
+    def _tell(self, action: fencing.Tell) -> None:
+        self._send(action.report)
+
+    def _let_go(self, _: fencing.LetGo) -> None:
+        self._close_descriptors()
+
+    def _release(self, action: fencing.Release) -> None:
+        self._end_deputy()
+        mine = self._descriptors.pop(0) if self._descriptors else None
+        self._close_descriptors()
+        release(self._plan.lock, action.token, mine, max(now(), self._page.read().deadline))
+
+    def _end_sidecar(self, _: fencing.EndSidecar) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._sidecar, signal.SIGKILL)
+
+    def _quit(self, _: fencing.Quit) -> None:
+        self._end_deputy()
+        self._is_over = True
+
+    # --------------------------------------------------------------------------------------------
+
+    def _succeed(self, token: int) -> None:
+        """In the deputy, of the broker that may have lost its fencer."""
+        fencer = Fencer(self._plan, self._page, self._sidecar, None)
+        fencer.feed(fencing.TakeOver(token))
+        fencer.feed(fencing.Lost())
+        fencer.run()
+
+    def _end_deputy(self) -> None:
+        """It must not fence what is let go of."""
+        if self._deputy is not None:
+            os.kill(self._deputy, signal.SIGKILL)
+            os.waitpid(self._deputy, 0)
+            self._deputy = None
+
+    def _send(self, message: Message) -> None:
+        if self._wire is not None:
+            with contextlib.suppress(OSError):  # it has died, which the wire shows next
+                self._wire.send(message)
+
+    def _close_descriptors(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-        self._tell(Dead(token, took, cause=f"{what} succeeded"))
 
-    def _tell(self, event: Started | Exited | Dead | Beat) -> None:
-        if not self._is_orphan:
-            with contextlib.suppress(OSError):  # it has died, which the wire shows next
-                self._wire.send(event)
+
+_ACTIONS: dict[type, Callable[..., None]] = {
+    fencing.Run: Fencer._run,
+    fencing.Abort: Fencer._abort,
+    fencing.Sweep: Fencer._sweep,
+    fencing.Tell: Fencer._tell,
+    fencing.LetGo: Fencer._let_go,
+    fencing.Release: Fencer._release,
+    fencing.EndSidecar: Fencer._end_sidecar,
+    fencing.Quit: Fencer._quit,
+}
+
+
+def _bell() -> int:
+    bell, end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(end, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, *HEEDLESS):  # the sidecar tells when it is over
+        signal.signal(number, lambda *_: None)
+    return bell
+
+
+def _strangers(known: Callable[[], set[int]]) -> list[int]:
+    """Reap the children that have ended and are not ``known``; their pids."""
+    ended: list[int] = []
+    while True:
+        ours = known()
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return ended
+        if found is None:
+            return ended
+        if found.si_pid not in ours:
+            os.waitpid(found.si_pid, 0)
+            ended.append(found.si_pid)
 
 
 def main() -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the sidecar tells when it is over
     hidden, wire, page, token = map(int, sys.argv[1:])
+    name_process("understudyfence")
     plan = Plan.of_descriptor(hidden)
     end = Wire(socket.socket(fileno=wire))
+    become_subreaper()
+    fencer = Fencer(plan, Page(page), os.pidfd_open(os.getppid()), end)
+    fencer.begin_deputy()
+    if token:  # of a broker that lost its fencer
+        fencer.feed(fencing.TakeOver(token))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
         end.send(Ready(os.getpid()))
-    Fencer(plan, end, Page(page), token).run()
+    fencer.run()
 
 
 if __name__ == "__main__":

@@ -17,9 +17,13 @@ from understudyd.lock.timings import Timings
 __all__ = ["ProcessDriver", "environment"]
 
 
-def environment(config: BrokerConfig, reign: Reign, own: Mapping[str, str]) -> dict[str, str]:
+def environment(
+    config: BrokerConfig, reign: Reign | None, own: Mapping[str, str]
+) -> dict[str, str]:
     """What a command of ours sees: the sidecar's own environment, the configured one, the token."""
     ours = {name: value for name, value in own.items() if not name.startswith("UNDERSTUDY_")}
+    if reign is None:
+        return {**ours, **config.env}
     token = {
         "UNDERSTUDY_LOCK_TOKEN": str(reign.token),
         "UNDERSTUDY_LOCK_EPOCH": reign.epoch,

@@ -58,9 +58,12 @@ def descendants(root: int, spare: Collection[int] = ()) -> list[Process]:
 
 
 def kill(victims: Iterable[Process]) -> None:
-    """SIGKILL to each that is still the process that was found."""
+    """SIGKILL to each that is still the process that was found.
+
+    What is another user's now, and not ours to kill, is left.
+    """
     for victim in victims:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             descriptor = os.pidfd_open(victim.pid)
             try:
                 there = look(victim.pid)

@@ -1,0 +1,68 @@
+"""The fencer's deputy: a process that does nothing until the fencer and the sidecar are both gone.
+
+Rules
+* A fencer that is gone alone is replaced by the sidecar, and what it may have left is fenced then.
+  So the deputy waits: until the reign is over, which clears the deadline page; until the sidecar is
+  dead too; or until the deadline, at which a sidecar without a fencer must be frozen and is ended.
+* In the last two cases it becomes the fencer, and fences. If the sidecar's next fencer was there
+  already and survived it, the fence command is run twice at once.
+* It has no descriptor of the lock open: nothing but the fencer's own copy would be let go in time.
+* A fencer and a sidecar that are both frozen are not noticed: nothing tells them from ones that
+  have nothing to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from understudyd.clock import now
+from understudyd.guard.page import Page
+from understudyd.guard.system import name_process, thaw_with_parent
+
+__all__ = ["stand_by"]
+
+LOOK = 0.2  # s between two looks at the page, once the fencer is gone
+
+
+def stand_by(page: Page, sidecar: int, fencer: int, succeed: Callable[[int], None]) -> NoReturn:
+    """Of a process that the fencer has just forked; ``sidecar`` and ``fencer`` are pidfds.
+
+    ``succeed`` is called with the token of the broker to fence.
+    """
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)  # the fencer's
+        name_process("understudydeputy")
+        thaw_with_parent()
+        _close_all_but((page.descriptor, sidecar, fencer))
+        _wait(fencer, None)
+        token = page.read().token
+        while token and page.read().token == token:
+            if now() >= page.read().deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(sidecar, signal.SIGKILL)
+            if _wait(sidecar, LOOK):
+                succeed(token)
+                break
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+
+
+def _wait(process: int, seconds: float | None) -> bool:
+    """Whether it ends within so many seconds; None: for ever."""
+    return bool(select.select([process], [], [], seconds)[0])
+
+
+def _close_all_but(wanted: tuple[int, ...]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in wanted:
+            with contextlib.suppress(OSError):  # the one by which the folder was read
+                os.close(int(name))

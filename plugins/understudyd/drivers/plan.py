@@ -1,0 +1,54 @@
+"""What the fencer of an exec driver has to know from the start."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from understudyd.config.model import BrokerConfig, Command
+from understudyd.guard.words import Lock
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    promote: Command
+    demote: Command
+    fence: Command
+    cwd: str
+    user: str | None
+    env: Mapping[str, str]  # of a fence command for a broker of which only the token is known
+    lock: Lock
+
+    @classmethod
+    def of(cls, config: BrokerConfig, env: Mapping[str, str], lock: Lock) -> Plan:
+        assert config.promote is not None
+        assert config.demote is not None
+        assert config.fence is not None
+        cwd = str(config.cwd or "/")
+        return cls(config.promote, config.demote, config.fence, cwd, config.user, env, lock)
+
+    def command(self, name: str) -> Command:
+        """``name``: promote, demote or fence."""
+        command: Command = getattr(self, name)
+        return command
+
+    def hidden(self) -> int:
+        """A descriptor for `of_descriptor`: in a command line all users of the machine would read
+        the passwords that the lock's URI and the environment may hold."""
+        descriptor = os.memfd_create("understudy-plan")
+        os.pwrite(descriptor, json.dumps(asdict(self)).encode(), 0)
+        return descriptor
+
+    @classmethod
+    def of_descriptor(cls, descriptor: int) -> Plan:
+        """Closes it."""
+        with open(descriptor, "rb") as file:
+            file.seek(0)
+            data = json.load(file)
+        for name in ("promote", "demote", "fence"):
+            data[name] = Command(tuple(data[name]["argv"]), data[name]["timeout"])
+        return cls(**{**data, "lock": Lock(**data["lock"])})
