@@ -206,8 +206,10 @@ def test_another_fencer_has_the_configured_environment_too(make: Make, tmp_path:
 
 
 def test_a_deputy_that_dies_is_replaced(make: Make) -> None:
-    make()
-    (first,) = eventually(lambda: children(fencer()))
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    (first,) = children(fencer())
     os.kill(first, signal.SIGKILL)
     eventually(lambda: children(fencer()) and children(fencer()) != [first])
 
@@ -215,10 +217,31 @@ def test_a_deputy_that_dies_is_replaced(make: Make) -> None:
 def test_a_fencer_takes_its_deputy_along_when_it_leaves(
     make: Make, drivers: list[ExecDriver]
 ) -> None:
-    make()
-    (deputy,) = eventually(lambda: children(fencer()))
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    (deputy,) = children(fencer())
     drivers.pop().close()
     assert command_line(deputy) == ""
+
+
+def test_the_next_promotion_runs_the_commands_of_a_reload(make: Make, tmp_path: Path) -> None:
+    """And what fences until then is the command of the broker that lives."""
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    others = [Command(("touch", str(tmp_path / name)), 1.0) for name in ("promoted", "fenced")]
+    config = BrokerConfig(driver="exec", promote=others[0], demote=others[1], fence=others[1])
+    driver.configure(config)
+    driver.fence("a test orders it")
+    until(driver, Dead)
+    assert not (tmp_path / "broker").exists()
+    promote(driver)
+    until(driver, Started)
+    driver.fence("a test orders it")
+    until(driver, Dead)
+    assert (tmp_path / "promoted").exists()
+    assert (tmp_path / "fenced").exists()
 
 
 def test_a_command_that_cannot_be_killed_is_not_waited_for(

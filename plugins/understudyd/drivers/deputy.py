@@ -1,4 +1,4 @@
-"""The fencer's deputy: a process that does nothing until the fencer and the sidecar are both gone.
+"""The fencer's deputy of one reign: does nothing until fencer and sidecar are both gone.
 
 Rules
 * A fencer that is gone alone is replaced by the sidecar, and what it may have left is fenced then.
@@ -30,11 +30,10 @@ __all__ = ["stand_by"]
 LOOK = 0.2  # s between two looks at the page, once the fencer is gone
 
 
-def stand_by(page: Page, sidecar: int, fencer: int, succeed: Callable[[int], None]) -> NoReturn:
-    """Of a process that the fencer has just forked; ``sidecar`` and ``fencer`` are pidfds.
-
-    ``succeed`` is called with the token of the broker to fence.
-    """
+def stand_by(
+    page: Page, token: int, sidecar: int, fencer: int, succeed: Callable[[], None]
+) -> NoReturn:
+    """Of a process that the fencer has just forked; ``sidecar`` and ``fencer`` are pidfds."""
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)  # the fencer's
@@ -42,13 +41,12 @@ def stand_by(page: Page, sidecar: int, fencer: int, succeed: Callable[[int], Non
         thaw_with_parent()
         _close_all_but((page.descriptor, sidecar, fencer))
         _wait(fencer, None)
-        token = page.read().token
-        while token and page.read().token == token:
+        while page.read().token == token:
             if now() >= page.read().deadline:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(sidecar, signal.SIGKILL)
             if _wait(sidecar, LOOK):
-                succeed(token)
+                succeed()
                 break
     except BaseException:
         sys.excepthook(*sys.exc_info())

@@ -42,8 +42,10 @@ class ExecDriver:
     ) -> None:
         """Raises ConfigurationError when the lease is too short for the fence command's limit."""
         del owned  # no orphans come to us
-        self._config = config
+        self._config = config  # of the broker that lives
+        self._wanted = config  # of the next one
         self._lock = lock
+        self._timings = timings
         self._early = _early(config, timings)
         self._page = Page.create()
         self._token = 0
@@ -87,11 +89,17 @@ class ExecDriver:
         if self._fencer is None:
             self._begin()
         assert self._fencer is not None
+        self._config = self._wanted
+        self._early = _early(self._config, self._timings)
         self._token = self._living = reign.token
         self.extend(deadline)
         env = environment(self._config, reign, os.environ)
         launch = Launch(reign.token, (), env, "/", 0o022, None, bool(descriptors))
-        self._fencer.wire.send(launch, descriptors)
+        plan = self._plan()
+        try:
+            self._fencer.wire.send(launch, (plan, *descriptors))
+        finally:
+            os.close(plan)
 
     def beat(self) -> None:
         if self._fencer is None:
@@ -105,7 +113,7 @@ class ExecDriver:
             self._process.kill()
 
     def configure(self, config: BrokerConfig) -> None:
-        self._config = config  # of the next fencer
+        self._wanted = config
 
     def extend(self, deadline: float) -> None:
         self._page.extend(deadline - self._early, self._token)
@@ -137,8 +145,7 @@ class ExecDriver:
     def _begin(self) -> None:
         """Start a fencer, which fences first what may live; orders wait for it."""
         ours, theirs = Wire.pair()
-        env = environment(self._config, None, os.environ)
-        plan = Plan.of(self._config, env, self._lock).hidden()
+        plan = self._plan()
         descriptors = (plan, theirs.fileno(), self._page.descriptor)
         argv = [sys.executable, "-m", "understudyd.drivers.fencer", *map(str, descriptors)]
         argv.append(str(self._living))
@@ -160,6 +167,10 @@ class ExecDriver:
         self._begun = time.monotonic()
         self._fencer = End("fencer", ours, pid, os.pidfd_open(pid))
         self._fencer.register(self._poll)
+
+    def _plan(self) -> int:
+        env = environment(self._config, None, os.environ)
+        return Plan.of(self._config, env, self._lock).hidden()
 
     def _send(self, order: Stop | Kill | Seen) -> None:
         if self._fencer is not None:

@@ -83,14 +83,6 @@ class Fencer:
             self.feed(fencing.Tick())
             self._go_on()
 
-    def begin_deputy(self) -> None:
-        """Who takes over when we are gone together with the sidecar."""
-        ourselves = os.pidfd_open(os.getpid())
-        self._deputy = os.fork()
-        if self._deputy == 0:
-            deputy.stand_by(self._page, self._sidecar, ourselves, self._succeed)
-        os.close(ourselves)
-
     # --- what happens ---------------------------------------------------------------------------
 
     def _go_on(self) -> None:
@@ -104,9 +96,10 @@ class Fencer:
             while self._wire is not None and (received := self._wire.receive()) is not None:
                 message, descriptors = received
                 if isinstance(message, Launch):
-                    self._env = dict(message.env)
                     self._close_descriptors()
-                    self._descriptors = descriptors
+                    plan, *self._descriptors = descriptors
+                    self._plan = Plan.of_descriptor(plan)
+                    self._env = dict(message.env)
                 if isinstance(message, Beat):
                     self._send(message)
                 elif isinstance(message, (Launch, Stop, Kill, Seen)):
@@ -122,7 +115,7 @@ class Fencer:
             os.read(self._bell, 4096)
         for pid in _strangers(command.children):
             if pid == self._deputy:
-                self.begin_deputy()
+                self._begin_deputy()
 
     def _look(self) -> None:
         running = self._running
@@ -137,9 +130,12 @@ class Fencer:
         what = self._plan.command(action.command)
         is_promotion = action.command == "promote"
         if is_promotion:
+            self._end_deputy()  # of an earlier reign, with other commands perhaps
             self._before = {one.pid for one in tree.descendants(os.getpid())}
         else:
             self._env.setdefault("UNDERSTUDY_LOCK_TOKEN", str(self._fencing.token))
+        if self._deputy is None and self._wire is not None:
+            self._begin_deputy()
         try:
             self._running = Running(
                 what.argv,
@@ -190,6 +186,16 @@ class Fencer:
         self._is_over = True
 
     # --------------------------------------------------------------------------------------------
+
+    def _begin_deputy(self) -> None:
+        """Who takes over when we are gone together with the sidecar."""
+        ourselves, token = os.pidfd_open(os.getpid()), self._fencing.token
+        self._deputy = os.fork()
+        if self._deputy == 0:
+            deputy.stand_by(
+                self._page, token, self._sidecar, ourselves, lambda: self._succeed(token)
+            )
+        os.close(ourselves)
 
     def _succeed(self, token: int) -> None:
         """In the deputy, of the broker that may have lost its fencer."""
@@ -258,7 +264,6 @@ def main() -> None:
     end = Wire(socket.socket(fileno=wire))
     become_subreaper()
     fencer = Fencer(plan, Page(page), os.pidfd_open(os.getppid()), end)
-    fencer.begin_deputy()
     if token:  # of a broker that lost its fencer
         fencer.feed(fencing.TakeOver(token))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
