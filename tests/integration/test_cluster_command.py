@@ -226,7 +226,7 @@ def test_nothing_is_moved_where_nobody_is_master(estate: Estate, cluster: Call) 
         1,
         "understudy: g has no master now, so nothing can be moved\n",
     )
-    assert list(estate.board.asked()) == []
+    assert list(estate.board.read().requests) == []
 
 
 def test_lists_from_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
@@ -342,13 +342,13 @@ def test_asks_on_the_board_when_no_api_answers(estate: Estate, cluster: Call) ->
     assert results[1].returncode == 0
     assert "b is master of g now (token 4)" in results[1].stdout
     assert json.loads(cluster("pause", "--json").stdout)["way"] == "board"
-    assert [request.command for request in estate.board.asked()] == ["pause", "switchover"]
+    assert [request.command for request in estate.board.read().requests] == ["pause", "switchover"]
 
 
 def _asked(board: FileBoard, after: str = "") -> Any:
     over = threading.Event()
     for _ in range(int(SECONDS / 0.05)):
-        for request in board.asked():
+        for request in board.read().requests:
             if request.id != after:
                 return request
         over.wait(0.05)
@@ -362,7 +362,7 @@ def test_without_a_token_the_board_is_asked(tmp_path: Path) -> None:
         done = run("switchover", "-c", str(estate.file), "--wait", "500ms")
         assert done.returncode == 1
         assert estate.orders == []
-        assert [request.command for request in estate.board.asked()] == ["switchover"]
+        assert [request.command for request in estate.board.read().requests] == ["switchover"]
 
 
 def test_shows_the_history(estate: Estate, cluster: Call) -> None:

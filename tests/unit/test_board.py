@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
 from understudyd.board.memory import MemoryBoard
 from understudyd.board.open import open_board
-from understudyd.board.port import REQUEST_LIFE
+from understudyd.board.port import REQUEST_LIFE, Request
 from understudyd.board.sightings import Sightings
-from understudyd.board.stored import NODES, Reader
+from understudyd.board.stored import NODES, Reader, Stored
+
+
+def _requests(
+    stored: Mapping[str, Stored],
+    answers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    reader: Reader | None = None,
+) -> tuple[Request, ...]:
+    return (reader or Reader()).read({}, stored, answers, ()).requests
 
 
 def test_only_the_first_look_believes_the_stores_clock() -> None:
@@ -30,17 +41,17 @@ def test_an_age_is_never_below_zero() -> None:
 def test_a_move_that_was_asked_for_long_ago_is_not_carried_out(command: str) -> None:
     subject = "pause" if command in ("pause", "resume") else "move"
     text = json.dumps({"id": "1", "command": command})
-    fresh = Reader().asked({subject: (text, 1, REQUEST_LIFE - 1)}, {})
-    old = Reader().asked({subject: (text, 1, REQUEST_LIFE + 1)}, {})
+    fresh = _requests({subject: (text, 1, REQUEST_LIFE - 1)})
+    old = _requests({subject: (text, 1, REQUEST_LIFE + 1)})
     assert [request.command for request in fresh] == [command]
     assert bool(old) == (subject == "pause")
 
 
 def test_a_move_that_is_seen_to_come_counts_whatever_its_age_is_told_to_be() -> None:
     reader = Reader()
-    reader.asked({}, {})
+    _requests({}, reader=reader)
     text = json.dumps({"id": "1", "command": "switchover"})
-    assert len(reader.asked({"move": (text, 1, 3600.0)}, {})) == 1
+    assert len(_requests({"move": (text, 1, 3600.0)}, reader=reader)) == 1
 
 
 @pytest.mark.parametrize(
@@ -59,7 +70,7 @@ def test_a_move_that_is_seen_to_come_counts_whatever_its_age_is_told_to_be() -> 
     ],
 )
 def test_what_is_no_request_is_left_out(text: str) -> None:
-    assert Reader().asked({"pause": (text, 1, 0.0)}, {}) == []
+    assert _requests({"pause": (text, 1, 0.0)}) == ()
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,7 @@ def test_a_node_of_wrong_types_is_left_out(name: str, value: object) -> None:
     good = {"name": "a", "role": "standby", "state": "standby", "of_tomorrow": 1}
     texts = {"a": json.dumps(good), "b": json.dumps({**good, "name": "b", name: value})}
     stored = {key: (text, 1, 0.0) for key, text in texts.items()}
-    assert [member.name for member in Reader().nodes(stored)] == ["a"]
+    assert [member.name for member in Reader().read(stored, {}, {}, ()).members] == ["a"]
 
 
 def test_of_too_many_nodes_those_are_shown_that_spoke_last() -> None:
@@ -89,12 +100,12 @@ def test_of_too_many_nodes_those_are_shown_that_spoke_last() -> None:
     names = [f"n{number:03}" for number in range(NODES + 20)]
     texts = {name: json.dumps({"name": name, "role": "", "state": ""}) for name in names}
     stored = {name: (texts[name], 1, 1000.0 - number) for number, name in enumerate(names)}
-    assert [member.name for member in Reader().nodes(stored)] == names[20:]
+    assert [member.name for member in Reader().read(stored, {}, {}, ()).members] == names[20:]
 
 
 def test_an_answer_of_wrong_types_is_none() -> None:
     asked = {"move": (json.dumps({"id": "1", "command": "switchover"}), 1, 0.0)}
-    (request,) = Reader().asked(asked, {"move": '{"id": "1", "code": "202"}'})
+    (request,) = _requests(asked, {"move": '{"id": "1", "code": "202"}'})
     assert request.answer is None
 
 
@@ -106,4 +117,4 @@ def test_memory_boards_of_one_uri_and_group_are_one() -> None:
 
 
 def test_a_lock_of_another_kind_has_a_board_of_its_own() -> None:
-    assert open_board("etcd://h", "g", 1.0).nodes() == []
+    assert open_board("etcd://h", "g", 1.0).read().members == ()

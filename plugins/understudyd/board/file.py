@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request
-from understudyd.board.stored import Reader, Stored, dump, dump_answer, read_history
+from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request, Shown
+from understudyd.board.stored import Reader, Stored, dump, dump_answer
 from understudyd.lock.port import Unavailable
 from understudyd.status import HistoryEntry, Member
 
@@ -35,14 +35,18 @@ class FileBoard:
         self._history = folder / "history"
         self._requests = folder / "requests"
         self._answers = folder / "answers"
+        self._texts: dict[Path, bytes | None] = {}  # of the history
         self._reader = Reader()
+
+    def read(self) -> Shown:
+        with self._errors():
+            answers = {name: text for name, (text, _, _) in _stored(self._answers).items()}
+            return self._reader.read(
+                _stored(self._nodes), _stored(self._requests), answers, self._read_history()
+            )
 
     def publish(self, member: Member) -> None:
         self._write(self._nodes, member.name, dump(member))
-
-    def nodes(self) -> list[Member]:
-        with self._errors():
-            return self._reader.nodes(_stored(self._nodes))
 
     def append(self, entry: HistoryEntry) -> None:
         name = f"{entry.token:012}-{time.time_ns():020}-{entry.node}"
@@ -51,24 +55,23 @@ class FileBoard:
             for path in _files(self._history)[:-HISTORY_LIMIT]:
                 path.unlink(missing_ok=True)
 
-    def history(self, limit: int = HISTORY_LIMIT) -> list[HistoryEntry]:
-        with self._errors():
-            found = [_text(path) for path in _files(self._history)[-limit:]]
-        return read_history(text for text in found if text is not None)
-
     def ask(self, request: Request) -> None:
         self._write(self._requests, SUBJECTS[request.command], dump(request))
-
-    def asked(self) -> list[Request]:
-        with self._errors():
-            answers = {name: text for name, (text, _, _) in _stored(self._answers).items()}
-            return self._reader.asked(_stored(self._requests), answers)
 
     def answer(self, request: Request, answer: Answer) -> None:
         self._write(self._answers, SUBJECTS[request.command], dump_answer(request, answer))
 
     def close(self) -> None:
         """Nothing stays open."""
+
+    def _read_history(self) -> list[bytes]:
+        """Files of the history are written once, so each is read once."""
+        known = self._texts
+        self._texts = {
+            path: known[path] if path in known else _text(path)
+            for path in _files(self._history)[-HISTORY_LIMIT:]
+        }
+        return [text for text in self._texts.values() if text is not None]
 
     def _write(self, folder: Path, name: str, text: str) -> None:
         with self._errors():

@@ -7,8 +7,8 @@ import threading
 import time
 from collections import deque
 
-from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request
-from understudyd.board.stored import Reader, Stored, dump, dump_answer, read_history
+from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request, Shown
+from understudyd.board.stored import Reader, Stored, dump, dump_answer
 from understudyd.lock.port import Unavailable
 from understudyd.status import HistoryEntry, Member
 
@@ -41,35 +41,28 @@ class MemoryBoard:
         self._store = store or Store()
         self._reader = Reader()
 
+    def read(self) -> Shown:
+        store = self._store
+        with store.lock:
+            store.check()
+            return self._reader.read(
+                _aged(store.nodes), _aged(store.requests), store.answers, store.history
+            )
+
     def publish(self, member: Member) -> None:
         with self._store.lock:
             self._store.check()
             self._store.nodes[member.name] = self._store.written(dump(member))
-
-    def nodes(self) -> list[Member]:
-        with self._store.lock:
-            self._store.check()
-            return self._reader.nodes(_aged(self._store.nodes))
 
     def append(self, entry: HistoryEntry) -> None:
         with self._store.lock:
             self._store.check()
             self._store.history.append(dump(entry))
 
-    def history(self, limit: int = HISTORY_LIMIT) -> list[HistoryEntry]:
-        with self._store.lock:
-            self._store.check()
-            return read_history(list(self._store.history)[-limit:])
-
     def ask(self, request: Request) -> None:
         with self._store.lock:
             self._store.check()
             self._store.requests[SUBJECTS[request.command]] = self._store.written(dump(request))
-
-    def asked(self) -> list[Request]:
-        with self._store.lock:
-            self._store.check()
-            return self._reader.asked(_aged(self._store.requests), self._store.answers)
 
     def answer(self, request: Request, answer: Answer) -> None:
         with self._store.lock:

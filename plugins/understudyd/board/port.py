@@ -21,7 +21,7 @@ from typing import Protocol
 
 from understudyd.status import HistoryEntry, Member
 
-__all__ = ["HISTORY_LIMIT", "REQUEST_LIFE", "SUBJECTS", "Answer", "Board", "Request"]
+__all__ = ["HISTORY_LIMIT", "REQUEST_LIFE", "SUBJECTS", "Answer", "Board", "Request", "Shown"]
 
 HISTORY_LIMIT = 100  # entries that are kept
 REQUEST_LIFE = 60.0  # s; nobody is surprised tomorrow by a switchover that was asked for today
@@ -47,24 +47,27 @@ class Request:
     answer: Answer | None = None
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a board shows at one moment."""
+
+    members: tuple[Member, ...] = ()  # by name; ``seen_s``: seconds since they last published
+    requests: tuple[Request, ...] = ()  # what stands, answered or not; pause or resume first
+    history: tuple[HistoryEntry, ...] = ()  # the newest `HISTORY_LIMIT`, oldest first
+
+
 class Board(Protocol):
+    def read(self) -> Shown:
+        """All of it; it is looked at every second, so in one round trip where there are any."""
+
     def publish(self, member: Member) -> None:
         """Show this node to the others. ``seen_s`` is not stored."""
-
-    def nodes(self) -> list[Member]:
-        """Who has published, by name, with ``seen_s``: seconds since the last time."""
 
     def append(self, entry: HistoryEntry) -> None:
         """Add to the history."""
 
-    def history(self, limit: int = HISTORY_LIMIT) -> list[HistoryEntry]:
-        """The newest entries, oldest first."""
-
     def ask(self, request: Request) -> None:
         """Put up a request in place of the last one of its subject."""
-
-    def asked(self) -> list[Request]:
-        """What stands, answered or not; pause or resume first."""
 
     def answer(self, request: Request, answer: Answer) -> None:
         """Show whoever asked what became of it; nothing if another has replaced it."""

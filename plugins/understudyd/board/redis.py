@@ -6,13 +6,14 @@ One round trip for each call, on one connection, without retries. Ages are the s
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import redis
 
 from understudy.core.redact import redact
-from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request
-from understudyd.board.stored import Reader, Stored, dump, dump_answer, read_history
+from understudyd.board.port import HISTORY_LIMIT, SUBJECTS, Answer, Request, Shown
+from understudyd.board.stored import Reader, Stored, dump, dump_answer
 from understudyd.lock.port import Unavailable
 from understudyd.lock.redis import Server, connect
 from understudyd.lock.sentinel import SentinelBackend
@@ -27,8 +28,15 @@ local time = redis.call('TIME')
 local at = time[1] .. '.' .. string.format('%06d', time[2])
 redis.call('HSET', KEYS[1], ARGV[1], at .. ' ' .. ARGV[2])
 """
+SET = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 APPEND = "redis.call('RPUSH', KEYS[1], ARGV[1]) redis.call('LTRIM', KEYS[1], ARGV[2], -1)"
-READ = "return {redis.call('TIME'), redis.call('HGETALL', KEYS[1])}"
+READ = """
+return {
+  redis.call('TIME'),
+  redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3]),
+  redis.call('LRANGE', KEYS[4], ARGV[1], -1)
+}
+"""
 
 
 class RedisBoard:
@@ -44,27 +52,25 @@ class RedisBoard:
             self._server = connect(uri, group, timeout)
         self._reader = Reader()
 
-    def publish(self, member: Member) -> None:
-        self._script(WRITE, "nodes", member.name, dump(member))
+    def read(self) -> Shown:
+        parts = ("nodes", "asked", "answers", "history")
+        told = self._call(READ, parts, -HISTORY_LIMIT)
+        (seconds, microseconds), nodes, asked, answers, history = told
+        now = int(seconds) + int(microseconds) / 1e6
+        return self._reader.read(_stored(nodes, now), _stored(asked, now), _texts(answers), history)
 
-    def nodes(self) -> list[Member]:
-        return self._reader.nodes(self._read("nodes"))
+    def publish(self, member: Member) -> None:
+        self._call(WRITE, ("nodes",), member.name, dump(member))
 
     def append(self, entry: HistoryEntry) -> None:
-        self._script(APPEND, "history", dump(entry), -HISTORY_LIMIT)
-
-    def history(self, limit: int = HISTORY_LIMIT) -> list[HistoryEntry]:
-        return read_history(self._call("LRANGE", "history", -limit, -1))
+        self._call(APPEND, ("history",), dump(entry), -HISTORY_LIMIT)
 
     def ask(self, request: Request) -> None:
-        self._script(WRITE, "asked", SUBJECTS[request.command], dump(request))
-
-    def asked(self) -> list[Request]:
-        answers = self._call("HGETALL", "answers")
-        return self._reader.asked(self._read("asked"), _texts(answers))
+        self._call(WRITE, ("asked",), SUBJECTS[request.command], dump(request))
 
     def answer(self, request: Request, answer: Answer) -> None:
-        self._call("HSET", "answers", SUBJECTS[request.command], dump_answer(request, answer))
+        subject = SUBJECTS[request.command]
+        self._call(SET, ("answers",), subject, dump_answer(request, answer))
 
     def close(self) -> None:
         if self._sentinels is not None:
@@ -73,23 +79,17 @@ class RedisBoard:
             self._server.client.close()
             self._server.client.connection_pool.disconnect()
 
-    def _read(self, part: str) -> dict[str, Stored]:
-        (seconds, microseconds), fields = self._script(READ, part)
-        now = int(seconds) + int(microseconds) / 1e6
-        found: dict[str, Stored] = {}
-        for name, data in _texts(fields).items():
-            at, _, text = data.partition(b" ")
-            with contextlib.suppress(ValueError):
-                found[name] = (text, at, now - float(at))
-        return found
-
-    def _script(self, script: str, part: str, *arguments: Any) -> Any:
+    def _call(self, script: str, parts: Sequence[str], *arguments: Any) -> Any:
         server = self._found()
-        return self._sent(server, "EVAL", script, 1, f"{server.key}:{part}", *arguments)
-
-    def _call(self, command: str, part: str, *arguments: Any) -> Any:
-        server = self._found()
-        return self._sent(server, command, f"{server.key}:{part}", *arguments)
+        keys = [f"{server.key}:{part}" for part in parts]
+        try:
+            return server.client.eval(script, len(keys), *keys, *arguments)
+        except (redis.RedisError, OSError) as exc:
+            with contextlib.suppress(Exception):
+                server.client.connection_pool.disconnect()
+            if self._sentinels is not None:
+                self._server = None  # they may name another one by now
+            raise Unavailable(f"{server.where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
 
     def _found(self) -> Server:
         if self._server is None:
@@ -98,15 +98,15 @@ class RedisBoard:
             self._server = connect(uri, self._group, self._timeout)
         return self._server
 
-    def _sent(self, server: Server, *words: Any) -> Any:
-        try:
-            return server.client.execute_command(*words)
-        except (redis.RedisError, OSError) as exc:
-            with contextlib.suppress(Exception):
-                server.client.connection_pool.disconnect()
-            if self._sentinels is not None:
-                self._server = None  # they may name another one by now
-            raise Unavailable(f"{server.where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
+
+def _stored(fields: Any, now: float) -> dict[str, Stored]:
+    """``now``: the server's, in seconds."""
+    found: dict[str, Stored] = {}
+    for name, data in _texts(fields).items():
+        at, _, text = data.partition(b" ")
+        with contextlib.suppress(ValueError):
+            found[name] = (text, at, now - float(at))
+    return found
 
 
 def _texts(fields: Any) -> dict[str, bytes]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from understudyd.board.port import REQUEST_LIFE, SUBJECTS, Answer, Request
+from understudyd.board.port import REQUEST_LIFE, SUBJECTS, Answer, Request, Shown
 from understudyd.board.sightings import Sightings
 from understudyd.status import HistoryEntry, Member, build
 
-__all__ = ["Reader", "Stored", "dump", "dump_answer", "read_history"]
+__all__ = ["Reader", "Stored", "dump", "dump_answer"]
 
 T = TypeVar("T")
 
@@ -31,19 +31,29 @@ def dump_answer(request: Request, answer: Answer) -> str:
     return json.dumps({"id": request.id, **asdict(answer)}, separators=(",", ":"))
 
 
-def read_history(texts: Iterable[str | bytes]) -> list[HistoryEntry]:
-    found = (_read(text, HistoryEntry.from_json) for text in texts)
-    return [entry for entry in found if entry is not None]
-
-
 class Reader:
     """One board's view of its store, which it looks at again and again."""
 
     def __init__(self) -> None:
         self._nodes = Sightings()
         self._requests = Sightings()
+        self._entries: dict[str | bytes, HistoryEntry | None] = {}  # as they were written
 
-    def nodes(self, stored: Mapping[str, Stored]) -> list[Member]:
+    def read(
+        self,
+        nodes: Mapping[str, Stored],
+        requests: Mapping[str, Stored],
+        answers: Mapping[str, str | bytes],
+        history: Iterable[str | bytes],
+    ) -> Shown:
+        """``answers`` by the subject of their request; ``history``: the texts, oldest first."""
+        return Shown(
+            tuple(self._members(nodes)),
+            tuple(self._standing(requests, answers)),
+            tuple(self._history(history)),
+        )
+
+    def _members(self, stored: Mapping[str, Stored]) -> list[Member]:
         """By name; where there are too many, those that spoke last."""
         ages = _ages(self._nodes, stored)
         names = sorted(sorted(stored, key=ages.__getitem__)[:NODES])
@@ -54,10 +64,9 @@ class Reader:
             if member is not None
         ]
 
-    def asked(
+    def _standing(
         self, requests: Mapping[str, Stored], answers: Mapping[str, str | bytes]
     ) -> list[Request]:
-        """By subject in; pause or resume first out."""
         ages = _ages(self._requests, requests)
         standing: list[Request] = []
         for subject in ("pause", "move"):
@@ -71,6 +80,15 @@ class Reader:
                 request = replace(request, answer=given[1])
             standing.append(request)
         return standing
+
+    def _history(self, texts: Iterable[str | bytes]) -> list[HistoryEntry]:
+        """What was told twice counts once."""
+        known = self._entries
+        self._entries = {
+            text: known[text] if text in known else _read(text, HistoryEntry.from_json)
+            for text in texts
+        }
+        return [entry for entry in self._entries.values() if entry is not None]
 
 
 def _ages(sightings: Sightings, stored: Mapping[str, Stored]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from understudy.core.redact import redact
-from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request
+from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request, Shown
 from understudyd.sidecar.worker import Worker
 from understudyd.status import HistoryEntry, Member
 
@@ -22,12 +22,9 @@ FAREWELL = 0.5  # s
 
 
 @dataclass(frozen=True)
-class News:
-    """What the board shows; with ``trouble`` it could not be reached."""
+class News(Shown):
+    """With ``trouble`` the board could not be reached."""
 
-    members: tuple[Member, ...] = ()
-    requests: tuple[Request, ...] = ()
-    history: tuple[HistoryEntry, ...] = ()
     trouble: str = ""
 
 
@@ -72,6 +69,7 @@ class Billboard:
             while self._entries:
                 board.append(self._entries[0])
                 self._entries.popleft()
-            return News(tuple(board.nodes()), tuple(board.asked()), tuple(board.history()))
+            shown = board.read()
+            return News(shown.members, shown.requests, shown.history)
         except Exception as error:  # a third party's board too; it is told, and goes on without
             return News(trouble=redact(f"{type(error).__name__}: {error}"))

@@ -92,7 +92,7 @@ def look_at_history(estate: Estate, group: Group) -> tuple[list[HistoryEntry], s
         return found, "api"
     board = board_of(group)
     try:
-        return board.history(), "board"
+        return list(board.read().history), "board"
     finally:
         board.close()
 
@@ -134,9 +134,9 @@ def _try(estate: Estate, node: Node, path: str) -> ask.Answered | None:
 def _look_at_board(group: Group) -> tuple[dict[str, Member], bool]:
     board = board_of(group)
     try:
-        members = {member.name: member for member in board.nodes()}
-        paused = any(request.command == "pause" for request in board.asked())
-        return members, paused
+        shown = board.read()
+        paused = any(request.command == "pause" for request in shown.requests)
+        return {member.name: member for member in shown.members}, paused
     finally:
         board.close()
 

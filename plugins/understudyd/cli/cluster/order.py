@@ -103,7 +103,7 @@ def moved(given: Given, to: str | None) -> Callable[[Look], bool]:
 def _check_answer(group: Group, request: Request) -> None:
     board = board_of(group)
     try:
-        asked = board.asked()
+        asked = board.read().requests
     finally:
         board.close()
     for one in asked:
