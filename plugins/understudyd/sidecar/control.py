@@ -17,12 +17,12 @@ import random
 import selectors
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import TypeAlias
 
 from understudy.errors import ConfigurationError, UnderstudyError
-from understudyd.api.page import BEAT, Snapshot
+from understudyd.api.page import BEAT
 from understudyd.board.port import Board
 from understudyd.clock import now
 from understudyd.drivers.port import Driver, Reign
@@ -68,7 +68,7 @@ __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
 GUARDS = 1.0  # s between two signs of life that the guards are asked for
-SHOWN = 1.0  # s until what has not changed is shown to the API again, as being true still
+SHOWN = 1.0  # s until ages and counts are shown to the API again, and what else is true still
 NAP = 0.5  # s that the clocks may differ more than before
 
 
@@ -118,7 +118,7 @@ class Control:
         self._news = News()
         self._counts = Counts()
         self._look_at = self._beat_at = self._guards_at = -math.inf
-        self._shown: Snapshot | None = None
+        self._shown: object = None
         self._shown_at = -math.inf
         self._offset = _clock_offset()
         self._is_late = False  # a claim: it has been told
@@ -133,8 +133,8 @@ class Control:
             self._watch_api()
             while self._quit is None:
                 due = min(self.machine.due, self._look_at, self._beat_at)
-                self._selector.select(min(max(0.0, due - now()), LONGEST))
-                self._turn()
+                ready = self._selector.select(min(max(0.0, due - now()), LONGEST))
+                self._turn({key.fileobj for key, _ in ready})
         return self._quit
 
     def close(self) -> None:
@@ -146,13 +146,14 @@ class Control:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
+    def _turn(self, ready: Container[object]) -> None:
         offset = _clock_offset()
         if offset > self._offset + NAP:
             self._feed(Slept(offset - self._offset))
         self._offset = offset
-        for event in self._driver.events():
-            self._feed(event)
+        if self._driver in ready or now() >= self._guards_at:
+            for event in self._driver.events():
+                self._feed(event)
         for word in self._inbox.take():
             self._hear(word)
         self._take_orders()
@@ -246,10 +247,11 @@ class Control:
             self._look_at = moment + PERIOD
             self._billboard.look(view.member(self.machine, moment))
         self._face.beat(*view.lease(self.machine))
-        shown = view.snapshot(self.machine, moment, self._news, self._counts.values)
-        if shown != self._shown or moment >= self._shown_at + SHOWN:
+        urgent = view.urgent(self.machine, moment), self._news
+        if urgent != self._shown or moment >= self._shown_at + SHOWN:
+            shown = view.snapshot(self.machine, moment, self._news, self._counts.values)
             self._face.publish(shown)
-            self._shown, self._shown_at = shown, moment
+            self._shown, self._shown_at = urgent, moment
         self._beat_at = moment + BEAT
         if moment >= self._guards_at:
             self._guards_at = moment + GUARDS

@@ -12,13 +12,11 @@ from understudyd.sidecar.node import Machine
 from understudyd.sidecar.tenure import Phase
 from understudyd.status import BrokerStatus, ClusterStatus, Member, NodeStatus, Role
 
-__all__ = ["cluster", "lease", "member", "snapshot", "status"]
+__all__ = ["cluster", "lease", "member", "snapshot", "status", "urgent"]
 
 
 def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, float]) -> Snapshot:
-    keeper = machine.keeper
-    is_cut = machine.tenure.sight.age(now) > machine.group.timings.lease
-    trouble = keeper.refused or ("the lock does not answer" if is_cut else "")
+    trouble = _trouble(machine, now)
     return Snapshot(
         status=status(machine),
         cluster=cluster(machine, now, news.members),
@@ -27,6 +25,19 @@ def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, flo
         is_ready=not trouble and (machine.role == Role.MASTER or machine.is_ready(now)),
         trouble=trouble,
         metrics=dict(metrics),
+    )
+
+
+def urgent(machine: Machine, now: float) -> object:
+    """Another value as soon as the API would lie, about this node or the master, by showing the
+    snapshot before; ages and counts it may show a moment later."""
+    sight = machine.tenure.sight
+    return (
+        status(machine),
+        machine.is_ready(now),
+        machine.is_paused,
+        sight.token,
+        _trouble(machine, now),
     )
 
 
@@ -84,6 +95,11 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
         nodes=tuple(nodes),
         is_paused=machine.is_paused,
     )
+
+
+def _trouble(machine: Machine, now: float) -> str:
+    is_cut = machine.tenure.sight.age(now) > machine.group.timings.lease
+    return machine.keeper.refused or ("the lock does not answer" if is_cut else "")
 
 
 def _state(machine: Machine) -> str:
