@@ -38,7 +38,6 @@ def commands(node: Sidecar) -> Mapping[str, Any]:
         "promote": ["sh", "-c", f"setsid {' '.join(run)} >/dev/null 2>&1 & echo $! > {pid}"],
         "demote": ["sh", "-c", end % "TERM"],
         "fence": ["sh", "-c", end % "KILL"],
-        "fence_timeout": "1s",
     }
 
 

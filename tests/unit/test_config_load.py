@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -206,12 +207,46 @@ def test_refuses_unsafe_timings_with_the_rule(tmp_path: Path) -> None:
 
 def test_timings_stand_in_place_of_a_preset(tmp_path: Path) -> None:
     timings = 'timings = {lease = "1s", renew = "200ms", attempt = "100ms", kill = "100ms"}'
-    estate = read(tmp_path, FILE.replace('preset = "fast"', timings))
+    text = FILE.replace('fence_timeout = "500ms"\n', "")
+    estate = read(tmp_path, text.replace('preset = "fast"', timings))
     assert estate.groups["orders"].timings == Timings(1, 0.2, 0.1, 0.1)
-    told = refusal(tmp_path, FILE.replace('preset = "fast"', f'{timings}\npreset = "fast"'))
+    told = refusal(tmp_path, text.replace('preset = "fast"', f'{timings}\npreset = "fast"'))
     assert "groups.orders.timings stand in place of preset" in told
     told = refusal(tmp_path, FILE.replace('preset = "fast"', 'timings = {lease = "1s"}'))
     assert "groups.orders.timings.renew is missing" in told
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_fence_command_has_the_time_that_the_lease_leaves(tmp_path: Path, preset: str) -> None:
+    text = FILE.replace('fence_timeout = "500ms"\n', "").replace('"fast"', f'"{preset}"')
+    fence = read(tmp_path, text).groups["orders"].nodes["b"].broker.fence
+    assert fence is not None
+    assert fence.timeout == PRESETS[preset].fencing > PRESETS[preset].kill
+
+
+def test_the_readmes_exec_broker_needs_nothing_else(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (broker,) = re.findall(
+        r"```toml\n(\[groups\.demo\.nodes\.a\.broker\]\n.*?)```", readme, re.DOTALL
+    )
+    (group,) = re.findall(r"```toml\n(# understudy.toml.*?)```", readme, re.DOTALL)
+    for preset in PRESETS:
+        own = re.sub(
+            r"\[groups\.demo\.nodes\.a\.broker.*?\n\n", broker + "\n", group, flags=re.DOTALL
+        )
+        node = read(tmp_path, own.replace('"fast"', f'"{preset}"')).groups["demo"].nodes["a"]
+        assert node.broker.driver == "exec"
+
+
+def test_a_fence_command_that_takes_too_long_is_refused_with_the_lease_it_needs(
+    tmp_path: Path,
+) -> None:
+    told = refusal(tmp_path, FILE.replace('"500ms"', '"10s"'))
+    assert 'groups.orders.nodes.b.broker.fence_timeout = "10s" does not fit into the lease' in told
+    assert "0.697s at most" in told
+    assert "a lease of 12.4s or more" in told
+    timings = 'timings = {lease = "12.4s", renew = "700ms", attempt = "500ms", kill = "400ms"}'
+    read(tmp_path, FILE.replace('"500ms"', '"10s"').replace('preset = "fast"', timings))
 
 
 @pytest.mark.parametrize("text", ["[groups.orders", "\x00", "a = 1\na = 2"])

@@ -86,7 +86,7 @@ def _group(name: str, table: Table) -> Group:
     timings = _timings(table)
     store = table.take("store", table.file_path, None)
     hooks = _hooks(table.table("hooks"))
-    nodes = {key: _node(key, inner) for key, inner in table.tables("nodes").items()}
+    nodes = {key: _node(key, inner, timings) for key, inner in table.tables("nodes").items()}
     if not nodes:
         table.refuse(("nodes",), None, f"are missing: write [groups.{name}.nodes.NAME]")
     table.finish()
@@ -139,13 +139,13 @@ def _hooks(table: Table) -> dict[str, Command]:
     return {name: command for name, command in hooks.items() if command is not None}
 
 
-def _command(table: Table, name: str) -> Command | None:
+def _command(table: Table, name: str, limit: float = Command.timeout) -> Command | None:
     argv = table.take(name, values.argv, None)
-    timeout = table.take(f"{name}_timeout", values.duration, Command.timeout)
+    timeout = table.take(f"{name}_timeout", values.duration, limit)
     return None if argv is None else Command(argv, timeout)
 
 
-def _node(name: str, table: Table) -> Node:
+def _node(name: str, table: Table, timings: Timings) -> Node:
     uri = table.secret("uri", values.uri)
     api = table.take("api", values.place)
     node = Node(
@@ -155,13 +155,13 @@ def _node(name: str, table: Table) -> Node:
         listen=table.take("listen", values.place, api),
         weight=table.take("weight", values.whole(0, 1000), Node.weight),
         nofailover=table.take("nofailover", values.flag, Node.nofailover),
-        broker=_broker(table.table("broker"), uri),
+        broker=_broker(table.table("broker"), uri, timings),
     )
     table.finish()
     return node
 
 
-def _broker(table: Table, uri: Secret) -> BrokerConfig:
+def _broker(table: Table, uri: Secret, timings: Timings) -> BrokerConfig:
     driver = table.take("driver", values.choice(DRIVERS, "driver"), "process")
     common: dict[str, Any] = {
         "health": _health(table, uri),
@@ -175,13 +175,27 @@ def _broker(table: Table, uri: Secret) -> BrokerConfig:
     if driver == "process":
         broker = BrokerConfig(driver, table.take("command", values.argv), **common)
     else:
-        commands: dict[str, Any] = {name: _command(table, name) for name in EXEC_COMMANDS}
-        for name, command in commands.items():
-            if command is None:
-                table.missing(name)
-        broker = BrokerConfig(driver, **common, **commands)
+        broker = BrokerConfig(driver, **common, **_commands(table, timings))
     table.finish()
     return broker
+
+
+def _commands(table: Table, timings: Timings) -> dict[str, Any]:
+    limits = {"fence": timings.fencing}
+    commands: dict[str, Any] = {}
+    for name in EXEC_COMMANDS:
+        commands[name] = command = _command(table, name, limits.get(name, Command.timeout))
+        if command is None:
+            table.missing(name)
+        if name in limits and command.timeout > limits[name]:
+            table.refuse(
+                (f"{name}_timeout",),
+                f"{command.timeout:g}s",
+                f"does not fit into the lease: it may be {limits[name]:g}s at most with these"
+                f" timings; for {command.timeout:g}s write [groups.NAME.timings] with a lease of"
+                f" {timings.lease_for(command.timeout):g}s or more",
+            )
+    return commands
 
 
 def _environment(table: Table) -> dict[str, str]:

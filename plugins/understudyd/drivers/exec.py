@@ -1,7 +1,7 @@
 """A broker that commands start and stop: promote, demote and fence, each with a time limit.
 
-What fences within its time limit has to begin that much before the lease and its K are over. So the
-lease must be long enough to be renewed in time all the same, or the timings are refused.
+What fences within its time limit has to begin that much before the lease and its K are over: see
+`Timings.fencing`, which bounds that limit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudyd.config.model import BrokerConfig
 from understudyd.drivers.plan import Plan
 from understudyd.drivers.port import Event, Reign
@@ -23,7 +23,7 @@ from understudyd.guard.end import End, wait_readable
 from understudyd.guard.page import Page
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Dead, Exited, GuardLost, Kill, Launch, Lock, Seen, Started, Stop
-from understudyd.lock.timings import ATTEMPTS, Timings
+from understudyd.lock.timings import Timings
 
 __all__ = ["ExecDriver"]
 
@@ -40,7 +40,6 @@ class ExecDriver:
         timings: Timings,
         owned: Callable[[], Iterable[int]],
     ) -> None:
-        """Raises ConfigurationError when the lease is too short for the fence command's limit."""
         del owned  # no orphans come to us
         self._config = config  # of the broker that lives
         self._wanted = config  # of the next one
@@ -204,13 +203,4 @@ class ExecDriver:
 def _early(config: BrokerConfig, timings: Timings) -> float:
     """How long before the deadline fencing has to begin."""
     assert config.fence is not None
-    early = max(0.0, config.fence.timeout - timings.kill)
-    needed = timings.renew + ATTEMPTS * timings.attempt + early
-    if timings.budget < needed:
-        raise ConfigurationError(
-            f"the lease is too short for a fence command that may take {config.fence.timeout:g} s:"
-            f" lease - kill - margin must be at least renew + {ATTEMPTS} x attempt + fence_timeout"
-            f" - kill, but {timings.budget:.3g} s is less than {needed:.3g} s; set a shorter"
-            " fence_timeout or a longer lease"
-        )
-    return early
+    return max(0.0, config.fence.timeout - timings.kill)

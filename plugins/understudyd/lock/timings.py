@@ -57,6 +57,18 @@ class Timings:
         return self.lease * (1 - DRIFT) - self.kill - self.margin
 
     @property
+    def fencing(self) -> float:
+        """How long a fence command may take: K, and what renewals leave of the budget. It has to
+        begin that much before the lease is over."""
+        spare = self.budget - self.renew - ATTEMPTS * self.attempt
+        return math.floor(1000 * (self.kill + spare)) / 1000
+
+    def lease_for(self, fencing: float) -> float:
+        """The shortest lease that leaves a fence command so many seconds."""
+        needed = self.renew + ATTEMPTS * self.attempt + self.margin + fencing
+        return math.ceil(10 * needed / (1 - DRIFT)) / 10
+
+    @property
     def patience(self) -> float:
         """How long a record must stand unchanged before a standby takes over."""
         return self.lease * (1 + DRIFT)
