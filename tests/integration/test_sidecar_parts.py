@@ -62,7 +62,7 @@ def test_a_stuck_lock_costs_one_thread_and_its_late_answer_is_dropped() -> None:
     for attempt in range(1, 6):
         locker.attempt(Read(attempt))
     assert answers == [Failed(n, "no answer in time") for n in range(1, 5)]
-    assert threading.active_count() <= before + 1
+    eventually(lambda: threading.active_count() <= before + 1)
     backend.gate.set()
     eventually(lambda: len(answers) == 5)  # begun when the first came back
     locker.attempt(Read(6))
@@ -175,7 +175,7 @@ def end_of_api(face: Face) -> None:
 
 def test_a_command_that_hangs_is_killed_with_its_group() -> None:
     """Catalogue 93, 94."""
-    outcome = run(Command(("sh", "-c", "echo begun; sleep 100 & sleep 100"), 0.5), os.environ)
+    outcome = run(Command(("sh", "-c", "echo begun; sleep 100 & sleep 100"), 3.0), os.environ)
     assert not outcome.ok
     assert outcome.detail == "no end in time: begun"
     eventually(lambda: not children())
@@ -193,6 +193,7 @@ def test_how_a_command_failed(script: str, told: str) -> None:
     outcome = run(Command(("sh", "-c", script)), os.environ)
     assert not outcome.ok
     assert told in outcome.detail
+    assert "null" in run(Command(("true",)), {"OLD": "a\0b"}).detail  # as a record may say
     missing = run(Command(("/no/such/program",)), {})
     assert missing.detail == "can't run /no/such/program: No such file or directory"
 
@@ -240,7 +241,7 @@ def deaf() -> Iterator[int]:
 
 def test_real_brokers_are_healthy(rabbit_a: RabbitMQ, activemq: ActiveMQ) -> None:
     for uri, kind in ((rabbit_a.uri, "amqp"), (activemq.uri, "stomp"), (activemq.uri, "tcp")):
-        health = make(a_node(uri, Health(kind))).check(5)
+        health = make(a_node(uri, Health(kind))).check(30)
         assert health.ok, health
 
 
@@ -254,7 +255,7 @@ def test_a_broker_that_does_not_answer_is_ill(deaf: int, kind: str) -> None:
 
 
 def test_a_closed_port_is_ill(deaf: int) -> None:
-    assert make(a_node(f"tcp://127.0.0.1:{deaf}", Health("tcp"))).check(1).ok
+    assert make(a_node(f"tcp://127.0.0.1:{deaf}", Health("tcp"))).check(10).ok
     assert not make(a_node("tcp://127.0.0.1:9", Health("tcp"))).check(1).ok
 
 
@@ -272,27 +273,27 @@ def test_http_and_commands(deaf: int) -> None:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
 
-    def ask(url: str) -> bool:
-        return make(a_node("tcp://127.0.0.1:9", Health("http", url=url))).check(0.5).ok
+    def ask(url: str, patience: float = 10.0) -> bool:
+        return make(a_node("tcp://127.0.0.1:9", Health("http", url=url))).check(patience).ok
 
     try:
         base = f"http://127.0.0.1:{server.server_port}"
         assert ask(f"{base}/200")
         assert not ask(f"{base}/503")
-        assert not ask(f"http://127.0.0.1:{deaf}/")
+        assert not ask(f"http://127.0.0.1:{deaf}/", 0.5)
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-    assert make(a_node("tcp://127.0.0.1:9", Health("command", argv=("true",)))).check(5).ok
-    assert not make(a_node("tcp://127.0.0.1:9", Health("command", argv=("false",)))).check(5).ok
+    assert make(a_node("tcp://127.0.0.1:9", Health("command", argv=("true",)))).check(30).ok
+    assert not make(a_node("tcp://127.0.0.1:9", Health("command", argv=("false",)))).check(30).ok
 
 
 def test_a_health_command_runs_in_the_brokers_folder(tmp_path: Path) -> None:
     node = a_node("tcp://127.0.0.1:9", Health("command", argv=("pwd",)))
     there = replace(node, broker=replace(node.broker, cwd=tmp_path))
-    assert make(there).check(5) == Answered(True, str(tmp_path))
-    assert make(node).check(5) == Answered(True, "/")
+    assert make(there).check(30) == Answered(True, str(tmp_path))
+    assert make(node).check(30) == Answered(True, "/")
 
 
 # --- as a service -------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def test_a_health_command_runs_in_the_brokers_folder(tmp_path: Path) -> None:
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(tmp_path / "notify"))
-        server.settimeout(30)
+        server.settimeout(60)
         notify("READY=1")  # nobody asked
         with SidecarEstate() as estate:
             estate.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")

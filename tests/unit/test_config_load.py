@@ -175,6 +175,32 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
         ('["10.0.0.0/8", "::1"]', '["::1", "x"]', "api.allow (a list) number 2: must be addresses"),
         ('["10.0.0.0/8", "::1"]', '"10.0.0.0/8"', 'api.allow = "10.0.0.0/8" must be a list'),
         ('token = "hush"', 'token = "hush hush"', "api.token = ** must be printable ASCII"),
+        (
+            '["rabbitmq-server"]',
+            '["mq", "a\\u0000b"]',
+            "a.broker.command (a list) must be without a NUL",
+        ),
+        (
+            '["rabbitmq-server"]',
+            '"mq\\u0000"',
+            'a.broker.command = "mq\\u0000" must be without a NUL',
+        ),
+        (
+            '"orders@localhost"',
+            '"\\u0000"',
+            'env.RABBITMQ_NODENAME = "\\u0000" must be without a NUL',
+        ),
+        (
+            "weight = 2\n",
+            'weight = 2\nbroker.user = "u\\u0000"\n',
+            'broker.user = "u\\u0000" must be wi',
+        ),
+        (
+            'store  = "data"',
+            'store = "d\\u0000"',
+            'orders.store = "d\\u0000" must be without a NUL',
+        ),
+        ("redis://:hush@10.0.0.9:6379/0", "file:l%00", 'lock = "file:l%00" must be without a NUL'),
         ('token = "hush"', 'tls_cert = "c.pem"', "api.tls_key is missing"),
         (
             "[network]",

@@ -208,8 +208,10 @@ def _environment(table: Table) -> dict[str, str]:
 
 
 def _environment_value(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
+    if not isinstance(value, str):
         raise Bad("must be a text")
+    if "\0" in value:
+        raise Bad(values.NUL)
     return str(value)
 
 

@@ -117,10 +117,7 @@ class Table:
 
     def file_path(self, value: object) -> Path:
         """A path; what is relative starts at the configuration's folder."""
-        word = text(value)
-        if "\0" in word:
-            raise Bad("must be a path")
-        return self.source.file.parent.absolute() / word
+        return self.source.file.parent.absolute() / text(value)
 
     def table(self, name: str) -> Table:
         """A table in this one; empty when it is not there."""

@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from understudy import ConfigurationError, parse
 from understudy.core.option_reader import nearest
@@ -20,6 +20,7 @@ from understudy.core.redact import redact
 from understudyd.config.model import Network, Place, Secret
 
 __all__ = [
+    "NUL",
     "Bad",
     "Said",
     "argv",
@@ -39,6 +40,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+NUL = "must be without a NUL character, which no program can be given"
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 LONGEST = 86_400.0  # s; a day, to catch a unit too large
@@ -60,6 +62,8 @@ class Said(str):
 def text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Bad("must be a text that is not empty")
+    if "\0" in value:
+        raise Bad(NUL)
     return str(value)
 
 
@@ -130,7 +134,9 @@ def argv(value: object) -> tuple[str, ...]:
             raise Bad(f"is no command: {exc}") from None
     if not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
         raise valid
-    if not value[0] or any("\0" in word for word in value):
+    if any("\0" in word for word in value):
+        raise Bad(NUL)
+    if not value[0]:
         raise valid
     return tuple(value)
 
@@ -183,6 +189,8 @@ def uri(value: object) -> Secret:
 def lock(value: object) -> Secret:
     """A lock's address; which kinds there are is for `lock.open` to say."""
     address = text(value)
+    if "\0" in unquote(address):
+        raise Bad(NUL)
     if not SCHEME.match(address):
         raise Bad('must be a lock\'s address, as "file:/mnt/shared/orders.lock" or "redis://host"')
     try:

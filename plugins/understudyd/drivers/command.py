@@ -106,8 +106,9 @@ def run(command: Command, env: Mapping[str, str], *, cwd: Path | None = None) ->
     """
     try:
         running = Running(command.argv, env, cwd=cwd)
-    except OSError as error:
-        return Outcome(False, f"can't run {command.argv[0]}: {error.strerror}")
+    except (OSError, ValueError) as error:  # a NUL, in what another node calls itself
+        why = error.strerror if isinstance(error, OSError) else error
+        return Outcome(False, f"can't run {command.argv[0]}: {why}")
     running.wait(command.timeout)
     return running.end()
 
