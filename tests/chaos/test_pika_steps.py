@@ -127,7 +127,7 @@ def test_a_memory_alarm_is_left_after_blocked_timeout(
     first, second = alarmed
     told = Told()
     options = {"blockedTimeout": 500, "heartbeat": 1000, "trackMessages": tracks}
-    connection = BlockingConnection(uri(first, second, **options), on_event=told.all.append)
+    connection = BlockingConnection(uri(first, second, **options), on_event=told.add)
     channel = connection.channel()
     channel.queue_declare(unique, durable=True)
     for number in range(5):
@@ -193,7 +193,7 @@ def child(use: Callable[[], object]) -> None:
 def test_a_fork_under_a_live_consumer(rabbit_a: RabbitMQ, unique: str) -> None:
     """The child can do nothing, the parent's consumer does not notice."""
     told = Told()
-    connection = BlockingConnection(uri(rabbit_a), on_event=told.all.append)
+    connection = BlockingConnection(uri(rabbit_a), on_event=told.add)
     channel, publishing = connection.channel(), connection.channel()
     channel.queue_declare(unique, exclusive=True)
     got: list[bytes] = []
@@ -224,7 +224,7 @@ def test_a_fork_under_coroutines(rabbit_a: RabbitMQ, unique: str) -> None:
     told = Told()
 
     async def main() -> None:
-        async with AsyncConnection(uri(rabbit_a), on_event=told.all.append) as connection:
+        async with AsyncConnection(uri(rabbit_a), on_event=told.add) as connection:
             channel = await connection.channel()
             await channel.queue_declare(unique, exclusive=True)
             async with channel.consume(unique) as messages:

@@ -100,7 +100,7 @@ class Lab:
         brokers = list(logical._process.brokers.values())
         closing = [Background(connection.close) for connection in self.connections]
         for background in closing:
-            background.is_over_within(15.0)
+            background.is_over_within(30.0)
         hanging = [background for background in closing if background.is_running]
         logical._process.brokers.clear()
         for broker in brokers:

@@ -117,7 +117,7 @@ def test_everything_is_processed_through_many_drops(rabbit_a: RabbitMQ, unique: 
     async def main() -> None:
         with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
             places = uri(proxy, initialReconnectDelay=0)
-            async with AsyncConnection(places, on_event=told.all.append) as connection:
+            async with AsyncConnection(places, on_event=told.add) as connection:
                 publishing, consuming = await connection.channel(), await connection.channel()
                 await publishing.queue_declare(unique, durable=True)
                 await consuming.basic_qos(prefetch_count=20)

@@ -86,7 +86,7 @@ def test_publishing_goes_on_at_the_next_broker(
 
     async def main() -> None:
         places = uri(a, b, heartbeat=1000, backup="true")
-        async with AsyncConnection(places, on_event=told.all.append) as connection:
+        async with AsyncConnection(places, on_event=told.add) as connection:
             channel = await connection.channel()
             await channel.queue_declare(unique, durable=True)
             sent = 0
@@ -122,7 +122,7 @@ def test_it_returns_to_its_preferred_broker(
     async def main() -> None:
         with FaultProxy(rabbit_a.host, rabbit_a.port) as home:
             places = uri(home, rabbit_b, priorityBackup="true")
-            async with AsyncConnection(places, on_event=told.all.append) as connection:
+            async with AsyncConnection(places, on_event=told.add) as connection:
                 channel = await connection.channel()
                 await channel.queue_declare(unique, exclusive=True)
                 home.refuse()
@@ -243,7 +243,7 @@ def test_members_that_cannot_be_connected_to_are_passed_over(
                 proxy.black_hole()
                 member = f"amqp://{proxy.host}:{proxy.port}"
             last = f"amqp://{rabbit_a.host}:{rabbit_a.port}"
-            places = f"failover:({member},{last})?randomize=false&connectTimeout=500"
+            places = f"failover:({member},{last})?randomize=false&connectTimeout=1500"
             async with AsyncConnection(places) as connection:
                 channel = await connection.channel()
                 await channel.queue_declare(unique, exclusive=True)

@@ -8,27 +8,27 @@ import threading
 import pytest
 
 from understudy import MessageFailed
-from understudy.core.events import Event
 from understudy.pika import AsyncConnection, Nacked
 from understudy.testing.amqp_peer import Answer, PeerConnection, PeerMessage, ScriptedPeer
 from understudy.testing.clean_loop import run_clean
+from understudy.testing.pika_async_lab import Told
 
 pytestmark = pytest.mark.integration
 
 
 def test_a_refusal_on_one_channel_gives_up_nothing_on_another() -> None:
     may_confirm = threading.Event()
-    events: list[Event] = []
+    told = Told()
 
     def on_publish(connection: PeerConnection, nth: int, message: PeerMessage) -> Answer:
         if nth == 1:
             return "nack"
-        may_confirm.wait(20)
+        may_confirm.wait(60)
         return "ack"
 
     async def main(peer: ScriptedPeer) -> None:
-        uri = f"failover:(amqp://{peer.host}:{peer.port})?timeout=20000&trackMessages=true"
-        connection = AsyncConnection(uri, on_event=events.append)
+        uri = f"failover:(amqp://{peer.host}:{peer.port})?timeout=60000&trackMessages=true"
+        connection = AsyncConnection(uri, on_event=told.add)
         await connection.connect()
         first, second = await connection.channel(), await connection.channel()
         await first.basic_publish("", "q", b"refused")
@@ -44,4 +44,4 @@ def test_a_refusal_on_one_channel_gives_up_nothing_on_another() -> None:
 
     with ScriptedPeer(on_publish=on_publish) as peer:
         run_clean(main(peer))
-    assert sum(isinstance(event, MessageFailed) for event in events) == 1
+    assert sum(isinstance(event, MessageFailed) for event in told.all) == 1

@@ -60,7 +60,7 @@ def test_the_loop_may_be_busy_for_longer_than_the_broker_waits(
     told = Told()
 
     async def main() -> None:
-        connection = AsyncConnection(uri(rabbit_a, heartbeat=1000), on_event=told.all.append)
+        connection = AsyncConnection(uri(rabbit_a, heartbeat=1000), on_event=told.add)
         async with connection:
             channel = await connection.channel()
             await channel.queue_declare(unique, exclusive=True)
@@ -96,7 +96,7 @@ def test_a_broker_that_blocks_is_told_of_and_left_in_time(rabbit_a: RabbitMQ, un
     async def main() -> None:
         with ScriptedPeer() as peer:
             places = uri(peer, rabbit_a, blockedTimeout=200, heartbeat=1000)
-            async with AsyncConnection(places, on_event=told.all.append) as connection:
+            async with AsyncConnection(places, on_event=told.add) as connection:
                 channel = await connection.channel()
                 peer.block("disk alarm")
                 while "Resumed" not in told.names:
@@ -115,7 +115,7 @@ def test_sends_wait_for_a_broker_and_may_be_cancelled_meanwhile(
 
     async def main() -> None:
         with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            places = uri(proxy, timeout=1500, maxReconnectDelay=50)
+            places = uri(proxy, timeout=4000, maxReconnectDelay=50)
             async with AsyncConnection(places) as connection:
                 channel = await connection.channel()
                 await channel.queue_declare(unique, durable=True)
@@ -205,7 +205,7 @@ def test_closing_is_bounded_whatever_state_the_broker_is_in(
         with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
             silent = AsyncConnection(
                 uri(proxy, timeout=-1, trackMessages="true", closeTimeout=200),
-                on_event=told.all.append,
+                on_event=told.add,
             )
             await silent.connect()
             channel = await silent.channel()

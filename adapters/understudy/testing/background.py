@@ -32,7 +32,7 @@ class Background:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def join(self, seconds: float = 30.0) -> None:
+    def join(self, seconds: float = 60.0) -> None:
         """Wait for the end, which must come; raises what the call raised."""
         assert self.is_over_within(seconds), f"the call still hangs after {seconds:g} s"
         if self.error is not None:

@@ -29,7 +29,10 @@ class FakeClock:
         return self._now
 
 
-def wait_until(predicate: Callable[[], object], timeout: float = 10.0) -> bool:
+PATIENCE = 30.0  # s; far more than any machine needs
+
+
+def wait_until(predicate: Callable[[], object], timeout: float = PATIENCE) -> bool:
     """Ask ``predicate`` until it is true; False when ``timeout`` seconds were not enough."""
     deadline = time.monotonic() + timeout
     while not predicate():

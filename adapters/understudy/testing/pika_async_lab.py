@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from understudy.core.events import Event
+from understudy.failover.notifier import settle
 from understudy.pika import (
     AsyncChannel,
     AsyncConnection,
@@ -28,10 +29,19 @@ def uri(*places: Place, **options: object) -> str:
 
 
 class Told:
-    """Events, by name."""
+    """The events of a connection, in order. Give its ``add`` as on_event."""
 
     def __init__(self) -> None:
-        self.all: list[Event] = []
+        self._all: list[Event] = []
+
+    def add(self, event: Event) -> None:
+        self._all.append(event)
+
+    @property
+    def all(self) -> list[Event]:
+        """Everything told before now, though another thread tells it."""
+        assert settle(PATIENCE)
+        return self._all
 
     @property
     def names(self) -> list[str]:

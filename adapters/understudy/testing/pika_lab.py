@@ -36,7 +36,7 @@ def fill(channel: Any, queue: str, count: int, begin: int = 0) -> None:
 
 
 def process_until(connection: Any, is_over: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not is_over():
         assert time.monotonic() < until, "it did not come"
         connection.process_data_events(time_limit=0.2)

@@ -43,7 +43,7 @@ class Cut:
         state = "armed" if self.is_armed else "disarmed"
         return f"<{type(self).__name__} {self.how}, {state}, fired {self.fired}>"
 
-    def wait(self, timeout: float = 10.0) -> bool:
+    def wait(self, timeout: float = 30.0) -> bool:
         """Wait until the cut was made for the first time; raises what ``then`` raised."""
         was_made = self._done.wait(timeout)
         if self.error is not None:

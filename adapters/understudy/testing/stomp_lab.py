@@ -13,6 +13,7 @@ import stomp
 
 import understudy.stomp
 from understudy.core.events import Event
+from understudy.failover.notifier import settle
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.testing.proxy import FaultProxy
 from understudy.testing.stomp_peer import StompPeer
@@ -97,7 +98,7 @@ class Listener(stomp.ConnectionListener):  # type: ignore[misc]  # untyped
 
 class StompLab:
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self._events: list[Event] = []
         self._stack = contextlib.ExitStack()
         self._made: list[Any] = []
 
@@ -113,6 +114,12 @@ class StompLab:
         late = [one for one in self._made if not closes(one)]
         self._stack.close()
         assert not late, "disconnect() hangs"
+
+    @property
+    def events(self) -> list[Event]:
+        """Everything told before now, though another thread tells it."""
+        assert settle(PATIENCE)
+        return self._events
 
     def proxy(self, broker: RabbitMQ | ActiveMQ) -> FaultProxy:
         """A network in front of a broker."""
@@ -136,7 +143,7 @@ class StompLab:
     def connection(self, *places: Place, version: str = "1.2", **options: Any) -> Any:
         """Not yet connected."""
         made = understudy.stomp.Connection(
-            self.uri(*places, **options), version=version, on_event=self.events.append
+            self.uri(*places, **options), version=version, on_event=self._events.append
         )
         self._made.append(made)
         return made
@@ -180,5 +187,5 @@ def closes(connection: Any) -> bool:
     """Whether disconnect() ends."""
     thread = threading.Thread(target=connection.disconnect, daemon=True)
     thread.start()
-    thread.join(15.0)
+    thread.join(PATIENCE)
     return not thread.is_alive()

@@ -36,7 +36,7 @@ __all__ = [
     "sidecars",
 ]
 
-SECONDS = 20.0  # nothing here takes so long
+SECONDS = 60.0  # nothing here takes so long
 STATUS = NodeStatus("g", "a", Role.MASTER, "master", 7, None, "a", BrokerStatus(True))
 SNAPSHOT = Snapshot(STATUS, ClusterStatus("g", "file:/x", "a", 7))
 API = Api(Secret("hush"))

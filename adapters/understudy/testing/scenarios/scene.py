@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from understudy.core.events import Event
+from understudy.failover.notifier import settle
 from understudy.testing import Background, FaultProxy, wait_until
 from understudy.testing.scenarios.noise import Noise, Then
 from understudy.testing.scenarios.places import Found, Place
@@ -30,14 +31,23 @@ CALM = {
 }
 
 
+PATIENCE = 30.0  # s; far more than any machine needs
+
+
 class Events:
     """What one client was told, in order. Call it with an event."""
 
     def __init__(self) -> None:
-        self.all: list[Event] = []
+        self._all: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        self.all.append(event)
+        self._all.append(event)
+
+    @property
+    def all(self) -> list[Event]:
+        """Everything told before now, though another thread tells it."""
+        assert settle(PATIENCE)
+        return self._all
 
     def __repr__(self) -> str:
         return f"<Events {self.names}>"
@@ -49,11 +59,11 @@ class Events:
     def count(self, name: str) -> int:
         return self.names.count(name)
 
-    def reaches(self, name: str, count: int, seconds: float = 15.0) -> bool:
+    def reaches(self, name: str, count: int, seconds: float = PATIENCE) -> bool:
         """Wait until an event was told that often."""
         return wait_until(lambda: self.count(name) >= count, seconds)
 
-    def moves_to(self, port: int, seconds: float = 15.0) -> bool:
+    def moves_to(self, port: int, seconds: float = PATIENCE) -> bool:
         """Wait until the endpoint in use is told to have this port."""
         return wait_until(lambda: self.port == port, seconds)
 
@@ -63,8 +73,6 @@ class Events:
     @property
     def port(self) -> int:
         """The port of the endpoint that is in use, as far as told; 0 while there is none."""
-        if not self.all:
-            return 0
         last = [event for event in self.all if type(event).__name__ in USED_OR_NOT][-1:]
         if not last or type(last[0]).__name__ not in ("Connected", "Resumed"):
             return 0
@@ -102,7 +110,7 @@ class Inbox:
     def bodies(self) -> list[str]:
         return [delivery.body for delivery in list(self.deliveries)]
 
-    def reaches(self, count: int, seconds: float = 15.0) -> bool:
+    def reaches(self, count: int, seconds: float = PATIENCE) -> bool:
         """Wait until that many deliveries have come."""
         return wait_until(lambda: len(self.deliveries) >= count, seconds)
 
@@ -154,7 +162,7 @@ class Scene:
         self._clients.append(client)
         return client
 
-    def is_quiet(self, *members: FaultProxy, seconds: float = 0.3) -> bool:
+    def is_quiet(self, *members: FaultProxy, seconds: float = 1.0) -> bool:
         """Wait until nothing passes any more: handshakes, which nobody tells us of, are over."""
         passed, since = -1, time.monotonic()
 
@@ -183,11 +191,23 @@ class Scene:
     def bodies(self, queue: str | None = None) -> list[str]:
         return [found.body for found in self.take_all(queue)]
 
+    def bodies_come_back(self, *bodies: str) -> list[str]:
+        """Take everything out, until these are among it: what a consumer had and did not
+        acknowledge is there again some time after its link has ended."""
+        found: list[str] = []
+
+        def are_there() -> bool:
+            found.extend(self.bodies())
+            return {*bodies} <= {*found}
+
+        assert wait_until(are_there), found
+        return found
+
     def close(self) -> None:
         """Close all clients, which must not hang, then the network."""
         closing = [Background(client.close) for client in self._clients]
         for background in closing:
-            background.is_over_within(15.0)
+            background.is_over_within(PATIENCE)
         self._stack.close()
         assert not any(background.is_running for background in closing), "close() hangs"
 
@@ -207,4 +227,4 @@ def consuming(
     try:
         yield
     finally:
-        Background(consumer.stop).join(10)
+        Background(consumer.stop).join(PATIENCE)
