@@ -104,7 +104,8 @@ def _rabbit_starts() -> Iterator[list[Future[RabbitMQ]]]:
     """Two nodes coming up side by side, for the time of one."""
     nodes = [RabbitMQ(name=f"rabbit-{name}", stomp=True) for name in "ab"]
     with ThreadPoolExecutor(len(nodes)) as pool:
-        yield [pool.submit(node.start) for node in nodes]
+        starts = [pool.submit(node.start) for node in nodes]
+    yield starts  # both are over: who counts threads and descriptors finds none of theirs
     for node in nodes:
         node.close()
 
