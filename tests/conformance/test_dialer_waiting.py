@@ -21,6 +21,7 @@ from understudy.testing.supervisors import (
     C,
     User,
     acquire,
+    acquire_in_vain,
     kinds,
     start,
 )
@@ -32,8 +33,8 @@ def test_f15_a_deadline_passes_while_a_dial_blocks_and_reconnecting_goes_on(benc
     supervisor.attach(user)
     bench.dialer.block(A)
     with pytest.raises(DeadlinePassed):
-        supervisor.acquire(Deadline(0.01))
-    bench.dialer.wait_until(lambda: bench.dialer.blocked == [str(A)])
+        acquire_in_vain(bench, supervisor)
+    assert bench.dialer.blocked == [str(A)]
     bench.dialer.succeed(A)
     bench.dialer.wait_until(lambda: bench.dialer.open)
     assert acquire(supervisor).number == 1
@@ -44,8 +45,7 @@ def test_what_arrives_when_nobody_needs_it_any_more_is_closed(bench: Bench) -> N
     supervisor = bench.supervisor()
     bench.dialer.block(A)
     with pytest.raises(DeadlinePassed):
-        supervisor.acquire(Deadline(0.01))
-    bench.dialer.wait_until(lambda: bench.dialer.blocked)
+        acquire_in_vain(bench, supervisor)
     bench.dialer.succeed(A)
     bench.dialer.wait_until(lambda: bench.dialer.connections)
     bench.dialer.wait_until(lambda: not bench.dialer.open)

@@ -12,10 +12,22 @@ from understudy.core.events import Event
 from understudy.core.uri import parse, parse_members
 from understudy.failover.deadline import Deadline, DeadlinePassed
 from understudy.failover.supervisor import Supervisor
-from understudy.testing.clock import wait_until
+from understudy.testing.clock import FakeClock, wait_until
 from understudy.testing.dialer import FakeConnection, FakeDialer
 
-__all__ = ["LONG", "A", "B", "Bench", "C", "User", "acquire", "kinds", "leave_ready", "start"]
+__all__ = [
+    "LONG",
+    "A",
+    "B",
+    "Bench",
+    "C",
+    "User",
+    "acquire",
+    "acquire_in_vain",
+    "kinds",
+    "leave_ready",
+    "start",
+]
 
 T = TypeVar("T")
 
@@ -68,6 +80,17 @@ def acquire(supervisor: Supervisor[FakeConnection], **more: Any) -> FakeConnecti
     return supervisor.acquire(Deadline(LONG), **more)
 
 
+def acquire_in_vain(bench: Bench, supervisor: Supervisor[FakeConnection]) -> None:
+    """Ask for a connection, with a deadline that passes as soon as its dial is blocked."""
+    clock = FakeClock()
+
+    def on_wait() -> None:
+        if bench.dialer.blocked:
+            clock.advance(2 * LONG)
+
+    supervisor.acquire(Deadline(LONG, clock.now), on_wait)
+
+
 def start(function: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
     """Run it in a thread of its own."""
     future: Future[T] = Future()
@@ -94,8 +117,7 @@ def leave_ready(bench: Bench, supervisor: Supervisor[FakeConnection]) -> FakeCon
     """A connection to A that waits for a taker, as who asked for it has left. Needs a user."""
     bench.dialer.block(A)
     with contextlib.suppress(DeadlinePassed):
-        supervisor.acquire(Deadline(0.01))
-    bench.dialer.wait_until(lambda: bench.dialer.blocked == [str(A)])
+        acquire_in_vain(bench, supervisor)
     bench.dialer.succeed(A)
     assert wait_until(lambda: supervisor._connections.ready == 1, LONG)
     return bench.dialer.connections[-1]
