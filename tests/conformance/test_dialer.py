@@ -7,7 +7,6 @@ misbehave in its protocol.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import weakref
@@ -25,6 +24,7 @@ from understudy.kombu.inner import Inner
 from understudy.kombu.logical import LogicalBroker, Settings
 from understudy.testing import FakeConnection, FakeDialer, ScriptedPeer, wait_until
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers.ports import Port
 
 LONG = 30.0  # s
 SHORT = 0.3  # s that a dial to a peer that does not answer may take; a handshake takes 0.01
@@ -87,12 +87,11 @@ class KombuStand:
         self.dialer = LogicalBroker(parse(uri), Settings(Connection(uri)))
         (self.endpoint,) = self.dialer.uri.endpoints
         self._peers: list[ScriptedPeer] = []
+        self._nobody = Port()
 
     def peer(self, misbehaviour: Misbehaviour) -> Endpoint:
         if misbehaviour == "refuses":
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                return self._at(f"amqp://127.0.0.1:{probe.getsockname()[1]}")
+            return self._at(f"amqp://127.0.0.1:{self._nobody.number}")
         if misbehaviour == "silent":
             peer = ScriptedPeer(handshake="silent")
         elif misbehaviour == "half_frame":
@@ -118,6 +117,7 @@ class KombuStand:
         return None
 
     def close(self) -> None:
+        self._nobody.release()
         for peer in self._peers:
             peer.close()
 
@@ -155,8 +155,8 @@ def test_discard_leaves_no_thread_and_no_descriptor(stand: Stand) -> None:
     threads, before = set(threading.enumerate()), descriptors()
     for _ in range(5):
         stand.dialer.discard(stand.dialer.dial(stand.endpoint, LONG))
-    assert set(threading.enumerate()) <= threads
-    assert descriptors() <= before
+    assert wait_until(lambda: set(threading.enumerate()) <= threads, LONG)
+    assert wait_until(lambda: descriptors() <= before, LONG)
 
 
 def test_sever_wakes_whoever_is_blocked_in_it(stand: Stand) -> None:

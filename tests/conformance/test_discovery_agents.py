@@ -283,12 +283,11 @@ def test_a_file_that_is_being_written_says_nothing(tmp_path: Path, recorder: Rec
     agent.start(recorder)
     assert recorder.has_last("amqp://a")
     path.write_text("")
-    wait_until(lambda: False, 0.1)  # several readings
+    assert not wait_until(lambda: () in recorder.all, 0.1)  # several readings
     path.write_text("\n")
     assert recorder.has_last()
     agent.stop()
     assert set(recorder.all) == {("amqp://a",), ()}
-    assert recorder.all.count(()) < 5
 
 
 def test_a_flood_of_forged_announcements_is_bounded(tmp_path: Path, recorder: Recorder) -> None:
@@ -361,14 +360,17 @@ def test_f41_a_process_without_free_descriptors_listens_once_it_has_some(
 # --- life -----------------------------------------------------------------------------------------
 
 
-def test_nobody_waits_for_a_silent_source(stand: Stand, recorder: Recorder) -> None:
+def test_nobody_waits_for_a_silent_source(
+    stand: Stand, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.discovery.http.PATIENCE", 60.0)
     stand.hang()
     begin = time.monotonic()
     stand.agent.start(recorder)
     wait_until(lambda: False, 0.1)  # into the middle of the question
     stand.agent.stop()
-    assert time.monotonic() - begin < 3
-    assert wait_until(lambda: not threads(), 3)
+    assert time.monotonic() - begin < 20
+    assert wait_until(lambda: not threads(), 20)
 
 
 @needs_proc

@@ -15,6 +15,7 @@ import pytest
 from understudy.discovery import http as module
 from understudy.discovery import make_agent
 from understudy.testing import wait_until
+from understudy.testing.brokers.ports import Port
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 Answer = Callable[[socket.socket, bytes], None]
@@ -197,9 +198,9 @@ def test_a_silent_tls_handshake_has_an_end(
 
 
 def test_nobody_listens_or_the_name_is_unknown(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as gone:
-        port = gone.getsockname()[1]
-    for place, words in ((f"127.0.0.1:{port}", "refused"), ("nowhere.invalid", "")):
+    nobody = Port()
+    for place, words in ((f"127.0.0.1:{nobody.number}", "refused"), ("nowhere.invalid", "")):
         told = first_report(f"http://{place}/")
         assert isinstance(told, str)
         assert words in told
+    nobody.release()

@@ -90,7 +90,7 @@ def test_a_claim_can_be_taken_over_and_its_old_owner_ends_nothing(make: Make) ->
 def test_a_claim_ends_by_itself(make: Make) -> None:
     store = make()
     store.claim("a", "me", 0.02)
-    wait_until(lambda: store.claim("a", "you", LONG) is Verdict.CLAIMED)
+    assert wait_until(lambda: store.claim("a", "you", LONG) is Verdict.CLAIMED)
 
 
 def test_the_oldest_are_forgotten_beyond_the_limit(make: Make) -> None:
@@ -112,7 +112,7 @@ def test_done_again_is_remembered_from_then_on(make: Make) -> None:
 def test_ids_are_forgotten_when_they_are_old(make: Make) -> None:
     store = make(limit=None, age=0.05)
     store.done("a", "")
-    wait_until(lambda: not store.is_done("a"))
+    assert wait_until(lambda: not store.is_done("a"))
     assert store.claim("a", "me", LONG) is Verdict.CLAIMED
 
 

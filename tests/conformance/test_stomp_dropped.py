@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import understudy.stomp
+from understudy.testing import wait_until
 from understudy.testing.stomp_lab import Listener
 from understudy.testing.stomp_peer import Over, StompPeer, Talk, frames
 
@@ -50,7 +51,7 @@ def test_it_ends_when_it_is_dropped_and_what_is_tracked_goes_first(is_tracked: s
         gone = weakref.ref(connection)
         del connection
         gc.collect()
-        assert gone() is None, "the session refers to it"
+        assert wait_until(lambda: gone() is None), "the session refers to it"
         assert served.over.wait(20)
     assert served.commands == ["SEND"]
 
@@ -87,7 +88,7 @@ def test_what_is_subscribed_is_heard_until_the_process_ends() -> None:
         gone = weakref.ref(connection)
         del connection
         gc.collect()
-        assert gone() is None
+        assert wait_until(lambda: gone() is None)
         said = {"subscription": "1", "message-id": "m", "destination": "/queue/q"}
         served.talk.frame("MESSAGE", said, b"later")
         listener.wait_for_bodies("later")

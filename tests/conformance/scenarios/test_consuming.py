@@ -36,8 +36,8 @@ def test_acks_and_closes_without_a_broker_end(scene: Scene) -> None:
         consumer.stop()
         client.close()
 
-    scene.background(leave).join(15)
-    assert {*scene.bodies()} == {*numbers(50)}
+    scene.background(leave).join()
+    assert {*scene.bodies_come_back(*numbers(50))} == {*numbers(50)}
 
 
 @pytest.mark.scenario("F18")
@@ -56,12 +56,13 @@ def test_acks_and_unsubscribing_offline_are_harmless(scene: Scene) -> None:
         for delivery in inbox.deliveries:
             delivery.ack()
 
-    scene.background(settle_all).join(2)
-    scene.background(consumer.stop).join(10)
+    scene.background(settle_all).join(10)
+    scene.background(consumer.stop).join(30)
     member.heal()
     client.send(scene.queue, "works")
-    scene.background(client.close).join(10)
-    assert {*scene.bodies()} == {*numbers(5), "works"}
+    scene.background(client.close).join(30)
+    everything = {*numbers(5), "works"}
+    assert {*scene.bodies_come_back(*everything)} == everything
 
 
 @pytest.mark.scenario("F19")
@@ -82,7 +83,8 @@ def test_a_consumer_comes_back_once(scene: Scene) -> None:
             delivery.ack()
         assert inbox.reaches(10)
     client.close()
-    assert {*scene.bodies()} == {*numbers(12)} - {delivery.body for delivery in acked}
+    left = {*numbers(12)} - {delivery.body for delivery in acked}
+    assert {*scene.bodies_come_back(*left)} == left
 
 
 class ChainWorker:
@@ -119,7 +121,7 @@ class ChainWorker:
     def _make_progress(self) -> None:
         """Three links of the chain: all of the worker's links are up again."""
         before = self.last
-        assert wait_until(lambda: self.last >= before + 3, 20), (before, self.last, self.events)
+        assert wait_until(lambda: self.last >= before + 3, 60), (before, self.last, self.events)
 
 
 @pytest.mark.scenario("F20", "F44")
@@ -131,7 +133,7 @@ def test_ten_workers_and_nine_drops(scene: Scene) -> None:
     workers = [ChainWorker(scene, queue) for queue in queues]
     running = [scene.background(partial(worker.work, 9)) for worker in workers]
     for each in running:
-        each.join(60)
+        each.join(180)
     assert not [error for worker in workers for error in worker.errors]
 
 
@@ -139,8 +141,8 @@ def test_ten_workers_and_nine_drops(scene: Scene) -> None:
 @pytest.mark.scenario("F21", "F28")
 def test_messages_through_a_restart(scene: Scene) -> None:
     """F21, F28: SIGKILL of the broker under a stream of 2000: all arrive, in order."""
-    client = scene.open(f"{scene.address(scene.place)}", timeout=90_000)
-    consumer = scene.open(f"{scene.address(scene.place)}", timeout=90_000, on_event=Events())
+    client = scene.open(f"{scene.address(scene.place)}", timeout=180_000)
+    consumer = scene.open(f"{scene.address(scene.place)}", timeout=180_000, on_event=Events())
     inbox = Inbox()
     sent = numbers(2000)
 
@@ -151,10 +153,10 @@ def test_messages_through_a_restart(scene: Scene) -> None:
     with consuming(consumer, scene.queue, inbox, prefetch=50):
         scene.place.settle()
         sending = scene.background(stream)
-        assert inbox.reaches(700)
+        assert inbox.reaches(700, 120)
         scene.place.server.restart()
-        sending.join(60)
-        assert wait_until(lambda: len({*inbox.bodies}) == len(sent), 30)
+        sending.join(180)
+        assert wait_until(lambda: len({*inbox.bodies}) == len(sent), 60)
     assert list(dict.fromkeys(inbox.bodies)) == sent
     assert scene.events.count("Interrupted") == scene.events.count("Resumed") == 1
 
@@ -204,7 +206,7 @@ def test_a_blocked_pull_goes_on(scene: Scene) -> None:
     member = scene.member()
     client = scene.open(member)
     assert isinstance(client, Pulling)
-    pulling = scene.background(lambda: client.pull(scene.queue, 15))
+    pulling = scene.background(lambda: client.pull(scene.queue, 50))
     assert wait_until(lambda: member.connections >= 1)
     assert not pulling.is_over_within(0.2)
     scene.cut_off(member)
@@ -230,7 +232,7 @@ def test_an_old_ack_acknowledges_nothing_new(scene: Scene) -> None:
         old.ack()
         assert not inbox.reaches(3, 0.3)  # the broker still waits for the second delivery's ack
     client.close()
-    assert {*scene.bodies()} == {"one", "two"}
+    assert {*scene.bodies_come_back("one", "two")} == {"one", "two"}
 
 
 @pytest.mark.scenario("F29")
@@ -262,5 +264,5 @@ def test_a_silent_broker_is_left_by_a_consumer(scene: Scene) -> None:
         assert wait_until(lambda: silent.connections > 0)
         silent.black_hole()
         scene.place.fill(scene.queue, "one")
-        assert inbox.reaches(1, 12)
+        assert inbox.reaches(1)
     assert scene.events.moves_to(other.port)

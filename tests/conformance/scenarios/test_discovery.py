@@ -125,7 +125,7 @@ def test_options_of_found_members(scene: Scene, listed: ListFile) -> None:
     assert scene.events.moves_to(learned.port)
     configured.heal()
     learned.black_hole()
-    scene.background(lambda: client.send(scene.queue, "2")).join(12)
+    scene.background(lambda: client.send(scene.queue, "2")).join()
     assert scene.events.moves_to(configured.port)
 
 

@@ -51,7 +51,7 @@ def test_waits_for_enough_brokers(scene: Scene, other_place: Place) -> None:
     sending = scene.background(lambda: topics_of(client).send_topic(topic, "patient"))
     assert not sending.is_over_within(0.5)
     members[1].heal()
-    sending.join(15)
+    sending.join()
     for place in places:
         bodies: list[str] = []
         assert wait_until(lambda p=place, b=bodies: more(p, queue, b) >= 2)  # type: ignore[misc]

@@ -29,7 +29,7 @@ def test_send_waits_while_the_broker_is_down(scene: Scene) -> None:
     assert scene.events.reaches("SlowReconnect", 1)
     assert sending.is_running
     member.heal()
-    sending.join(10)
+    sending.join()
     assert scene.bodies() == ["before", "patient"]
 
 
@@ -37,13 +37,13 @@ def test_send_waits_while_the_broker_is_down(scene: Scene) -> None:
 def test_send_timeout_while_every_broker_is_down(scene: Scene) -> None:
     """F15: the send ends in SendTimeout and is never sent later; the next one works."""
     members = scene.member(), scene.member()
-    client = scene.open(*members, timeout=600)
+    client = scene.open(*members, timeout=2000)
     client.send(scene.queue, "before")
     scene.cut_off(*members)
     began = time.monotonic()
-    with pytest.raises(errors.SendTimeout, match="timeout=600 ms") as caught:
+    with pytest.raises(errors.SendTimeout, match="timeout=2000 ms") as caught:
         client.send(scene.queue, "late")
-    assert 0.5 < time.monotonic() - began < 5
+    assert 1.9 < time.monotonic() - began < 15
     assert isinstance(caught.value, scene.driver.library_errors)
     assert not isinstance(caught.value, OSError)
     assert len(caught.value.attempts) == 2
@@ -56,7 +56,7 @@ def test_send_timeout_while_every_broker_is_down(scene: Scene) -> None:
 def test_send_timeout_while_the_broker_is_silent(scene: Scene) -> None:
     """F15: a message that was written and never answered is in doubt, and the error says so."""
     member = scene.member()
-    client = scene.open(member, timeout=600)
+    client = scene.open(member, timeout=2000)
     client.send(scene.queue, "before")
     member.black_hole()
     with pytest.raises(errors.SendTimeout) as caught:
@@ -80,7 +80,7 @@ def test_timeout_bounds_the_first_connection(scene: Scene) -> None:
         scene.open(member, timeout=500).send(scene.queue, "never")
 
     calling = scene.background(connect_and_send)
-    assert calling.is_over_within(10)
+    assert calling.is_over_within(30)
     assert isinstance(calling.error, (errors.SendTimeout, errors.ConnectFailed))
     assert isinstance(calling.error, scene.driver.library_errors)
     assert scene.bodies() == []
@@ -93,13 +93,13 @@ def test_reply_to_a_send_lost(scene: Scene, track: str) -> None:
     member = scene.member()
     client = scene.open(member, trackMessages=track)
     client.send(scene.queue, "before")
-    assert client.flush(10)
+    assert client.flush(30)
     cut = member.cut_after(1, "down")
     client.send(scene.queue, "doubted")
-    assert client.flush(10)
+    assert client.flush(30)
     assert cut.fired == 1
     client.send(scene.queue, "after")
-    assert client.flush(10)
+    assert client.flush(30)
     first, *copies, last = scene.take_all()
     assert (first.body, last.body) == ("before", "after")
     assert [copy.body for copy in copies] == ["doubted", "doubted"]
@@ -130,7 +130,7 @@ def test_order_of_tracked_messages(scene: Scene) -> None:
         client.send(scene.queue, body)
         if number in (80, 160, 240):
             member.reset()
-    assert client.flush(20)
+    assert client.flush(60)
     assert list(dict.fromkeys(scene.bodies())) == sent
 
 
@@ -146,9 +146,9 @@ def test_stalled_socket(scene: Scene, track: str) -> None:
             if number == 100:
                 silent.black_hole()
             client.send(scene.queue, str(number))
-        assert client.flush(15)
+        assert client.flush(60)
 
-    scene.background(stream).join(20)
+    scene.background(stream).join(90)
     assert {*scene.bodies()} == {*map(str, range(200))}
     assert scene.events.reaches("Resumed", 1)
     assert scene.events.moves_to(other.port)
@@ -163,7 +163,7 @@ def test_oversize_message(scene: Scene) -> None:
     refused = scene.background(
         lambda: client.send(scene.queue, "huge", headers={"huge": "x" * 200_000})
     )
-    assert refused.is_over_within(15)
+    assert refused.is_over_within(30)
     assert isinstance(refused.error, errors.DeliveryFailed)
     assert isinstance(refused.error, scene.driver.library_errors)
     client.send(scene.queue, "after")
