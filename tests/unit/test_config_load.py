@@ -135,6 +135,16 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
         ('"20s"', "20", "groups.orders.nodes.a.broker.stop_timeout = 20 must be a duration with"),
         ('"20s"', '"20 s"', 'stop_timeout = "20 s" must be a duration with its unit, as "20s"'),
         ('"20s"', '"0s"', 'stop_timeout = "0s" must be a duration'),
+        (
+            "stop_timeout",
+            'health_interval = "1ms"\nstop_timeout',
+            'a.broker.health_interval = "1ms" must be 100ms or longer',
+        ),
+        (
+            "stomp://10.0.0.2:61613",
+            "amqp://other@10.0.0.1",
+            'groups.orders.nodes.b.uri = "amqp://10.0.0.1:5672" is groups.orders.nodes.a.uri alre',
+        ),
         ('"500ms"', '"9999h"', "broker.fence_timeout = "),
         ("weight = 2", 'weight = "2"', 'a.weight = "2" must be a whole number from 0 to 1000'),
         ("weight = 2", "weight = true", "a.weight = true must be a whole number"),
@@ -191,8 +201,8 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
             'env.RABBITMQ_NODENAME = "\\u0000" must be without a NUL',
         ),
         (
-            "weight = 2\n",
-            'weight = 2\nbroker.user = "u\\u0000"\n',
+            'stop_timeout = "20s"',
+            'user = "u\\u0000"',
             'broker.user = "u\\u0000" must be wi',
         ),
         (

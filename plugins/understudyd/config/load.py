@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 from understudy import parse
@@ -38,9 +38,11 @@ else:
 
 __all__ = ["build", "load"]
 
+T = TypeVar("T")
 _Way: TypeAlias = tuple[str, str, tuple[str, ...]]  # kind, url and argv of a health check
 
 LARGEST = 1024 * 1024  # bytes of a file; an estate of a thousand nodes is half of that
+SHORTEST = 0.1  # s, of a health check: what asks a broker more often is a load of its own
 HEALTH_OF = {"amqp": "amqp", "amqps": "amqp", "stomp": "stomp", "stomp+ssl": "stomp"}
 
 
@@ -240,8 +242,8 @@ def _health(table: Table, uri: Secret) -> Health:
         kind,
         url,
         argv,
-        table.take("health_timeout", values.duration, Health.timeout),
-        table.take("health_interval", values.duration, Health.interval),
+        table.take("health_timeout", values.at_least(SHORTEST), Health.timeout),
+        table.take("health_interval", values.at_least(SHORTEST), Health.interval),
         table.take("health_failures", values.whole(1, 100), Health.failures),
     )
 
@@ -261,7 +263,7 @@ def _api(table: Table) -> Api:
 
 
 def _check_apart(source: Source, groups: Mapping[str, Group]) -> None:
-    """What only one may have: an API's place, a lock."""
+    """What only one may have: an API's place, a lock; and in a group, a broker."""
     apis: dict[Place, str] = {}
     locks: dict[str, str] = {}
     for group in groups.values():
@@ -273,10 +275,16 @@ def _check_apart(source: Source, groups: Mapping[str, Group]) -> None:
                 f"{source}: groups.{group.name}.lock = {values.shown(str(group.lock))} is the lock "
                 f"of groups.{other} already; every group needs its own"
             )
+        uris: dict[str, str] = {}
         for node in group.nodes.values():
-            key = f"groups.{group.name}.nodes.{node.name}.api"
-            other = apis.setdefault(node.api, key)
-            if other != key:
-                raise ConfigurationError(
-                    f'{source}: {key} = "{node.api}" is {other} already; every node needs its own'
-                )
+            base = f"groups.{group.name}.nodes.{node.name}"
+            _check_own(source, f"{base}.api", node.api, apis)
+            _check_own(source, f"{base}.uri", node.address, uris)
+
+
+def _check_own(source: Source, key: str, place: T, taken: dict[T, str]) -> None:
+    other = taken.setdefault(place, key)
+    if other != key:
+        raise ConfigurationError(
+            f'{source}: {key} = "{place}" is {other} already; every node needs its own'
+        )

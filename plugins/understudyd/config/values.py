@@ -24,6 +24,7 @@ __all__ = [
     "Bad",
     "Said",
     "argv",
+    "at_least",
     "choice",
     "dotted",
     "duration",
@@ -105,6 +106,18 @@ def duration(value: object) -> float:
     if not 0 < seconds <= LONGEST:
         raise Bad('must be a duration with its unit, as "20s", "500ms" or "2m", up to a day')
     return seconds
+
+
+def at_least(shortest: float) -> Callable[[object], float]:
+    """Seconds, of a duration."""
+
+    def read(value: object) -> float:
+        seconds = duration(value)
+        if seconds < shortest:
+            raise Bad(f"must be {1000 * shortest:g}ms or longer")
+        return seconds
+
+    return read
 
 
 def place(value: object) -> Place:
