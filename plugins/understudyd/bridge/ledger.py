@@ -1,0 +1,225 @@
+"""The window of a link: what was taken from the source and is not settled there yet. No I/O.
+
+    take ──> waiting ──send──> under way ──confirm──> settled ──acknowledge──> gone
+                ^                  │
+                └── refuse, lose ──┘
+
+Rules
+* An entry is settled only by a confirm of its own publish, and acknowledged only when all before it
+  are settled: one acknowledgement of a tag stands for every tag below it.
+* Nothing is forgotten but by ``forget()``, when the source is gone and its tags are void. What is
+  under way then is for nobody (`_NOBODY`), its confirms and returns mean nothing.
+* What waits is sent in the order of the source. After the target was lost everything that is not
+  settled waits again.
+* A returned message is found by what it holds, not by a number: equal ones are interchangeable.
+* Confirms of what is not under way are ignored; brokers repeat themselves.
+* Work per entry is a few dictionary steps: `_low_*` only move forward, so nothing is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from understudyd.bridge.wire.bodies import join_body
+from understudyd.bridge.wire.reader import Confirm
+
+__all__ = ["Ledger", "Parcel"]
+
+Parcel: TypeAlias = "tuple[bytes, bytes, bytes, int]"
+"""What goes to the target: method frame, header frame, body frames; and the size of the body."""
+
+_NOBODY = 0  # instead of a tag
+_NOTHING: Parcel = (b"", b"", b"", 0)
+
+
+class Ledger:
+    """Entries by the tag that the source gave them; tags grow."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes of the bodies that are not settled."""
+        self._entries: dict[int, Parcel] = {}
+        self._waiting: dict[int, None] = {}  # tags, in the order they are to be sent
+        self._under_way: dict[int, int] = {}  # publish number -> tag
+        self._returned: dict[int, str] = {}  # tags of those that came back, and why
+        self._next = 1  # publish number
+        self._low_number = 1  # below it nothing is under way
+        self._low_tag = 1  # below it everything is settled
+        self._top_tag = 0
+        self._acknowledged = 0
+        self._batches: list[tuple[int, float]] = []  # last tag of a batch, and when it was taken
+
+    def __len__(self) -> int:
+        """How many are not settled."""
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        waiting = len(self._waiting)
+        return f"<Ledger {len(self)} in flight ({self.size} bytes), {waiting} of them waiting>"
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a confirm is owed to us."""
+        return bool(self._under_way)
+
+    @property
+    def is_owed_to_nobody(self) -> bool:
+        """Whether the target still has to confirm what was forgotten."""
+        return _NOBODY in self._under_way.values()
+
+    @property
+    def acknowledgeable(self) -> int:
+        """How many tags ``acknowledge()`` would acknowledge."""
+        return self._watermark() - self._acknowledged
+
+    def take(self, tags: Sequence[int], parcels: Iterable[Parcel], now: float) -> None:
+        """Take in a batch, in the order of the source; it waits to be sent.
+
+        ``tags`` may have gaps: what is left out counts as settled.
+        """
+        entries = dict(zip(tags, parcels, strict=True))
+        if not entries:
+            return
+        self._entries.update(entries)
+        self._waiting.update(dict.fromkeys(tags))
+        self.size += sum([parcel[3] for parcel in entries.values()])
+        self._top_tag = max(self._top_tag, tags[-1])
+        self._batches.append((tags[-1], now))
+
+    def skip(self, tag: int) -> None:
+        """What was delivered up to ``tag`` and not taken is settled: nobody wants it."""
+        self._top_tag = max(self._top_tag, tag)
+
+    def send(self, limit: int | None = None) -> list[bytes]:
+        """What to write, in order: all that waits, or the first ``limit``; under way from now."""
+        tags = list(self._waiting)
+        if limit is None or limit >= len(tags):
+            self._waiting.clear()
+        else:
+            tags = tags[:limit]
+            for tag in tags:
+                del self._waiting[tag]
+        self._under_way.update(zip(range(self._next, self._next + len(tags)), tags, strict=True))
+        self._next += len(tags)
+        entries = self._entries
+        return [piece for tag in tags for piece in entries[tag][:3]]
+
+    def confirm(self, confirms: Iterable[Confirm]) -> tuple[int, list[int], list[int]]:
+        """Settle what the target confirms.
+
+        Returns how many were settled, the tags that it refused and that wait again, and the tags
+        that had come back: these are neither settled nor waiting until ``replace()`` is called.
+        """
+        settled, refused, came_back = 0, [], []
+        under_way, entries, returned = self._under_way, self._entries, self._returned
+        for number, multiple, is_ack in confirms:
+            if multiple:
+                numbers = range(self._low_number, min(number or self._next, self._next - 1) + 1)
+            else:
+                numbers = range(number, number + 1)
+            for each in numbers:
+                tag = under_way.pop(each, _NOBODY)
+                if tag == _NOBODY:
+                    continue
+                if returned and tag in returned:
+                    came_back.append(tag)
+                elif is_ack:
+                    self.size -= entries.pop(tag)[3]
+                    settled += 1
+                else:
+                    refused.append(tag)
+        while self._low_number < self._next and self._low_number not in under_way:
+            self._low_number += 1
+        if refused:
+            self._wait_again(refused)
+        return settled, refused, came_back
+
+    def came_back(self, publish: bytes, header: bytes, frames: bytes, why: str) -> int | None:
+        """The first entry under way that is this message; its confirm is still to come.
+
+        Its method frame and its body have to be equal; equal headers are preferred, but a broker
+        may have added to them. None: there is none; then the target cannot be trusted to have
+        confirmed what it will confirm, unless ``is_owed_to_nobody``.
+        """
+        body = join_body(frames)
+        similar = None
+        for tag in self._under_way.values():
+            parcel = self._entries.get(tag, _NOTHING)
+            if parcel[0] != publish or parcel[3] != len(body) or tag in self._returned:
+                continue
+            if parcel[2] != frames and join_body(parcel[2]) != body:
+                continue
+            if parcel[1] == header:
+                similar = tag
+                break
+            similar = tag if similar is None else similar
+        if similar is not None:
+            self._returned[similar] = why
+        return similar
+
+    def parcel(self, tag: int) -> Parcel:
+        """What is to reach the target for a tag; KeyError when it is settled."""
+        return self._entries[tag]
+
+    def replace(self, tag: int, parcel: Parcel) -> str:
+        """Let another parcel stand for one that came back; it waits. Returns why it came back."""
+        self._entries[tag] = parcel
+        why = self._returned.pop(tag)
+        self._wait_again([tag])
+        return why
+
+    def acknowledge(self) -> int | None:
+        """The tag up to which the source can be told that all is settled; None: nothing new."""
+        mark = self._watermark()
+        if mark <= self._acknowledged:
+            return None
+        self._acknowledged = mark
+        return mark
+
+    def lose(self) -> None:
+        """The target is gone: what it did not confirm waits again, and its numbers begin anew."""
+        self._under_way.clear()
+        self._returned.clear()
+        self._waiting = dict.fromkeys(self._entries)
+        self._next = self._low_number = 1
+
+    def forget(self) -> int:
+        """The source is gone and delivers again what was not acknowledged; returns how many.
+
+        Confirms that are still to come are for nobody.
+        """
+        count = len(self._entries)
+        self._entries.clear()
+        self._waiting.clear()
+        self._returned.clear()
+        self._under_way = dict.fromkeys(self._under_way, _NOBODY)
+        self._batches.clear()
+        self.size = 0
+        self._low_tag, self._top_tag, self._acknowledged = 1, 0, 0
+        return count
+
+    def oldest(self) -> float | None:
+        """When the oldest entry that is not settled was taken; None when there is none."""
+        if not self._entries:
+            return None
+        self._watermark()
+        return next(when for last, when in self._batches if last >= self._low_tag)
+
+    def _watermark(self) -> int:
+        """The highest tag at and below which everything is settled."""
+        low, entries, top = self._low_tag, self._entries, self._top_tag
+        while low <= top and low not in entries:
+            low += 1
+        self._low_tag = low
+        while self._batches and self._batches[0][0] < low:
+            del self._batches[0]
+        return low - 1
+
+    def _wait_again(self, tags: Iterable[int]) -> None:
+        """Put tags back among those that wait, in the order of the source."""
+        self._waiting = dict.fromkeys(sorted([*self._waiting, *tags]))
