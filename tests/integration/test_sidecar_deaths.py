@@ -199,6 +199,18 @@ def test_a_broker_that_will_not_stop_is_killed_when_its_time_is_over() -> None:
         assert estate.judge() == []
 
 
+def test_a_helper_that_is_left_does_not_cost_the_whole_stop_timeout() -> None:
+    """It lives in a session of its own, as what a broker starts as a daemon does."""
+    options = {"witness_options": ["--helper"], "broker": {"stop_timeout": "10m"}}
+    with SidecarEstate(names="a", **options) as estate:  # type: ignore[arg-type]
+        master = estate.start().master()
+        broker = master.broker
+        assert broker is not None
+        (helper,) = children(broker)
+        assert master.stop() == 0  # within its patience, which is a minute
+        assert not os.path.exists(f"/proc/{helper}")
+
+
 def test_sigterm_hands_over(estate: SidecarEstate) -> None:
     """Catalogue 19: exit code 0, and the other node is master at once."""
     master = estate.master()

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudyd.guard.custody import (
+from understudyd.guard.acts import (
     Action,
     Alive,
-    Custody,
     Empty,
     EndControl,
     Ended,
@@ -25,11 +24,11 @@ from understudyd.guard.custody import (
     Signal,
     Slept,
     Start,
-    State,
     TakeOver,
     Tell,
     Tick,
 )
+from understudyd.guard.custody import Custody, State
 from understudyd.guard.words import (
     Dead,
     Exited,
@@ -124,6 +123,19 @@ def test_one_that_was_asked_to_stop_may_end_piece_by_piece() -> None:
     assert dead(it.receive(Empty(), LEASE, 12.0)) == [Dead(7, 0.0, cause="it stopped")]
     it = custody(Stop(7, 15, 20.0), Ended(-15), Alive(("java (pid 9)",)))
     assert KillAll() in it.receive(Tick(), LEASE, 20.0)
+
+
+def test_helpers_that_were_not_asked_to_stop_do_not_cost_the_whole_time() -> None:
+    """A daemon that the broker started, say, which lives in a session of its own."""
+    helper = Alive(("epmd (pid 9)",), is_asked=False)
+    it = custody(Stop(7, 15, 50.0), Ended(0), Alive(("sh (pid 8)", "epmd (pid 9)")))
+    assert it.due(LEASE) == 50.0
+    assert it.receive(helper, LEASE, 11.0) == []
+    assert it.receive(helper, LEASE, 12.0) == []  # no time anew
+    due = it.due(LEASE)
+    assert 11.0 < due < 20.0
+    cause = "it stopped, but not what it had started"
+    assert it.receive(Tick(), LEASE, due) == [KillAll(), Tell(Fencing(7, cause))]
 
 
 def test_what_a_broker_leaves_behind_is_killed() -> None:

@@ -5,7 +5,8 @@ Rules
   none, is one that has passed.
 * It is killed at the deadline, on order, when control is gone, when the other guard is gone, when
   the machine has slept, and what it leaves behind when it ends by itself. Only one that was asked
-  to stop may let its processes end one after the other, as one behind a wrapper does.
+  to stop may let its processes end one after the other, as one behind a wrapper does. What is then
+  left outside of its process group, and was not asked, gets `HELPERS` to notice.
 * A reign that a guard has ended never starts a broker again, however late an order for it comes. A
   broker that ended by itself may be started again.
 * The lock is let go of only when nothing is left alive. By control, if it lives; else by the guard.
@@ -27,10 +28,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+from understudyd.guard.acts import (
+    Action,
+    Alive,
+    Empty,
+    EndControl,
+    Ended,
+    Event,
+    KillAll,
+    LetGo,
+    Look,
+    Lost,
+    Quit,
+    Release,
+    Signal,
+    Slept,
+    Start,
+    TakeOver,
+    Tell,
+)
 from understudyd.guard.words import (
     NEVER,
     Dead,
@@ -44,29 +63,9 @@ from understudyd.guard.words import (
     Stop,
 )
 
-__all__ = [
-    "Action",
-    "Alive",
-    "Custody",
-    "Empty",
-    "EndControl",
-    "Ended",
-    "Event",
-    "KillAll",
-    "LetGo",
-    "Look",
-    "Lost",
-    "Quit",
-    "Release",
-    "Signal",
-    "Slept",
-    "Start",
-    "State",
-    "TakeOver",
-    "Tell",
-    "Tick",
-]
+__all__ = ["Custody", "State"]
 
+HELPERS = 2.0  # s
 AGAIN = 1.0  # s, until what could not be killed is looked at again
 
 
@@ -75,115 +74,6 @@ class State(Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     KILLING = "killing"
-
-
-# --- events, besides the orders ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The broker's first process has ended."""
-
-    status: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Alive:
-    """These are not dead yet."""
-
-    left: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Empty:
-    """Nothing that the broker started is left."""
-
-
-@dataclass(frozen=True)
-class Lost:
-    """Control or the other guard is gone: no broker is started here any more."""
-
-    is_control: bool
-
-
-@dataclass(frozen=True)
-class Slept:
-    """The machine was suspended."""
-
-
-@dataclass(frozen=True)
-class TakeOver:
-    """The guard is gone, and what it had in custody (0: nothing) is ours now."""
-
-    token: int
-    has_lock: bool
-
-
-Event: TypeAlias = (
-    Launch | Stop | Kill | Seen | Leave | Tick | Ended | Alive | Empty | Lost | Slept | TakeOver
-)
-
-# --- actions ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Start:
-    launch: Launch
-
-
-@dataclass(frozen=True)
-class Signal:
-    """To the broker's process group."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class KillAll:
-    """SIGKILL to everything below us; answer with Alive or Empty, again whenever one has died."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """Answer with Alive or Empty, again whenever one has died; kill nothing."""
-
-
-@dataclass(frozen=True)
-class Tell:
-    """To control."""
-
-    report: Exited | Fencing | Dead
-
-
-@dataclass(frozen=True)
-class LetGo:
-    """Have all copies of the lock's descriptor closed that the guards have."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """Control is dead: let the lock of this reign go in its place, descriptors included."""
-
-    token: int
-
-
-@dataclass(frozen=True)
-class EndControl:
-    """SIGKILL."""
-
-
-@dataclass(frozen=True)
-class Quit:
-    """Nothing is left to guard."""
-
-
-Action: TypeAlias = Start | Signal | KillAll | Look | Tell | LetGo | Release | EndControl | Quit
 
 
 class Custody:
@@ -304,6 +194,12 @@ class Custody:
             return [*told, Look()]
         return told + self._begin_killing("it ended", now, is_told=True)
 
+    def _still_there(self, event: Alive, lease: Lease, now: float) -> list[Action]:
+        if not event.is_asked and self._cause != _LEFT:
+            self._cause = _LEFT
+            self._next = min(self._next, now + HELPERS)
+        return []
+
     def _stopped(self, event: Empty, lease: Lease, now: float) -> list[Action]:
         self._cause = "it stopped"
         self._killed = now
@@ -364,6 +260,8 @@ class Custody:
         return [Release(lease.token) if lease.token else LetGo(), Quit()]
 
 
+_LEFT = "it stopped, but not what it had started"
+
 Handler: TypeAlias = Callable[..., list[Action]]
 
 _TABLE: dict[tuple[State, type], Handler] = {
@@ -382,6 +280,7 @@ _TABLE: dict[tuple[State, type], Handler] = {
     (State.STOPPING, Stop): Custody._stop,
     (State.STOPPING, Kill): Custody._ordered,
     (State.STOPPING, Ended): Custody._exited,
+    (State.STOPPING, Alive): Custody._still_there,
     (State.STOPPING, Empty): Custody._stopped,
     (State.STOPPING, Slept): Custody._slept,
     (State.STOPPING, Lost): Custody._lost,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from understudyd.clock import now
-from understudyd.guard import custody as does
+from understudyd.guard import acts as does
 from understudyd.guard import tree
 from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, State
@@ -129,6 +129,7 @@ class Post:
         self._lock = lock  # our copy of its descriptor
         self._oom_score = oom_score
         self._broker = 0  # pid of its first process, while it is not reaped
+        self._leader = 0  # the same, as its process group is called after it too
         self._told = -1  # where that tells why it could not start
         self._arrived: list[int] = []  # descriptors that came with an order
         self._events: deque[does.Event] = deque()
@@ -236,6 +237,7 @@ class Post:
         except OSError as error:  # no memory, or too many processes
             self.feed(does.Ended(NOT_STARTED, str(error)))
             return
+        self._leader = self._broker
         self._send(Started(launch.token, self._broker))
 
     def _signal(self, action: does.Signal) -> None:
@@ -266,7 +268,10 @@ class Post:
         ]
         if is_killing:
             tree.kill(left)
-        return does.Alive(tuple(map(str, left))) if left else does.Empty()
+        if not left:
+            return does.Empty()
+        is_asked = any(process.group == self._leader for process in left)
+        return does.Alive(tuple(map(str, left)), is_asked)
 
     def _tell(self, action: does.Tell) -> None:
         if isinstance(action.report, Dead) and action.report.left:

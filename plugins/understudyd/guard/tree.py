@@ -30,6 +30,7 @@ PAUSE = 0.002  # s, between two looks at whether they are dead
 class Process:
     pid: int
     parent: int
+    group: int  # of processes
     started: int  # clock ticks since boot
     name: str
 
@@ -139,4 +140,4 @@ def look(pid: int) -> Process | None:
     before, _, after = text.rpartition(b")")
     name = before.partition(b"(")[2].decode(errors="replace")
     fields = after.split()
-    return Process(pid, int(fields[1]), int(fields[19]), name)
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[19]), name)

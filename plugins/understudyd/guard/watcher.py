@@ -23,8 +23,9 @@ from typing import NoReturn
 
 from understudyd.clock import now
 from understudyd.guard import guard, tree
+from understudyd.guard.acts import Lost, TakeOver
 from understudyd.guard.cgroup import Group
-from understudyd.guard.custody import Custody, Lost, TakeOver
+from understudyd.guard.custody import Custody
 from understudyd.guard.guard import Children, Post, Surroundings, report_up
 from understudyd.guard.page import Page
 from understudyd.guard.suspicion import Suspicion
