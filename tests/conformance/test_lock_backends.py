@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from understudy.testing.brokers import Redis
 from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
-from understudyd.lock.port import LockBackend, Observation, Unavailable
+from understudyd.lock.port import LockBackend, Observation, Unavailable, Waitable
 from understudyd.lock.record import LockRecord
 from understudyd.lock.redis import RedisBackend
 
@@ -196,3 +197,29 @@ def test_a_store_that_is_down_is_unavailable_and_nothing_else(lab: Lab) -> None:
     assert "p@ss" not in str(caught.value)
     with pytest.raises(Unavailable):
         backend.swap(nothing, RECORD)
+
+
+@pytest.mark.parametrize("lab", ["redis", "file"], indirect=True)
+def test_who_waits_for_a_change_hears_when_the_lock_is_let_go(lab: Lab) -> None:
+    """Of those that can tell; it may be told without a reason, too."""
+    holder, waiting = lab.backend(), lab.backend()
+    assert isinstance(waiting, Waitable)
+    nothing = holder.read()
+    record = stamped(RECORD, nothing)
+    held = holder.swap(nothing, record)
+    heard: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for _ in range(2):
+            waiting.await_change()
+            heard.put(None)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    if isinstance(holder, RedisBackend):
+        heard.get(timeout=TIMEOUT)  # that it listens now
+    holder.swap(held, replace(record, released=True))
+    holder.close()
+    while not waiting.read().is_proven_free:
+        heard.get(timeout=TIMEOUT)
+    thread.join()

@@ -13,6 +13,7 @@ from understudyd.lock.words import (
     Failed,
     Fence,
     Fenced,
+    Hint,
     Permit,
     Promote,
     Read,
@@ -263,3 +264,23 @@ def test_a_tombstone_names_for_whom_the_lock_was_let_go() -> None:
     heir = Contender(store, "b")
     heir.go_on(1)
     assert (store.record.holder, store.record.heir) == ("b", "")
+
+
+def test_who_is_told_of_a_release_looks_when_a_renewal_is_due() -> None:
+    """Half as often, and as soon after a renewal: a lease that ends is noticed no later."""
+    store = Store()
+    master = a_master(store)
+    asks, told = Contender(store, "b"), Contender(store, "c", is_told=True)
+    for contender in (asks, told):
+        contender.now = master.now
+    for _ in range(400):
+        master.go_on(0.05)
+        for contender in (asks, told):
+            contender.go_on(0.05)
+    assert told.looks <= 0.6 * asks.looks
+    assert told.kinds() == asks.kinds() == []
+    master.feed(Permit(False))
+    master.feed(Step("by hand"))
+    master.feed(Fenced())
+    told.feed(Hint())
+    assert told.kinds() == ["Promote"]

@@ -64,9 +64,7 @@ from understudyd.lock.words import (
     Tick,
 )
 
-__all__ = ["LOOKS", "Keeper", "State"]
-
-LOOKS = 4  # how often a standby looks within a renewal period, where nothing tells it of a change
+__all__ = ["Keeper", "State"]
 
 
 class State(Enum):
@@ -86,9 +84,17 @@ class _Attempt:
 
 class Keeper:
     def __init__(
-        self, group: str, node: str, instance: str, timings: Timings, *, api: str = ""
+        self,
+        group: str,
+        node: str,
+        instance: str,
+        timings: Timings,
+        *,
+        api: str = "",
+        is_told: bool = False,
     ) -> None:
-        """``instance`` is unique to this life of this sidecar."""
+        """``instance`` is unique to this life of this sidecar. ``is_told``: a Hint comes when the
+        lock is let go, so just after a renewal there is nothing to look for."""
         self.state = State.WATCHING
         self.record: LockRecord | None = None  # ours, as it was last confirmed
         self.observation: Observation | None = None  # what the store showed last
@@ -100,6 +106,7 @@ class Keeper:
         self._instance = instance
         self._timings = timings
         self._api = api
+        self._is_told = is_told
         self._attempt: _Attempt | None = None
         self._count = 0  # of attempts
         self._sequence = 0  # the highest that we wrote, or tried to
@@ -202,7 +209,7 @@ class Keeper:
             return []
         self._attempt = None
         # an attempt that timed out has waited long enough; one that failed fast has not
-        self._next = max(now, attempt.sent + self._timings.renew / LOOKS)
+        self._next = max(now, attempt.sent + self._timings.look)
         if self.state is State.CLAIMING:
             self._claim = attempt
             self.is_kept_out = True
@@ -233,11 +240,13 @@ class Keeper:
             elif seen.record == claim.record:
                 return self._won(claim, seen, now)
         self.is_kept_out = False
-        self._next = now + self._timings.renew / LOOKS
+        self._next = now + self._timings.look
         if seen.lost:  # a claim that was not recognised any more
             self._watch.forget()
             return [Released()]
         is_news = self._watch.see(seen, now)
+        if self._is_told and self._watch.is_renewed:
+            self._next = now + self._timings.renew - self._timings.look
         return [Refuse(self.refused)] if is_news else []
 
     def _claimed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:

@@ -9,6 +9,8 @@ Rules
   itself, so that no answer is attributed to the wrong life of the server.
 * No expiry: a record is never deleted, and time is measured by who watches it, not by Redis.
 * Only a master answers; a replica knows nothing for certain.
+* Whoever lets go says so on a channel of the key's name, so that a standby need not ask all the
+  time. Nothing rests on it: who may not publish, or hears nothing, loses a moment.
 * A name that no name server answers for any more leads where it did.
 """
 
@@ -33,6 +35,7 @@ from understudyd.lock.record import LockRecord
 __all__ = ["RedisBackend", "Server", "connect"]
 
 OPTIONS = ("db", "password", "username")
+SILENCE = 10.0  # s; a channel that was silent for so long is opened anew
 
 # Else redis-py tells the server its name and version; the option has changed its name.
 _HAS_DRIVER_INFO = "driver_info" in inspect.signature(redis.Redis.__init__).parameters
@@ -54,7 +57,7 @@ local stored = redis.call('GET', KEYS[1])
 READ = _LIFE + "return {life, stored}"
 
 # ARGV: the expected life; then the expected record's token, sequence, instance and released, or ''
-# where none is expected; then the record to write
+# where none is expected; then the record to write, and whether it is a tombstone
 SWAP = (
     _LIFE
     + """
@@ -71,6 +74,9 @@ end
 if same and life == ARGV[1] then
   redis.call('SET', KEYS[1], ARGV[6])
   stored = ARGV[6]
+  if ARGV[7] == 'true' then
+    redis.pcall('PUBLISH', KEYS[1], '')
+  end
 end
 return {life, stored}
 """
@@ -162,6 +168,7 @@ class RedisBackend:
         """As `connect` takes them."""
         server = connect(uri, group, timeout)
         self._client, self._key, self._where = server.client, server.key, server.where
+        self._channel = _Channel(connect(uri, group, timeout))
 
     def read(self) -> Observation:
         return self._call(READ, [])
@@ -173,7 +180,11 @@ class RedisBackend:
         else:
             released = str(there.released).lower()
             known = [str(there.token), str(there.sequence), there.instance, released]
-        return self._call(SWAP, [expected.incarnation, *known, record.to_json()])
+        is_tombstone = str(record.released).lower()
+        return self._call(SWAP, [expected.incarnation, *known, record.to_json(), is_tombstone])
+
+    def await_change(self) -> None:
+        self._channel.listen()
 
     def wait(self, replicas: int, seconds: float) -> bool:
         """Whether so many replicas have what was written last."""
@@ -188,10 +199,41 @@ class RedisBackend:
         except (redis.RedisError, OSError) as exc:
             with contextlib.suppress(Exception):
                 self._client.connection_pool.disconnect()
-            raise Unavailable(f"{self._where}: {redact(f'{type(exc).__name__}: {exc}')}") from exc
+            raise _unavailable(self._where, exc) from exc
         record = None if stored is None else LockRecord.from_json(stored)
         return Observation(record, life.decode())
 
     def close(self) -> None:
         self._client.close()
         self._client.connection_pool.disconnect()
+
+
+class _Channel:
+    """Hears of tombstones, on a connection of its own."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._subscription: Any = None
+
+    def listen(self) -> None:
+        """Return when there was one, or may have been one unheard. Raises Unavailable."""
+        try:
+            if self._subscription is None:
+                self._subscription = self._server.client.pubsub(ignore_subscribe_messages=True)
+                self._subscription.subscribe(self._server.key)
+                self._subscription.get_message(timeout=None)  # the confirmation
+                return
+            if self._subscription.get_message(timeout=SILENCE) is None:
+                self._leave()  # the connection may be dead
+        except (redis.RedisError, OSError) as exc:
+            self._leave()
+            raise _unavailable(self._server.where, exc) from exc
+
+    def _leave(self) -> None:
+        with contextlib.suppress(Exception):
+            self._subscription.close()
+        self._subscription = None
+
+
+def _unavailable(where: str, error: Exception) -> Unavailable:
+    return Unavailable(f"{where}: {redact(f'{type(error).__name__}: {error}')}")

@@ -21,6 +21,7 @@ from understudy.errors import ConfigurationError
 __all__ = ["ATTEMPTS", "DRIFT", "PRESETS", "Timings"]
 
 DRIFT = 1e-3  # e: how far a clock's rate may be off; quartz is a hundred times better
+LOOKS = 4  # of a standby in a renewal period
 ATTEMPTS = 3  # renewals that may time out before the lease is in danger
 
 
@@ -67,6 +68,11 @@ class Timings:
         """The shortest lease that leaves a fence command so many seconds."""
         needed = self.renew + ATTEMPTS * self.attempt + self.margin + fencing
         return math.ceil(10 * needed / (1 - DRIFT)) / 10
+
+    @property
+    def look(self) -> float:
+        """From one look of a standby to the next."""
+        return self.renew / LOOKS
 
     @property
     def patience(self) -> float:

@@ -20,6 +20,7 @@ class Watch:
     def __init__(self, group: str, node: str, instance: str, timings: Timings) -> None:
         self.observation: Observation | None = None  # seen last; None: not yet, or too long ago
         self.refused = ""  # why this node can't take part
+        self.is_renewed = False  # the last look showed another renewal of a living holder
         self._group = group
         self._node = node
         self._instance = instance
@@ -35,6 +36,7 @@ class Watch:
         self._confirmed = now
         before = self.refused
         is_alive = known is not None and known.version != seen.version
+        self.is_renewed = is_alive and seen.record is not None and not seen.record.released
         self.refused = self._misfit(seen.record, is_alive, now)
         return bool(self.refused) and self.refused != before
 

@@ -28,7 +28,7 @@ from understudyd.clock import now
 from understudyd.drivers.port import Driver, Reign
 from understudyd.guard.words import Dead, Exited
 from understudyd.health.port import Health
-from understudyd.lock.keeper import LOOKS, Keeper
+from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import LockBackend
 from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
 from understudyd.sidecar import view
@@ -100,15 +100,22 @@ class Control:
     ) -> None:
         """``instance`` names this life of this sidecar; ``reread`` is asked for a reload."""
         group, node = settings.group, settings.node
-        keeper = Keeper(group.name, node.name, instance, group.timings, api=str(node.api))
         self._inbox = inbox
+        self._locker = Locker(backend, self._inbox.put)
+        keeper = Keeper(
+            group.name,
+            node.name,
+            instance,
+            group.timings,
+            api=str(node.api),
+            is_told=self._locker.is_told,
+        )
         self.machine = Machine(group, node, keeper, chance)
         self._settings = settings
         self._driver = driver
         self._face = face
         self._reread = reread
         self._log = log
-        self._locker = Locker(backend, self._inbox.put)
         self._billboard = Billboard(board, self._inbox.put)
         self._orders = Orders(face.answer)
         self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
@@ -192,7 +199,7 @@ class Control:
             self._counts.see(action, now())
             self._do(action)
         if isinstance(event, Seen) and self.machine.is_held_by_another:
-            self._locker.wait_for_change(self.machine.group.timings.renew / LOOKS)
+            self._locker.wait_for_change(self.machine.group.timings.look)
 
     def _take_news(self, news: News) -> None:
         self._warn(self._board_outage.hear(news.trouble))

@@ -41,6 +41,11 @@ class Locker:
         self._is_to_close = False
 
     @property
+    def is_told(self) -> bool:
+        """Whether the backend tells that the lock may be free."""
+        return isinstance(self._backend, Waitable)
+
+    @property
     def descriptors(self) -> tuple[int, ...]:
         """What the broker has to inherit, of a lock that we hold."""
         backend = self._backend
@@ -58,8 +63,8 @@ class Locker:
     def wait_for_change(self, longest: float) -> None:
         """Tell a Hint when the lock may be free, where the backend can know it.
 
-        Call it again after each look that found it taken. A backend that returns without a reason
-        is asked less and less often, down to once in ``longest`` seconds.
+        Call it again after each look that found it taken. A backend that returns without a reason,
+        or fails, is asked less and less often, down to once in ``longest`` seconds.
         """
         backend = self._backend
         if isinstance(backend, Waitable):
@@ -69,12 +74,13 @@ class Locker:
         """Whether it is worth while to look."""
         time.sleep(self._pause)
         begun = time.monotonic()
+        is_worthwhile = False
         with contextlib.suppress(Unavailable):
             backend.await_change()
-            is_early = time.monotonic() < begun + longest
-            self._pause = min(longest, max(FIRST_PAUSE, 2 * self._pause)) if is_early else 0.0
-            return True
-        return False
+            is_worthwhile = True
+        is_early = time.monotonic() < begun + longest
+        self._pause = min(longest, max(FIRST_PAUSE, 2 * self._pause)) if is_early else 0.0
+        return is_worthwhile
 
     def _hint(self, is_worthwhile: bool) -> None:
         if is_worthwhile:

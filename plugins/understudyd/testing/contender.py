@@ -33,13 +33,15 @@ class Contender:
         life: int = 1,
         timings: Timings = T,
         group: str = "g",
+        is_told: bool = False,
     ) -> None:
         self.store = store
-        self.keeper = Keeper(group, node, f"{node}-{life}", timings)
+        self.keeper = Keeper(group, node, f"{node}-{life}", timings, is_told=is_told)
         self.now = 100.0
         self.reaches = True
         self.loses_claims = False
         self.lost: list[tuple[float, Swap]] = []  # claims that were not carried out, and when
+        self.looks = 0
         self.did: list[Action] = []  # what is no read or swap
         self.feed(Permit(True))
 
@@ -50,6 +52,7 @@ class Contender:
     def obey(self, action: Action) -> None:
         match action:
             case Read(attempt) if self.reaches:
+                self.looks += 1
                 self.feed(Seen(attempt, self.store.observe()))
             case Swap(_, _, record) if self.loses_claims and not record.is_void:
                 self.lost.append((self.now, action))

@@ -62,7 +62,10 @@ class Host(ABC):
 
     def start(self) -> None:
         self.life += 1
-        self.keeper = Keeper("g", self.name, f"{self.name}-{self.life}", self.timings)
+        is_told = self.world.random.random() < 0.5  # and never is: nothing safe may rest on it
+        self.keeper = Keeper(
+            "g", self.name, f"{self.name}-{self.life}", self.timings, is_told=is_told
+        )
         self.begin(self.keeper)
 
     def feed(self, event: Any) -> None:
