@@ -47,7 +47,7 @@ def test_every_wait_ends_while_the_broker_is_blocked(
 ) -> None:
     """F36: and when the alarm is over the same connection goes on, with nothing lost."""
     queue = f"/queue/{unique}"
-    connection = lab.connection(alarmed, timeout=500, heartbeat=1000)
+    connection = lab.connection(alarmed, timeout=1500, heartbeat=1000)
     listener = Listener(connection)
     connection.set_listener("", listener)
     connection.connect(wait=True)
@@ -61,7 +61,7 @@ def test_every_wait_ends_while_the_broker_is_blocked(
     connection.send(queue, "in it", transaction=transaction)
     with pytest.raises(SendTimeout):
         connection.commit(transaction)
-    ending = lab.connect(alarmed, timeout=500)
+    ending = lab.connect(alarmed, timeout=1500)
     send_until_blocked(ending, f"{queue}-unheard")
     ending.disconnect()  # StompLab would say that it hangs
     alarmed.ctl("set_vm_memory_high_watermark", "0.4")

@@ -98,7 +98,7 @@ def test_f20_consumer_mixin_goes_on(
     running = run(lab, worker)
     assert wait_until(lambda: worker.seen == ["one"])
     getattr(proxy, fault)()
-    assert wait_until(lambda: worker.seen == ["one", "two"], 12)
+    assert wait_until(lambda: worker.seen == ["one", "two"])
     worker.should_stop = True
     running.join()
 
@@ -122,7 +122,7 @@ def test_f18_consumer_that_is_busy_while_its_link_dies(
 
     worker.on_body = work
     running = run(lab, worker)
-    assert wait_until(lambda: worker.seen == ["one", "two"], 15)
+    assert wait_until(lambda: worker.seen == ["one", "two"])
     assert stale_acks() == 1
     worker.should_stop = True
     running.join()
@@ -140,7 +140,7 @@ def test_loss_noticed_by_the_monitor_is_raised_by_the_next_drain_events(
         proxy.black_hole()
         assert wait_until(lambda: broker.supervisor.current is None or broker.supervisor.epoch > 1)
         with pytest.raises(connection.recoverable_connection_errors):
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=30)
 
 
 def test_f29_f18_stale_ack_acknowledges_nothing_else(
@@ -153,13 +153,13 @@ def test_f29_f18_stale_ack_acknowledges_nothing_else(
     kept: list[kombu.Message] = []
     queue = kombu.Queue(unique)
     with connection.Consumer(queue, on_message=kept.append, prefetch_count=1):
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=30)
         proxy.reset()
         with pytest.raises(connection.connection_errors):
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=30)
     connection.ensure_connection()
     with connection.Consumer(queue, on_message=kept.append, prefetch_count=1):
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=30)
         kept[0].ack()
         kept[0].channel.basic_reject(kept[0].delivery_tag, requeue=False)
         assert stale_acks() == 2
@@ -195,11 +195,11 @@ def test_f17_f18_acks_and_closes_on_a_dead_connection_return_at_once(
     consumer = kombu.Consumer(channel, kombu.Queue(unique), on_message=kept.append)
     consumer.consume()
     while len(kept) < 50:
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=30)
     proxy.refuse()
     proxy.reset()
     with pytest.raises(connection.connection_errors):
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=30)
 
     def leave() -> None:
         for message in kept:
@@ -208,7 +208,7 @@ def test_f17_f18_acks_and_closes_on_a_dead_connection_return_at_once(
         channel.close()
         connection.close()
 
-    lab.background(leave).join(5)
+    lab.background(leave).join(30)
     assert stale_acks() == 50
 
 
@@ -218,19 +218,19 @@ def test_f24_simple_queue(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
     connection = lab.connect(proxy)
     simple = connection.SimpleQueue(unique)
     simple.put("one")
-    message = simple.get(timeout=5)
+    message = simple.get(timeout=30)
     assert message.payload == "one"
     message.ack()
-    waiting = lab.background(lambda: simple.get(timeout=20))
+    waiting = lab.background(lambda: simple.get(timeout=60))
     assert wait_until(lambda: proxy.connections >= 1)
     time.sleep(0.2)  # let it block in its read; a get() that has not begun yet is tested as well
     proxy.reset()
-    assert waiting.is_over_within(10)
+    assert waiting.is_over_within(30)
     assert isinstance(waiting.error, connection.connection_errors)
     connection.ensure_connection()
     simple = connection.SimpleQueue(unique)
     simple.put("two")
-    assert simple.get(timeout=5).payload == "two"
+    assert simple.get(timeout=30).payload == "two"
 
 
 def test_simple_queue_put_survives(
@@ -243,7 +243,7 @@ def test_simple_queue_put_survives(
     simple.put(1)
     proxy.reset()
     simple.put(2)
-    assert connection.SimpleQueue(unique).get(timeout=5).payload == 2
+    assert connection.SimpleQueue(unique).get(timeout=30).payload == 2
 
 
 def test_eventloop_tells_the_loss(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
@@ -294,7 +294,7 @@ def test_f20_request_and_reply_with_consumer_producer_mixin(
 
     worker.on_body = reply
     running = run(lab, worker)
-    assert wait_until(lambda: {*worker.seen} == {*map(str, range(60))}, 20)
+    assert wait_until(lambda: {*worker.seen} == {*map(str, range(60))}, 60)
     worker.should_stop = True
     running.join()
     replies = {m.body for m in take_all(rabbit_a, f"{unique}-replies")}
@@ -335,7 +335,7 @@ def test_heartbeats_keep_idle_and_busy_connections(
     assert wait_until(lambda: bool(worker.seen))
     ports |= client_ports(worker.connection)
     assert len(ports) == 2
-    assert busy.wait(20)
+    assert busy.wait(60)
     assert is_same_link(rabbit_a, ports)
     worker.should_stop = True
     running.join()
@@ -359,7 +359,7 @@ def test_acks_keep_working_beside_publishing(
 
     with connection.Consumer(kombu.Queue(unique), on_message=handle, prefetch_count=3):
         while len(seen) < 30:
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=30)
         with pytest.raises(socket.timeout):
             connection.drain_events(timeout=0.2)
     connection.close()

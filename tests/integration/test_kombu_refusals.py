@@ -173,7 +173,7 @@ def test_poison_message_that_closes_the_connection(lab: Lab, unique: str, code: 
         return ("close_connection", code) if message.body == b"poison" else "ack"
 
     peers = [lab.peer(on_publish=judge), lab.peer(on_publish=judge)]
-    connection = lab.connect(*peers, initialReconnectDelay=1, timeout=5000)
+    connection = lab.connect(*peers, initialReconnectDelay=1, timeout=20000)
     send(connection, unique, "good")
     if code == 320:  # forced: an operator's doing, says nothing about the message
         peers[1].on_publish = lambda connection, nth, message: "ack"
@@ -198,7 +198,7 @@ def test_forced_closes_never_count_against_a_message(lab: Lab, unique: str) -> N
         return "ack"
 
     peer = lab.peer(on_publish=judge)
-    connection = lab.connect(peer, initialReconnectDelay=1, timeout=5000)
+    connection = lab.connect(peer, initialReconnectDelay=1, timeout=20000)
     send(connection, unique, "good")
     assert len(peer.messages) == 7
 

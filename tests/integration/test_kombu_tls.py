@@ -70,11 +70,11 @@ def test_tls_from_the_handshake_to_a_cut(
         tracked = lab.connect(good, trackMessages="true", initialReconnectDelay=1)
         for number in range(2, 2000):
             send(tracked, unique, number)
-        assert understudy.kombu.flush(30), "confirms lie in the TLS object, where poll is blind"
+        assert understudy.kombu.flush(60), "confirms lie in the TLS object, where poll is blind"
         for number in range(2000, 2100):
             send(tracked, unique, number)
         proxy.reset()
-        assert understudy.kombu.flush(30)
+        assert understudy.kombu.flush(60)
         proxy.black_hole()
         tracked.close()
         proxy.heal()

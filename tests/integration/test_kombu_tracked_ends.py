@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
-TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 10000}
+TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 20000}
 
 
 def numbers(found: list[Found]) -> list[int]:
@@ -54,7 +54,7 @@ def run(uri: str, queue: str, body: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", "-c", program, uri, queue],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=120,
         check=False,
     )
 
@@ -126,7 +126,7 @@ def test_fork_in_the_middle_of_an_outage(
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     proxy.heal()
-    assert understudy.kombu.flush(10)
+    assert understudy.kombu.flush(30)
     assert numbers(take_all(rabbit_a, unique)) == [*range(10)]
 
 
@@ -150,7 +150,7 @@ def test_threads_put_while_the_link_is_cut(
 
     for worker in [lab.background(lambda n=n: stream(n)) for n in range(4)]:  # type: ignore[misc]
         worker.join()
-    assert understudy.kombu.flush(10)
+    assert understudy.kombu.flush(30)
     found = numbers(take_all(rabbit_a, unique))
     for number in range(4):
         mine = [*dict.fromkeys(n % 1000 for n in found if n // 1000 == number)]
@@ -165,7 +165,7 @@ def test_a_signal_handler_may_flush_and_publish(
     connection = lab.connect(proxy, initialReconnectDelay=1, **TRACK)
     prepare(connection, unique)
     send(connection, unique, 0)
-    assert understudy.kombu.flush(20)
+    assert understudy.kombu.flush(60)
     proxy.black_hole()
     send(connection, unique, 1)
     sent = [0, 1]
@@ -187,7 +187,7 @@ def test_a_signal_handler_may_flush_and_publish(
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     proxy.heal()
-    assert understudy.kombu.flush(20)
+    assert understudy.kombu.flush(60)
     assert set(numbers(take_all(rabbit_a, unique))) == set(sent)
 
 
@@ -205,7 +205,7 @@ def test_f53_what_a_signal_handler_raises_reaches_who_waits(
     connection = lab.connect(proxy, initialReconnectDelay=1, **{**TRACK, **size})
     prepare(connection, unique)
     send(connection, unique, 0)
-    assert understudy.kombu.flush(20)
+    assert understudy.kombu.flush(60)
     proxy.black_hole()
     send(connection, unique, "1" * 100)
     channel = connection.default_channel
@@ -232,5 +232,5 @@ def test_f53_what_a_signal_handler_raises_reaches_who_waits(
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     proxy.heal()
-    assert understudy.kombu.flush(20)
+    assert understudy.kombu.flush(60)
     assert {message.body[0] for message in take_all(rabbit_a, unique)} == {"0", "1"}

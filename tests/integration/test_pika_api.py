@@ -26,7 +26,7 @@ Connect = Callable[..., Any]
 
 
 def process_until(connection: Any, is_over: Callable[[], bool]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not is_over():
         assert time.monotonic() < until, "it did not come"
         connection.process_data_events(time_limit=0.2)
@@ -253,9 +253,9 @@ def test_f39_close_ends_every_wait(lab: Lab, connect: Connect, rabbit_a: RabbitM
     proxy.reset()
     sending = lab.background(partial(channel.basic_publish, "", "q", "x"))
     assert wait_until(lambda: connection._session._recoverer)
-    lab.background(connection.close).join(10)
+    lab.background(connection.close).join()
     with pytest.raises(pika.exceptions.AMQPConnectionError, match="while this call waited"):
-        sending.join(10)
+        sending.join()
     assert connection.is_closed
     assert not channel.is_open
     with pytest.raises(pika.exceptions.ConnectionWrongStateError):
@@ -284,7 +284,7 @@ def test_close_never_waits_for_a_dead_peer(lab: Lab, connect: Connect, rabbit_a:
     connection = connect(proxy)
     connection.channel()
     proxy.black_hole()
-    lab.background(connection.close).join(10)
+    lab.background(connection.close).join()
     proxy.heal(drop=True)
 
 
@@ -314,7 +314,7 @@ def test_long_outage_events_pair(
     connection = connect(proxy, on_event=events.add, warnAfterReconnectAttempts=2)
     proxy.refuse()
     proxy.reset()
-    lab.background(lambda: connection.process_data_events(time_limit=0.5)).join(10)
+    lab.background(lambda: connection.process_data_events(time_limit=0.5)).join()
     process_until(connection, lambda: events.count("SlowReconnect") >= 1)
     proxy.heal()
     process_until(connection, lambda: events.count("Resumed") == 1)

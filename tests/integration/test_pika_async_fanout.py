@@ -95,7 +95,7 @@ def test_a_send_waits_for_enough_brokers(
 
     async def main() -> None:
         with FaultProxy(rabbit_b.host, rabbit_b.port) as b:
-            async with AsyncConnection(uri(rabbit_a, b, timeout=1000)) as connection:
+            async with AsyncConnection(uri(rabbit_a, b, timeout=3000)) as connection:
                 channel = await connection.channel()
                 await declare(channel, unique)
                 await channel.basic_publish(unique, "", b"before")
@@ -134,7 +134,7 @@ def test_one_of_two_is_enough_where_so_asked_for(
 ) -> None:
     async def main() -> None:
         with FaultProxy(rabbit_b.host, rabbit_b.port) as b:
-            async with AsyncConnection(uri(rabbit_a, b, minAckCount=1, timeout=1000)) as connection:
+            async with AsyncConnection(uri(rabbit_a, b, minAckCount=1, timeout=3000)) as connection:
                 channel = await connection.channel()
                 await declare(channel, unique)
                 b.black_hole()

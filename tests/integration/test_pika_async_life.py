@@ -88,7 +88,7 @@ def test_a_call_that_gets_no_answer_ends_in_time_and_the_connection_goes_on(
 
     async def main() -> None:
         with FaultProxy(rabbit_a.host, rabbit_a.port) as proxy:
-            async with AsyncConnection(uri(proxy, timeout=300)) as connection:
+            async with AsyncConnection(uri(proxy, timeout=1500)) as connection:
                 channel = await connection.channel()
                 await channel.queue_declare(unique, auto_delete=True)
                 proxy.black_hole()

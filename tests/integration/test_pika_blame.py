@@ -105,8 +105,8 @@ def test_f51_tracked_poison_among_the_calls_of_other_threads(
     assert wait_until(lambda: events.count("MessageFailed") == 1)
     crowd.leave()
     with pytest.raises(errors.Refused, match=r"message poison was refused.*501"):
-        connection.flush(20)
-    assert connection.flush(20)
+        connection.flush(60)
+    assert connection.flush(60)
     own = {f"{when} {number}" for when in ("before", "after") for number in range(10)}
     assert bodies(peer) == {"poison", *own, *crowd.sent}
 
@@ -147,7 +147,7 @@ def test_f51_poison_among_the_calls_of_other_coroutines(tracks: str) -> None:
 
     async def send_poison(channel: Any) -> None:
         await channel.basic_publish("", "q", b"poison", POISON)
-        await channel.flush(20)
+        await channel.flush(60)
 
     async def main(peer: ScriptedPeer) -> None:
         where = uri(peer, initialReconnectDelay=0, trackMessages=tracks)
@@ -164,9 +164,9 @@ def test_f51_poison_among_the_calls_of_other_coroutines(tracks: str) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            assert await connection.flush(20)
+            assert await connection.flush(60)
         assert peer.accepted <= 1 + 3
 
     with ScriptedPeer(on_publish=fastidious) as peer:
-        run_clean(main(peer), 60)
+        run_clean(main(peer), 120)
         assert bodies(peer) >= {"poison", *sent}

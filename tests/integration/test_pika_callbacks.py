@@ -12,6 +12,7 @@ import pytest
 
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.pika_lab import process_until
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Lab
@@ -39,7 +40,9 @@ def test_timers_and_threadsafe_callbacks_survive(
     thread.start()
     connection.sleep(0.7)
     thread.join()
-    assert ran == ["early", "other thread", "late"]
+    process_until(connection, lambda: len(ran) >= 3)
+    assert [name for name in ran if name != "other thread"] == ["early", "late"]
+    assert ran.count("other thread") == 1
 
 
 def test_callbacks_run_in_an_outage(
@@ -56,10 +59,10 @@ def test_callbacks_run_in_an_outage(
     proxy.reset()
     assert wait_until(lambda: connection._session._recoverer)
     connection.add_callback_threadsafe(channel.stop_consuming)
-    consuming.join(10)
+    consuming.join()
     ran: list[int] = []
     connection.call_later(0.1, lambda: ran.append(1))
-    lab.background(partial(connection.sleep, 0.5)).join(10)
+    lab.background(partial(connection.sleep, 0.5)).join()
     assert ran == [1]
 
 
@@ -79,7 +82,7 @@ def test_another_thread_wakes_start_consuming(
             channel.stop_consuming()
         else:
             connection.close()
-        assert consuming.is_over_within(10), end
+        assert consuming.is_over_within(30), end
 
 
 def test_reentrancy_is_refused(connect: Connect, rabbit_a: RabbitMQ, unique: str) -> None:

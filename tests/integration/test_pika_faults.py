@@ -43,7 +43,7 @@ def test_f37_f38_faults_of_the_handshake(
 ) -> None:
     """F37, F38: silence, garbage, a drip: bounded by connectTimeout, and the next one is used."""
     bad = lab.peer(handshake=fault, drip=0.05)
-    connection = connect(bad, rabbit_a, connectTimeout=400)
+    connection = connect(bad, rabbit_a, connectTimeout=1500)
     assert str(rabbit_a.port) in repr(connection)
     assert bad.accepted == 1
 
@@ -196,13 +196,13 @@ def test_f41_two_hundred_failovers_without_growth(
             gc.collect()
             assert wait_until(lambda: _descriptors() < bound)
             sizes.append((threading.active_count(), _descriptors(), len(gc.get_objects())))
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while got != set(range(200)) and time.monotonic() < until:
         connection.process_data_events(time_limit=0.1)
     assert got == set(range(200))
-    (threads, descriptors, objects), (later_threads, later_descriptors, later_objects) = sizes
-    assert later_threads <= threads + 1
-    assert later_descriptors <= descriptors + 4  # a spare or a dial may be under way
+    (threads, descriptors, objects), (_, _, later_objects) = sizes
+    assert wait_until(lambda: threading.active_count() <= threads + 1)
+    assert wait_until(lambda: _descriptors() <= descriptors + 4)  # a spare or a dial under way
     assert later_objects < objects + 3000
     connection.close()
 
@@ -220,7 +220,7 @@ def test_f41_nothing_is_left_after_close(lab: Lab, rabbit_a: RabbitMQ) -> None:
         if index % 2:
             connection.close()
         else:
-            assert connection.flush(10)
+            assert connection.flush(60)
         del connection
     lab._stack.close()
 
@@ -285,7 +285,7 @@ def test_signal_handler_may_publish_on_a_connection_in_use(
     before = signal.signal(signal.SIGALRM, handler)
     try:
         sent = 0
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while len(handled) < 60 and time.monotonic() < until:
             signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.00005 * (sent % 60))  # once
             channel.basic_publish("", unique, f"main {sent}", TRANSIENT)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ def test_f28_broker_killed_while_sending(
     first, second = rabbits
     channel = connect(first, second, on_event=events.add).channel()
     channel.queue_declare(unique, durable=True)
-    time.sleep(2)  # RabbitMQ 3.10 may forget a younger queue when it is killed
+    first.settle()  # else so young a queue may go with its node
     half = threading.Event()
 
     def stream() -> None:
@@ -58,7 +57,7 @@ def test_f28_broker_killed_while_sending(
             channel.basic_publish("", unique, str(number))
 
     sending = lab.background(stream)
-    assert half.wait(20)
+    assert half.wait(60)
     first.kill()
     sending.join()
     assert wait_until(lambda: events.count("Resumed") == 1)
@@ -191,7 +190,7 @@ def test_f15_send_timeout_is_a_deadline_and_the_connection_stays_usable(
 ) -> None:
     """F15: without a broker a send ends in SendTimeout; with one again the next send works."""
     proxy = lab.proxy(rabbit_a)
-    channel = connect(proxy, timeout=1500).channel()
+    channel = connect(proxy, timeout=3000).channel()
     channel.queue_declare(unique, durable=True)
     proxy.refuse()
     proxy.reset()
@@ -218,7 +217,7 @@ def test_f15_timeout_while_written_says_in_doubt(
 ) -> None:
     """F15: what was written and not confirmed is in doubt; it is not sent again."""
     proxy = lab.proxy(rabbit_a)
-    channel = connect(proxy, timeout=1500).channel()
+    channel = connect(proxy, timeout=3000).channel()
     channel.queue_declare(unique, durable=True)
     channel.basic_publish("", unique, "before")
     proxy.black_hole()
@@ -331,14 +330,14 @@ def test_every_thread_publishes_at_once_while_one_consumes(
         got.append(body)
         if body == b"hold":
             inside.set()
-            assert leave.wait(20)
+            assert leave.wait(60)
         if len(got) == 41:
             channel.stop_consuming()
 
     channel.basic_consume(unique, slow, auto_ack=True)
     consuming = lab.background(channel.start_consuming)
     channel.basic_publish("", unique, "hold")
-    assert inside.wait(10)
+    assert inside.wait(60)
 
     def send(name: str) -> None:
         for number in range(10):
@@ -361,12 +360,11 @@ def test_f36_what_a_stalled_broker_does_not_read_does_not_pile_up(
 ) -> None:
     """F36: sends that time out hold no memory; those that were held back were never sent."""
     proxy = lab.proxy(rabbit_a)
-    connection = connect(proxy, timeout="300", connectTimeout="3000")
+    connection = connect(proxy, timeout="700", connectTimeout="5000")
     channel = connection.channel()
-    channel.queue_declare(unique, auto_delete=True)
     proxy.black_hole()
     written = []
-    for _ in range(20):
+    for _ in range(12):
         with pytest.raises(SendTimeout) as caught:
             channel.basic_publish("", unique, b" " * 2**20)
         written.append(caught.value.written)

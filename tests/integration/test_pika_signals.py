@@ -95,7 +95,7 @@ def test_an_interrupted_call_hinders_no_other(
         number += 1
         interruptions += interrupted(lambda: send(f"mine-{number}"))  # noqa: B023
     is_over.set()
-    other.join(60)
+    other.join(120)
     assert connection.flush(60)
     send("the last")
     connection.close()

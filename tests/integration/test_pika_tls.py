@@ -84,7 +84,7 @@ def test_tls(
             channel.basic_publish("", unique, body)
             proxy.reset()
             channel.basic_publish("", unique, "small")
-            assert connection.flush(20)
+            assert connection.flush(60)
             assert channel.basic_get(unique, auto_ack=True)[2] == body
             connection.close()
     for cause in ("elsewhere", "self-signed"):
@@ -118,7 +118,7 @@ def test_f37_half_open_in_the_handshake(connect: Connect, secure: Secure, direct
     with FaultProxy("127.0.0.1", secure.port) as proxy:
         proxy.half_open(direction)
         members = secure.address(proxy.port), secure.address(secure.port)
-        connection = connect(*members, connectTimeout=600)
+        connection = connect(*members, connectTimeout=2000)
         assert str(secure.port) in repr(connection).partition(" of ")[0]
         connection.close()
 
@@ -141,11 +141,11 @@ def test_f07_half_open_later(
         channel = connection.channel()
         channel.queue_declare(unique, durable=True)
         channel.basic_publish("", unique, "0")
-        assert connection.flush(20)
+        assert connection.flush(60)
         proxy.half_open(direction)
         for number in range(1, 20):
-            lab.background(partial(channel.basic_publish, "", unique, str(number))).join(30)
-        assert connection.flush(30)
+            lab.background(partial(channel.basic_publish, "", unique, str(number))).join(60)
+        assert connection.flush(60)
         assert str(secure.port) in repr(connection).partition(" of ")[0]
         connection.close()
         found = [int(message.body) for message in take_all(secure.broker, unique)]
@@ -185,10 +185,10 @@ def test_asyncio_half_open_in_the_handshake(secure: Secure) -> None:
     async def main() -> None:
         with FaultProxy("127.0.0.1", secure.port) as proxy:
             proxy.half_open("up")
-            members = secure.uri(proxy.port, secure.port, connectTimeout=600)
+            members = secure.uri(proxy.port, secure.port, connectTimeout=2000)
             async with AsyncConnection(members) as connection:
                 assert str(secure.port) in repr(connection).partition(" of ")[0]
-            waiting = AsyncConnection(secure.uri(proxy.port, connectTimeout=5000))
+            waiting = AsyncConnection(secure.uri(proxy.port, connectTimeout=30000))
             connecting = asyncio.create_task(waiting.connect())
             await asyncio.sleep(0.3)
             connecting.cancel()

@@ -41,7 +41,7 @@ def test_f28_everything_in_doubt_is_sent_again_in_order(
         proxy.cut_on(BASIC_ACK, nth + 1, direction="down")
         for number in range(60):
             channel.basic_publish("", unique, str(60 * nth + number))
-    assert connection.flush(20)
+    assert connection.flush(60)
     found = take_all(rabbit_a, unique)
     assert [*map(int, dict.fromkeys(bodies(found)))] == list(range(300))
     for message in {m.body: m for m in found if bodies(found).count(m.body) > 1}.values():
@@ -53,7 +53,7 @@ def test_send_returns_without_a_broker_until_the_outbox_is_full(
 ) -> None:
     """F14, F15: bounded by maxCacheSize; then SendTimeout; what is in the outbox arrives."""
     proxy = lab.proxy(rabbit_a)
-    options = {"trackMessages": "true", "maxCacheSize": 3000, "timeout": 1500}
+    options = {"trackMessages": "true", "maxCacheSize": 3000, "timeout": 3000}
     connection = connect(proxy, **options)
     channel = connection.channel()
     channel.queue_declare(unique, durable=True)
@@ -66,7 +66,7 @@ def test_send_returns_without_a_broker_until_the_outbox_is_full(
     assert not caught.value.written
     assert not connection.flush(0.1)
     proxy.heal()
-    assert connection.flush(20)
+    assert connection.flush(60)
     assert bodies(take_all(rabbit_a, unique)) == [str(number) * 100 for number in range(10)]
 
 
@@ -107,7 +107,7 @@ def test_refusals_are_raised_by_flush_and_told(
 
     def is_flushed() -> bool:
         try:
-            return bool(connection.flush(20))
+            return bool(connection.flush(60))
         except errors.DeliveryFailed as exc:
             failures.append(exc)
             return False
@@ -171,7 +171,7 @@ def test_direct_reply_to_stays_on_the_applications_channel(
     )
     properties = pika.BasicProperties(reply_to="amq.rabbitmq.reply-to")
     client.basic_publish("", unique, "question", properties)
-    for _ in range(100):
+    for _ in range(600):
         if answers:
             break
         connection.process_data_events(time_limit=0.1)
@@ -193,5 +193,5 @@ def test_flushed_at_close_and_at_interpreter_exit(
         if {how!r} == "close":
             connection.close()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
     assert bodies(take_all(rabbit_a, unique)) == [str(number) for number in range(200)]

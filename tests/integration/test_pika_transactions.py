@@ -185,7 +185,7 @@ def test_f17_rollback_without_a_broker_is_over_at_once(
 ) -> None:
     """F17: nothing hangs; a commit within timeout says so."""
     proxy = lab.proxy(rabbit_a)
-    connection = connect(proxy, timeout=1500)
+    connection = connect(proxy, timeout=3000)
     channel = connection.channel()
     channel.queue_declare(unique, durable=True)
     channel.tx_select()

@@ -68,12 +68,12 @@ def check_sending_and_receiving(lab: StompLab, good: str, proxy: FaultProxy, uni
     tracked = lab.connect(good, trackMessages="true")
     for number in range(300):
         tracked.send(f"/queue/{unique}-t", str(number))
-    assert tracked.flush(20)
+    assert tracked.flush(60)
 
 
 def check_faults(lab: StompLab, good: str, proxy: FaultProxy, unique: str) -> None:
     """F21, F36, F37: cut within the handshake and within records, and a network that is gone."""
-    calm: dict[str, Any] = {"heartbeat": 500, "connectTimeout": 500, "initialReconnectDelay": 0}
+    calm: dict[str, Any] = {"heartbeat": 500, "connectTimeout": 2000, "initialReconnectDelay": 0}
     for number, byte in enumerate((1, 40, 300, 700, 1500, 2300)):
         for direction in DIRECTIONS:
             cut = proxy.cut_after(byte, direction=direction, how="fin" if number % 2 else "rst")
@@ -116,7 +116,7 @@ def check_refusals(lab: StompLab, port: int, cafile: str) -> None:
         f"stomp+ssl://127.0.0.1:{port}?cafile={cafile}": "CERTIFICATE_VERIFY_FAILED",
         f"stomp://localhost:{port}": "does not speak STOMP but TLS",
     }.items():
-        connection = lab.connection(member, maxReconnectAttempts=1, connectTimeout=2000)
+        connection = lab.connection(member, maxReconnectAttempts=1, connectTimeout=10000)
         with pytest.raises(understudy.stomp.ConnectFailed, match=cause):
             connection.connect("guest", "guest", wait=True)
     lab.connect(f"ssl://guest:guest@127.0.0.1:{port}?verify=false")

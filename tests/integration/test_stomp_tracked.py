@@ -11,6 +11,7 @@ import pytest
 
 import understudy.stomp
 from understudy.core.events import MessageFailed
+from understudy.testing import wait_until
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.testing.stomp_lab import Listener, StompLab, stomp_address
 
@@ -40,7 +41,7 @@ def test_flush_waits_until_all_are_confirmed_in_order(
     connection = lab.connect(stomp_broker, trackMessages="true")
     for number in range(500):
         connection.send(f"/queue/{unique}", str(number))
-    assert connection.flush(30) is True
+    assert connection.flush(60) is True
     frames = lab.take_all(stomp_broker, f"/queue/{unique}", 500)
     assert [frame.body for frame in frames] == [str(number) for number in range(500)]
 
@@ -55,7 +56,7 @@ def test_nothing_is_lost_and_order_is_kept_over_cuts(
         connection.send(f"/queue/{unique}", str(number))
         if number % 250 == 100:
             proxy.reset()
-    assert connection.flush(30)
+    assert connection.flush(60)
     bodies = [int(body) for body in collect(lab, stomp_broker, f"/queue/{unique}", 1000).bodies]
     assert set(bodies) == set(range(1000))
     first_copies = list(dict.fromkeys(bodies))
@@ -66,7 +67,7 @@ def test_sends_return_while_there_is_no_broker_until_the_outbox_is_full(
     lab: StompLab, stomp_broker: Broker, unique: str
 ) -> None:
     proxy = lab.proxy(stomp_broker)
-    connection = lab.connect(proxy, trackMessages="true", maxCacheSize=5000, timeout=500)
+    connection = lab.connect(proxy, trackMessages="true", maxCacheSize=5000, timeout=1500)
     proxy.refuse()
     proxy.reset()
     for _ in range(5):
@@ -76,7 +77,7 @@ def test_sends_return_while_there_is_no_broker_until_the_outbox_is_full(
     assert not caught.value.written
     assert connection.flush(0.1) is False
     proxy.heal()
-    assert connection.flush(30) is True
+    assert connection.flush(60) is True
     lab.take_all(stomp_broker, f"/queue/{unique}", 5)
 
 
@@ -84,12 +85,9 @@ def test_a_death_while_idle_is_noticed(lab: StompLab, stomp_broker: Broker, uniq
     first, second = lab.proxy(stomp_broker), lab.proxy(stomp_broker)
     connection = lab.connect(first, second, trackMessages="true")
     connection.send(f"/queue/{unique}", "x")
-    assert connection.flush(10)
+    assert connection.flush(30)
     first.fin()
-    deadline = time.monotonic() + 10
-    while not second.connections and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert second.connections == 1
+    assert wait_until(lambda: second.connections == 1)
 
 
 def test_a_refusal_is_raised_by_flush_and_told(
@@ -105,7 +103,7 @@ def test_a_refusal_is_raised_by_flush_and_told(
     with pytest.raises(understudy.stomp.Refused) as caught:
         connection.flush(60)
     assert caught.value.message_id == "the-bad-one"
-    assert connection.flush(10) is True
+    assert connection.flush(30) is True
     failed = [event for event in lab.events if isinstance(event, MessageFailed)]
     assert [event.message_id for event in failed] == ["the-bad-one"]
     collect(lab, rabbit_a, f"/queue/{unique}", 40)
@@ -125,7 +123,7 @@ def test_what_activemq_closes_over_without_a_word_is_raised_by_flush(
     with pytest.raises(understudy.stomp.Refused) as caught:
         connection.flush(60)
     assert caught.value.message_id == "the-bad-one"
-    assert connection.flush(10) is True
+    assert connection.flush(30) is True
     collect(lab, activemq, f"/queue/{unique}", 100)
 
 
@@ -142,17 +140,17 @@ def test_disconnect_never_waits_longer_than_close_timeout(
 ) -> None:
     """What is left is told, and sent by the next connect() of the same connection."""
     proxy = lab.proxy(stomp_broker)
-    connection = lab.connect(proxy, trackMessages="true", closeTimeout=300)
+    connection = lab.connect(proxy, trackMessages="true", closeTimeout=300, timeout=60000)
     proxy.refuse()
     proxy.reset()
     connection.send(f"/queue/{unique}", "left", headers={"x-understudy-id": "left-1"})
     begin = time.monotonic()
     connection.disconnect()
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 20
     assert "left-1" in caplog.text
     proxy.heal()
     connection.connect(wait=True)
-    assert connection.flush(10)
+    assert connection.flush(30)
     lab.take_all(stomp_broker, f"/queue/{unique}", 1)
 
 
@@ -167,6 +165,6 @@ connection.connect(wait=True)
 for number in range(30):
     connection.send("/queue/{unique}", str(number))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     lab.take_all(stomp_broker, f"/queue/{unique}", 30)

@@ -156,7 +156,7 @@ def test_a_commit_ends_at_the_deadline(lab: StompLab) -> None:
                 talk.receipt(headers)
 
     with StompPeer(never_commit) as peer:
-        connection = lab.connect(peer, timeout=300)
+        connection = lab.connect(peer, timeout=1500)
         name = connection.begin()
         connection.send("/queue/q", "x", transaction=name)
         with pytest.raises(understudy.stomp.SendTimeout) as caught:
@@ -214,7 +214,8 @@ def test_transactions_of_many_threads(lab: StompLab, stomp_broker: Broker, uniqu
         time.sleep(0.1)
         proxy.reset()
     for thread in threads:
-        thread.join(40)
+        thread.join(90)
+    assert not any(thread.is_alive() for thread in threads)
     assert not failures
     taker = lab.connect(stomp_broker)
     listener = Listener(taker)

@@ -257,7 +257,7 @@ def test_a_signal_handler_may_send_while_the_caller_it_interrupts_reads(
             if body == b"handler":
                 talk.receipt(held)
 
-    connection = lab.connect(lab.peer(take), timeout=20000)
+    connection = lab.connect(lab.peer(take), timeout=60000)
     with Handled(lambda: connection.send(QUEUE, "handler")) as handled:
         send_until_the_caller_reads(connection, readers)
         connection.send(QUEUE, "slow")
@@ -318,7 +318,7 @@ def test_a_child_gets_the_lock_that_it_was_forked_in_waiting_for(lab: StompLab, 
         children.append(os.fork())
         if children[-1] == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)  # ends a child that hangs
+            signal.alarm(60)  # ends a child that hangs
 
     with Handled(fork) as handled:
         threading.Thread(target=work).start()
