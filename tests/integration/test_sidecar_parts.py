@@ -137,6 +137,20 @@ def test_a_worker_is_free_when_its_answer_is_told() -> None:
     assert all(done)
 
 
+def test_a_job_that_raises_does_not_end_its_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """Else what comes after it would wait for ever."""
+    done: list[int] = []
+    worker: Worker[int] = Worker("test", done.append)
+    for _ in range(2):
+        assert worker.do(lambda: 1 // 0)
+        assert worker.wait(30)
+    assert worker.do(lambda: 7)
+    eventually(lambda: done == [7])
+    (record,) = caplog.records  # once for both
+    assert "test failed, and goes on: ZeroDivisionError" in record.getMessage()
+    assert "lambda: 1 // 0" in record.getMessage()
+
+
 # --- commands -----------------------------------------------------------------------------------
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from understudy.errors import UnderstudyError
 from understudyd.api.client import ApiProcess, Gone
 from understudyd.api.page import Snapshot
 from understudyd.api.words import Failed, Order
@@ -94,7 +93,7 @@ class Face:
         while True:
             try:
                 return self._process.start()
-            except (UnderstudyError, OSError) as error:
+            except Exception as error:  # whatever it is, nobody else would try again
                 self._log.error(f"the API process does not start: {error}")
                 time.sleep(PAUSE)
 

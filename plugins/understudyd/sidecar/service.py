@@ -12,10 +12,14 @@ import os
 import random
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
+from understudy.core.redact import redact
 from understudyd.board.open import open_board
 from understudyd.config import about
 from understudyd.drivers import command
@@ -39,6 +43,7 @@ def run(file: Path, address: str) -> int:
         become_init()
     settings = read(file, address)
     log = _log(settings)
+    threading.excepthook = lambda failed: _end(log, failed)
     inbox: Inbox[Word] = Inbox()
     face = Face(settings, log, lambda: inbox.put(ApiIsUp()))
     try:
@@ -92,6 +97,15 @@ def _build(
         log=log,
         chance=random.Random(),
     )
+
+
+def _end(log: logging.Logger, failed: threading.ExceptHookArgs) -> NoReturn:
+    """Without one of its threads a sidecar would wait for ever; the guards see to its broker."""
+    name = failed.thread.name if failed.thread else "a thread"
+    where = "".join(traceback.format_tb(failed.exc_traceback)).rstrip()
+    text = redact(f"{failed.exc_type.__name__}: {failed.exc_value}")
+    log.critical(f"{name} has failed, so this sidecar ends: {text}\n{where}")
+    os._exit(1)
 
 
 def _listen_to_signals(inbox: Inbox[Word]) -> None:

@@ -3,22 +3,29 @@
 Rules
 * A call that does not come back is waited for by its thread alone. What its thread should do next
   meanwhile is refused at once, so threads do not pile up behind a dead mount or a deaf server.
+* A job should not raise. One that does is told to the log, once for each error, and its thread goes
+  on: the job counts as one that does not come back, and whoever waits for that has a limit.
 * The threads are daemons: none of them keeps the sidecar from ending.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from understudy.core.redact import redact
+
 __all__ = ["Inbox", "Worker"]
 
 T = TypeVar("T")
+log = logging.getLogger("understudy.sidecar")
 
 
 class Inbox(Generic[T]):
@@ -60,9 +67,10 @@ class Worker(Generic[T]):
         self._jobs: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
         self._is_busy = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._told = ""  # the error that was told last
 
     def do(self, job: Callable[[], T]) -> bool:
-        """Begin ``job``, which raises nothing; False if the one before is still under way."""
+        """Begin ``job``; False if the one before is still under way."""
         if not self._is_busy.acquire(blocking=False):
             return False
         if self._thread is None:
@@ -83,7 +91,17 @@ class Worker(Generic[T]):
             job = self._jobs.get()
             try:
                 told = job()
+            except Exception as error:
+                self._complain(error)
+                continue
             finally:
                 del job
                 self._is_busy.release()
             self._tell(told)
+
+    def _complain(self, error: Exception) -> None:
+        text = redact(f"{type(error).__name__}: {error}")
+        if text != self._told:
+            self._told = text
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error(f"{self._name} failed, and goes on: {text}\n{where.rstrip()}")
