@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -311,6 +312,36 @@ def test_a_health_command_runs_in_the_brokers_folder(tmp_path: Path) -> None:
 
 
 # --- as a service -------------------------------------------------------------------------------
+
+
+def test_systemd_is_told_of_a_reload_and_that_the_sidecar_lives(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "notify"))
+        server.settimeout(60)
+        with SidecarEstate(names="a") as estate:
+            estate.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+            estate.environment["WATCHDOG_USEC"] = "10000000"
+            node = estate["a"].start()
+            while server.recv(100) != b"WATCHDOG=1":
+                pass
+            for change in ("", "[nonsense]"):  # a reload that is refused ends, too
+                estate.file.write_text(f"{estate.file.read_text()}\n{change}")
+                before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+                node.signal(signal.SIGHUP)
+                told = [server.recv(100)]
+                while told[-1] != b"READY=1":
+                    told.append(server.recv(100))
+                (reloading,) = (text for text in told if text.startswith(b"RELOADING=1\n"))
+                assert int(reloading.partition(b"MONOTONIC_USEC=")[2]) >= before
+
+
+def test_the_log_says_when_and_in_which_zone() -> None:
+    with SidecarEstate(names="a") as estate:
+        estate.environment["TZ"] = "XST-5:30"
+        node = estate["a"].start()
+        eventually(lambda: node.said("started"))
+        moment = datetime.fromisoformat(node.log.split()[0])
+        assert moment.utcoffset() == timedelta(hours=5, minutes=30)
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -444,6 +444,10 @@ def test_checks_what_a_node_needs_of_its_machine(tmp_path: Path) -> None:
         ConfigurationError, match=r"api\.tls_cert: .*/c\.pem can't be read: No such"
     ):
         check_here(read(tmp_path, with_tls), *select_node(estate, "orders/a"))
+    for name in ("c.pem", "k.pem"):
+        (tmp_path / name).write_text("no certificate")
+    with pytest.raises(ConfigurationError, match=r"api\.tls_cert: .* no certificate with its key"):
+        check_here(read(tmp_path, with_tls), *select_node(estate, "orders/a"))
     estate = read(tmp_path, text.replace('["sleep"]', '["no-such-broker"]'))
     with pytest.raises(ConfigurationError, match=r"a\.broker\.command: there is no program 'no-su"):
         check_here(estate, *select_node(estate, "orders/a"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -88,6 +89,9 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
         with about(estate, f"api.{name}"):
             if file is not None:
                 _check_file(file)
+    if estate.api.tls_cert is not None and estate.api.tls_key is not None:
+        with about(estate, "api.tls_cert"):
+            _check_certificate(estate.api.tls_cert, estate.api.tls_key)
 
 
 def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
@@ -110,6 +114,16 @@ def _check_file(file: Path) -> None:
         file.open("rb").close()
     except OSError as exc:
         raise ConfigurationError(f"{file} can't be read: {exc.strerror}") from None
+
+
+def _check_certificate(certificate: Path, key: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: "")  # else it asks a terminal
+    except ssl.SSLError:
+        raise ConfigurationError(
+            f"{certificate} and {key} are no certificate with its key, without a passphrase"
+        ) from None
 
 
 def _check_user(user: str) -> None:

@@ -37,6 +37,7 @@ from understudyd.sidecar.counts import Counts
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
+from understudyd.sidecar.notify import notify, notify_alive, notify_reloading
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.preparer import follow, prepare
 from understudyd.sidecar.settings import Settings, check_reload
@@ -214,6 +215,13 @@ class Control:
 
     def _reload(self) -> str:
         """Why it was refused; empty when it is done."""
+        notify_reloading()
+        try:
+            return self._take_settings()
+        finally:
+            notify("READY=1")
+
+    def _take_settings(self) -> str:
         try:
             wanted = self._reread()
             check_reload(self._settings, wanted)
@@ -263,6 +271,7 @@ class Control:
         if moment >= self._guards_at:
             self._guards_at = moment + GUARDS
             self._driver.beat()
+            notify_alive()
 
     # --- actions --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -124,9 +125,16 @@ def _log(settings: Settings) -> logging.Logger:
     log = logging.getLogger("understudy.sidecar")
     name = f"{settings.group.name}/{settings.node.name}"
     handler = logging.StreamHandler(sys.stderr)
-    form = f"%(asctime)s.%(msecs)03d %(levelname)-7s {name} %(message)s"
-    handler.setFormatter(logging.Formatter(form, "%Y-%m-%dT%H:%M:%S"))
+    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {name} %(message)s"))
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
     return log
+
+
+class _Formatter(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Local time with its offset, as ISO 8601 writes it: other machines' logs are read too."""
+        return (
+            datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        )
