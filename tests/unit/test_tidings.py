@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from understudyd.health.port import Health
-from understudyd.sidecar.tidings import MISSES, REASONS, Illness, Outage, Reigns
+from understudyd.sidecar.tidings import ANSWERS, MISSES, REASONS, Illness, Outage, Reigns
 
 
-def test_an_outage_is_told_when_it_begins_and_when_it_ends() -> None:
+def test_an_outage_is_told_when_it_begins_and_when_it_is_over() -> None:
     lock = Outage("the lock")
-    told = [lock.hear(trouble) for trouble in ("", "refused", "refused", "timed out", "", "")]
-    assert told == ["", "", "the lock can't be reached: refused", "", "the lock answers again", ""]
+    told = [lock.hear(trouble) for trouble in ("", "refused", "refused", "timed out")]
+    assert told == ["", "", "the lock can't be reached: refused", ""]
+    told = [lock.hear("") for _ in range(ANSWERS + 2)]
+    assert told == [*[""] * (ANSWERS - 1), "the lock answers again", "", ""]
+    assert [lock.hear("refused") for _ in range(2)] == ["", "the lock can't be reached: refused"]
+
+
+def test_a_store_that_answers_now_and_then_does_not_fill_the_log() -> None:
+    lock = Outage("the lock")
+    told = [lock.hear(trouble) for trouble in ("timed out", "timed out", "", "") * 50]
+    assert [text for text in told if text] == ["the lock can't be reached: timed out"]
 
 
 def test_what_fails_once_alone_is_no_news() -> None:

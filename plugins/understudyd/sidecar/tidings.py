@@ -1,8 +1,9 @@
 """What the log says of things that work or don't. Pure: texts out, for whoever writes them.
 
 Rules
-* What can't be reached twice in a row is told once, with the reason, and once more when it answers
-  again. Once alone is no news: a record may be read while it is being written.
+* What can't be reached twice in a row is told once, with the reason, and once more when it has
+  answered `ANSWERS` times in a row. Once alone is no news: a record may be read while it is being
+  written, and a store that is too slow answers now and then.
 * A broker that is not healthy is told of with each new reason, and of no more than `REASONS` of
   them until it has been healthy: while it starts it is asked ten times a second.
 * Each reign of another node is told of once.
@@ -16,6 +17,7 @@ __all__ = ["Illness", "Outage", "Reigns"]
 
 REASONS = 5
 MISSES = 2
+ANSWERS = 5
 
 
 class Outage:
@@ -23,14 +25,18 @@ class Outage:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._misses = 0  # in a row
+        self._is_told = False
+        self._row = 0  # of misses; of answers, once it is told
 
     def hear(self, trouble: str) -> str:
         """``trouble``: empty when it answered. Returns what is to be told, or nothing."""
-        before, self._misses = self._misses, self._misses + 1 if trouble else 0
-        if self._misses == MISSES:
-            return f"{self._name} can't be reached: {trouble}"
-        return f"{self._name} answers again" if before >= MISSES and not trouble else ""
+        is_other = bool(trouble) is not self._is_told
+        self._row = self._row + 1 if is_other else 0
+        if self._row < (ANSWERS if self._is_told else MISSES):
+            return ""
+        self._is_told, self._row = not self._is_told, 0
+        how = f"can't be reached: {trouble}" if trouble else "answers again"
+        return f"{self._name} {how}"
 
 
 class Illness:
