@@ -11,10 +11,25 @@ from __future__ import annotations
 import struct
 from typing import TypeAlias
 
-__all__ = ["AmqpContent", "Content", "StompContent"]
+__all__ = ["AmqpContent", "Content", "Expired", "StompContent", "Untranslatable"]
 
 _FRAME_HEAD = struct.Struct(">BHI")  # kind, channel, size of the payload
 _FRAME_END = 1  # byte after the payload
+
+
+class Untranslatable(Exception):
+    """A message cannot be said in the target's protocol or passes its limits; it is to be parked.
+
+    ``reason`` is one line for whoever finds it there; it tells names and sizes, no values.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Expired(Exception):
+    """A message's time to live was over before it could be sent; it is settled and counted."""
 
 
 class AmqpContent:

@@ -1,0 +1,77 @@
+"""ActiveMQ Classic, spoken to in STOMP 1.2. Measured on 5.17.2, where nothing else is said.
+
+As a target
+* A receipt says that everything before it on the connection was processed. A number it cannot read
+  (``expires:abc``, JMSXGroupSeq, timestamp) closes the connection without ERROR; so does an empty
+  header name, and one with an empty value ends the headers: what follows becomes the body.
+* 10 KiB for a header line, 1000 headers, 100 MiB for a body: beyond that an ERROR.
+* A priority above 9 becomes 9, above 127 it becomes 0. A timestamp is taken over.
+* ``expires`` is absolute; negative is never.
+* Names and values come back as they were, line ends, colons and other control characters included.
+  Bytes that are no UTF-8 become U+FFFD.
+* JMSXUserID, JMSXGroupID and JMSXGroupSeq are taken out of the headers; the group is set, but no
+  MESSAGE shows it. AMQ_SCHEDULED_* delays the message, again on each broker that it comes to.
+* In names ``,`` makes a list, ``?`` begins options; spaces around one are cut off.
+
+As a source
+* No content-length means text, content-length means bytes; amq-msg-type decides on SEND.
+* Messages of other kinds (map, object, stream) have an empty body without ``transformation``.
+* A NACK moves the message to the dead letter queue.
+* message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
+  are always there; persistent only when it is true.
+* A selector cannot name a header with a hyphen, quoted or not. ``>`` is understood at the end of a
+  subscription only; in the middle it matches nothing. A SEND to a wildcard makes such a queue.
+"""
+
+from __future__ import annotations
+
+import re
+
+from understudy.stomp.dialects import ACTIVEMQ as CLIENT
+from understudyd.bridge.dialects.facts import (
+    Dialect,
+    Expiry,
+    GiveBack,
+    Limits,
+    StompFacts,
+    Subscribing,
+)
+
+__all__ = ["ACTIVEMQ", "JMS_RESERVED"]
+
+#: What JMS gives a meaning to on SEND, and what would delay a message anew.
+JMS_RESERVED = frozenset(
+    {"JMSXUserID", "JMSXGroupSeq", "amq-msg-type", "transformation", "transformation-error"}
+    | {"AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT"}
+    | {"AMQ_SCHEDULED_CRON", "AMQ_SCHEDULED_TIME", "scheduledJobId"}
+)
+
+ACTIVEMQ = Dialect(
+    name="ActiveMQ",
+    give_back=GiveBack.DISCONNECT,
+    limits=Limits(body=100 << 20, headers=990, header_line=10_200),
+    subscribing=Subscribing(
+        prefetch="activemq.prefetchSize", priority=("activemq.priority", -5), selector=True
+    ),
+    expiry=Expiry.ABSOLUTE,
+    max_priority=9,
+    priority_default=4,
+    queue_wildcards=True,
+    any_word_wildcard="",
+    any_word_at_end=">",
+    unspeakable=re.compile(r"[,?*>]|^\s|\s$|^(queue|topic|temp-queue|temp-topic)://"),
+    stomp=StompFacts(
+        client=CLIENT,
+        transport=frozenset(
+            {"subscription", "destination", "message-id", "redelivered", "ack", "content-length"}
+        ),
+        reserved=JMS_RESERVED,
+        prefixes={"queue": "/queue/", "topic": "/topic/"},
+        shown_prefixes={"/queue/": "queue", "/topic/": "topic"},
+        private_replies=("/temp-queue/", "/temp-topic/", "/remote-temp-"),
+        text_by_length=True,
+        timestamp_unit=1,
+        message_id="message-id",
+        shown_defaults=True,
+    ),
+)

@@ -1,0 +1,166 @@
+"""The kinds of facts that a bridge must know of a broker, without the facts.
+
+Sizes are bytes. `None` as a limit means that none is known.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from understudy.stomp.dialects import Dialect as ClientDialect
+
+__all__ = ["Dialect", "Expiry", "GiveBack", "Limits", "StompFacts", "Subscribing"]
+
+
+class GiveBack(enum.Enum):
+    """How a delivery that could not be forwarded goes back into its queue."""
+
+    NACK = "nack"
+    """A negative acknowledgement that asks for requeueing."""
+    DISCONNECT = "disconnect"
+    """Only by closing the connection without an ack; a NACK would take the message away."""
+
+
+class Expiry(enum.Enum):
+    """How a time to live is said."""
+
+    RELATIVE = "relative"
+    """Milliseconds from when the broker gets the message."""
+    ABSOLUTE = "absolute"
+    """Milliseconds since 1970; 0 and below means never."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one message may have; what is beyond is parked before the broker sees it."""
+
+    body: int
+    headers: int | None = None
+    """How many."""
+    header_line: int | None = None
+    """One name, its value and the colon, escaped."""
+    head: int | None = None
+    """All header lines, or all properties, together."""
+    short_string: int | None = None
+    """Each property that AMQP keeps as a short string, and each header's name."""
+    expiration: int | None = None
+    """Milliseconds of a relative time to live."""
+
+
+@dataclass(frozen=True)
+class Subscribing:
+    """What a bridge adds when it consumes."""
+
+    prefetch: str
+    """The header or argument that sets the window."""
+    prefetch_is_bytes: bool = False
+    """Whether the window counts bytes instead of messages."""
+    priority: tuple[str, int] | None = None
+    """Header or argument and value that let the broker's own consumers come first."""
+    selector: bool = False
+    """Whether the broker filters with JMS selectors."""
+
+
+@dataclass(frozen=True)
+class StompFacts:
+    """What is special to a broker's STOMP."""
+
+    client: ClientDialect
+    """What clients know of it as well."""
+
+    transport: frozenset[str]
+    """Headers of a MESSAGE that belong to the delivery or are the broker's own; not forwarded."""
+
+    reserved: frozenset[str]
+    """Headers with a meaning of their own on SEND, which an application's header of that name from
+    elsewhere must not have. With those of `mapping.stomp` that are properties everywhere."""
+
+    prefixes: Mapping[str, str]
+    """How the name of a queue, a topic, and an exchange with a key begins where a bridge uses it;
+    of a kind that is missing the broker has none."""
+
+    shown_prefixes: Mapping[str, str]
+    """Prefixes of a MESSAGE's destination and what they stand for."""
+
+    private_replies: tuple[str, ...]
+    """How a reply-to begins that only this broker can serve."""
+
+    text_by_length: bool
+    """A body without content-length is text, one with it is bytes; else bodies have no kind."""
+
+    timestamp_unit: int
+    """Milliseconds of one unit of the timestamp header."""
+
+    message_id: str = ""
+    """The header that identifies a message over redeliveries, where there is one."""
+
+    sent_id: str = ""
+    """The header of a SEND that becomes the message's id."""
+
+    percent_encodes: bool = False
+    """Whether ``/`` and ``%`` in a name are percent-encoded."""
+
+    shown_defaults: bool = False
+    """Priority, expiry and timestamp are in every MESSAGE, whether the sender gave them or not."""
+
+    unsafe_name: re.Pattern[str] = field(default=re.compile("[\0\ud800-\udfff]"))
+    """What a header's name must not contain, where `encode` would let it pass."""
+
+    unsafe_value: re.Pattern[str] = field(default=re.compile("[\0\ud800-\udfff]"))
+    """The same of a value."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One way to talk to one kind of broker; ``stomp`` is None where that is AMQP."""
+
+    name: str
+    give_back: GiveBack
+    limits: Limits
+    subscribing: Subscribing
+    expiry: Expiry
+    max_priority: int
+    stomp: StompFacts | None = None
+
+    confirms_routing: bool = True
+    """A confirm or receipt means that the message is in a queue, and not just that the broker saw
+    it. Where False a route must be checked by other means, or the other protocol used."""
+
+    confirms_or_tells: bool = True
+    """A message that is not taken is answered. Where False only a time-out tells."""
+
+    counts_returns: bool = False
+    """What is given back, or in flight when a connection ends, may count as a failed delivery, and
+    the message is gone or in a dead letter queue after some of them: keep windows small first."""
+
+    priority_default: int | None = None
+    """What a message without a priority has; None where it then simply has none."""
+
+    queue_wildcards: bool = False
+    """Whether one subscription can read all queues that match a pattern."""
+
+    any_word_wildcard: str = "#"
+    """Any number of words in a subscription, where this is not only understood at the end."""
+
+    any_word_at_end: str = ""
+    """The same where it is."""
+
+    unspeakable: re.Pattern[str] = field(default=re.compile(r"(?!)"))
+    """Names that cannot be sent to."""
+
+    @property
+    def is_amqp(self) -> bool:
+        return self.stomp is None
+
+    @property
+    def client(self) -> ClientDialect | None:
+        """What clients of its STOMP know of it."""
+        return self.stomp.client if self.stomp else None
+
+    @property
+    def confirms_are_cumulative(self) -> bool:
+        """One receipt stands for everything sent before it on the connection."""
+        return self.stomp is not None and self.stomp.client.receipts_are_cumulative
