@@ -59,7 +59,7 @@ class Script(Server):
         return "ready" in self._boot_output()
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for a condition, for a bounded time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -161,7 +161,7 @@ def test_a_frozen_broker_answers_no_byte_until_thawed(
             client.recv(1)
         connect(other).close()
         frozen.thaw()
-        client.settimeout(20)
+        client.settimeout(60)
         assert client.recv(1) == b"\x01"
     assert not frozen.is_frozen
 
@@ -235,12 +235,12 @@ def test_activemq_keeps_a_persistent_message(
 ) -> None:
     broker = launch(ActiveMQ(users={"ada": "secret"}))
     login = "CONNECT\naccept-version:1.2\nhost:/\nlogin:ada\npasscode:secret\n\n"
-    with socket.create_connection((broker.host, broker.port), 20) as client:
+    with socket.create_connection((broker.host, broker.port), 60) as client:
         assert stomp(client, login).startswith("CONNECTED")
         send = f"SEND\ndestination:/queue/{unique}\npersistent:true\nreceipt:1\n\nkept"
         assert stomp(client, send).startswith("RECEIPT")
     broker.restart()
-    with socket.create_connection((broker.host, broker.port), 20) as client:
+    with socket.create_connection((broker.host, broker.port), 60) as client:
         assert stomp(client, login).startswith("CONNECTED")
         answer = stomp(client, f"SUBSCRIBE\nid:1\ndestination:/queue/{unique}\n\n")
         assert answer.startswith("MESSAGE")
@@ -248,7 +248,7 @@ def test_activemq_keeps_a_persistent_message(
 
 
 def test_activemq_lets_anybody_in_without_users(activemq: ActiveMQ) -> None:
-    with socket.create_connection((activemq.host, activemq.port), 20) as client:
+    with socket.create_connection((activemq.host, activemq.port), 60) as client:
         connected = stomp(client, "CONNECT\naccept-version:1.2\nhost:/\n\n")
         assert connected.startswith("CONNECTED")
 
@@ -286,7 +286,7 @@ def test_stop_is_bounded() -> None:
         begun = time.monotonic()
         server.stop(timeout=0.3)
         assert not server.is_running
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
 
 
 def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_failed_start_shows_the_log_and_leaves_nothing(tmp_path: Path) -> None
         pass
     assert "ended while it was starting" in str(failed.value)
     hanging = Script("echo thinking; exec sleep 1000", folder=tmp_path / "kept")
-    with pytest.raises(StartFailed, match=r"did not answer within 0\.2 s"):
-        hanging.start(timeout=0.2)
+    with pytest.raises(StartFailed, match=r"did not answer within 2 s"):
+        hanging.start(timeout=2.0)
     assert not hanging.is_running
     hanging.close()
     assert (tmp_path / "kept/server.log").read_text() == "thinking\n"
@@ -379,6 +379,6 @@ def test_the_command_cleans_up_when_told_to_end(
         assert [server["name"] for server in servers] == ["redis-1", "redis-2"]
         tree = process_tree(process.pid)
         process.send_signal(number)
-        assert process.wait(20) == 0
-        assert not any(is_left(*one) for one in tree.items())
+        assert process.wait(60) == 0
+        until(lambda: not any(is_left(*one) for one in tree.items()))
         assert not any(Path(server["folder"]).exists() for server in servers)

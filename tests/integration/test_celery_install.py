@@ -27,7 +27,7 @@ def python(program: str, **env: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return done.stdout.strip()
 
@@ -76,13 +76,13 @@ def test_celery_takes_it_from_the_command_line(
     with Worker(settings, tmp_path, name=f"w-{unique[-8:]}") as worker:
         worker.wait_ready()
         done = subprocess.run(
-            celery_command("-b", uri, "inspect", "-d", worker.hostname, "-t", "10", "ping"),
+            celery_command("-b", uri, "inspect", "-d", worker.hostname, "-t", "60", "ping"),
             env=environment({}, tmp_path / "journal"),
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
     assert "pong" in done.stdout
     assert done.returncode == 0

@@ -89,10 +89,11 @@ def test_every_pool_moves_on_with_its_broker(
                 "was refused by" not in worker.log
             )  # reply queues are declared by their consumers
             assert consumers.split().count(f"{unique}-{pool}") == 1
-            inspect = apps[pool].control.inspect([worker.hostname], timeout=5.0)
+            inspect = apps[pool].control.inspect([worker.hostname], timeout=30.0)
             assert inspect.ping() == {worker.hostname: {"ok": "pong"}}
             assert inspect.stats()[worker.hostname]["pool"]
-            assert inspect.active() == {worker.hostname: []}
+            nothing: dict[str, list[Any]] = {worker.hostname: []}
+            assert wait_until(lambda: inspect.active() == nothing)  # noqa: B023
             assert worker.connects == 2
             print(f"{pool}: ended {worker.terminate():.1f} s after SIGTERM")
             assert worker.returncode == 0

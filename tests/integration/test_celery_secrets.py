@@ -41,7 +41,7 @@ def run(settings: dict[str, Any], folder: Path, arguments: tuple[str, ...]) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=PATIENCE,
+        timeout=2 * PATIENCE,
     )
     return f"$ celery {arguments[-1]}\n{done.stdout}\n"
 
@@ -81,11 +81,11 @@ def test_nothing_that_celery_shows_holds_a_password(
             app.connection().as_uri(),
             repr(app.pool),
             repr(events),
-            repr(app.control.inspect([worker.hostname], timeout=5.0).stats()),
+            repr(app.control.inspect([worker.hostname], timeout=30.0).stats()),
         ]
         commands: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {}
         for name in ("report", "status", "stats", "conf", "report of the worker"):
-            remote = ("inspect", "-d", worker.hostname, "-t", "10", name.partition(" ")[0])
+            remote = ("inspect", "-d", worker.hostname, "-t", "30", name.partition(" ")[0])
             local = (name,) if name in ("report", "status") else remote
             commands[name] = (settings, local)
         wrong = {

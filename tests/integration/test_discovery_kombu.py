@@ -253,8 +253,14 @@ def deaf() -> Iterator[int]:
 
 
 def test_a_failing_source_delays_no_connect_and_no_close(
-    lab: Lab, rabbit_a: RabbitMQ, unique: str, deaf: int, tmp_path: Path
+    lab: Lab,
+    rabbit_a: RabbitMQ,
+    unique: str,
+    deaf: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("understudy.discovery.http.PATIENCE", 60.0)
     members = [
         f"discovery:(http://127.0.0.1:{deaf}/uris,http://127.0.0.1:{free_port()}/uris)",
         f"discovery:(file://{tmp_path}/missing,https://127.0.0.1:{deaf}/uris)",
@@ -268,8 +274,8 @@ def test_a_failing_source_delays_no_connect_and_no_close(
     assert len(agents()) == 5
     connection.close()
     broker.discovery.close()
-    assert time.monotonic() - begin < 4  # a question to the silent server takes 5
-    assert wait_until(lambda: not agents(), 4)
+    assert time.monotonic() - begin < 30  # a question to the silent server takes 60
+    assert wait_until(lambda: not agents(), 20)
 
 
 def test_f39_close_while_the_list_is_awaited(lab: Lab, deaf: int) -> None:
@@ -278,7 +284,7 @@ def test_f39_close_while_the_list_is_awaited(lab: Lab, deaf: int) -> None:
     connecting = lab.background(connection.connect)
     assert not connecting.is_over_within(0.3)
     connection.close()
-    assert connecting.is_over_within(10)
+    assert connecting.is_over_within(30)
     assert isinstance(connecting.error, Exception)
 
 
@@ -347,7 +353,7 @@ def test_a_forked_child_asks_for_itself(
     prepare(connection, unique)
     pid = os.fork()
     if pid == 0:
-        signal.alarm(50)
+        signal.alarm(120)
         with contextlib.suppress(BaseException):
             send(connection, unique, "child")
             os._exit(0 if len(agents()) == 1 else 2)

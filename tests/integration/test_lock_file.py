@@ -97,7 +97,7 @@ def test_the_lock_lives_as_long_as_the_broker(
     if how == "kill":
         one.process.kill()
     if how in ("kill", "exit", "exception"):
-        one.process.wait(10)
+        one.process.wait(60)
     standby = FileBackend(tmp_path / "lock", local=True)
     seen = standby.read()
     assert seen.record is not None
@@ -106,7 +106,7 @@ def test_the_lock_lives_as_long_as_the_broker(
     assert standby.swap(seen, claim).record == seen.record
     assert standby.descriptor is None
     one.process.kill()
-    one.process.wait(10)
+    one.process.wait(60)
     os.kill(one.broker, signal.SIGKILL)
     assert wait_until(lambda: standby.read().is_proven_free)
     assert standby.swap(standby.read(), claim).record == claim

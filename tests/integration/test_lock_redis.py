@@ -20,8 +20,8 @@ from understudyd.lock.redis import RedisBackend
 pytestmark = pytest.mark.integration
 
 RECORD = LockRecord("g", "a", "a-1", token=2**53, sequence=1, lease=3.0)
-PATIENCE = 10.0  # s
-TIMEOUT = 1.0  # s, of one attempt
+PATIENCE = 30.0  # s
+TIMEOUT = 2.0  # s, of one attempt
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_frozen_server_costs_no_more_than_the_timeout(server: Redis) -> None:
         start = time.monotonic()
         with pytest.raises(Unavailable):
             backend.read()
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 20
     server.thaw()
     backend.read()
     backend.close()
@@ -86,7 +86,7 @@ def test_a_black_hole_costs_no_more_than_the_timeout(server: Redis) -> None:
         start = time.monotonic()
         with pytest.raises(Unavailable):
             backend.swap(seen, RECORD)
-        assert time.monotonic() - start < 8
+        assert time.monotonic() - start < 20
         proxy.heal()
         assert backend.read().record in (None, RECORD)  # what was held back may come late
         backend.close()

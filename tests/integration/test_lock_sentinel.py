@@ -18,7 +18,7 @@ from understudyd.testing.sentinels import Sentinels
 pytestmark = pytest.mark.integration
 
 RECORD = LockRecord("g", "a", "a-1", token=1, sequence=1, lease=3.0)
-PATIENCE = 40.0  # s
+PATIENCE = 90.0  # s
 TIMEOUT = 4.0  # s, of one attempt
 
 
