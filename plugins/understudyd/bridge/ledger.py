@@ -162,16 +162,26 @@ class Ledger:
             self._returned[similar] = why
         return similar
 
+    def why(self, tag: int) -> str:
+        """Why one came back."""
+        return self._returned[tag]
+
     def parcel(self, tag: int) -> Parcel:
         """What is to reach the target for a tag; KeyError when it is settled."""
         return self._entries[tag]
 
+    def under_way(self) -> list[int]:
+        """The tags whose confirm is to come, in the order they were sent."""
+        return [tag for tag in self._under_way.values() if tag != _NOBODY]
+
     def replace(self, tag: int, parcel: Parcel) -> str:
-        """Let another parcel stand for one that came back; it waits. Returns why it came back."""
+        """Let another parcel stand for one that is of no more use; it waits.
+
+        Returns why it came back, where it did.
+        """
         self._entries[tag] = parcel
-        why = self._returned.pop(tag)
         self._wait_again([tag])
-        return why
+        return self._returned.pop(tag, "")
 
     def acknowledge(self) -> int | None:
         """The tag up to which the source can be told that all is settled; None: nothing new."""

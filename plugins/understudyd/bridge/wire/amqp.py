@@ -139,7 +139,7 @@ class Session:
         """What a client sends first."""
         return PROTOCOL_HEADER
 
-    def feed(self, data: bytes) -> list[SessionEvent]:
+    def feed(self, data: bytes | memoryview) -> list[SessionEvent]:
         """What ``data`` means, in order; raises WireError. Nothing comes after `Closed`."""
         if self.is_closed:
             return []

@@ -125,8 +125,9 @@ class FrameReader:
     def __init__(self, *, max_body: int = MAX_BODY) -> None:
         self.frame_max = FIRST_FRAME_MAX
         self._max_body = max_body
-        self._rest = bytearray()  # the beginning of a frame
-        self._needed = 0  # bytes until that frame is whole
+        self._rest: list[bytes] = []  # the beginning of a frame, in pieces
+        self._has = 0  # bytes of it
+        self._needed = OVERHEAD  # bytes that make that frame whole
         self._events: list[Event] = []
         self._deliveries: list[Delivery] | None = None  # the list that is still open
         self._confirms: list[Confirm] | None = None
@@ -137,19 +138,18 @@ class FrameReader:
         self._left = 0
         self._parts: list[bytes] = []
 
-    def feed(self, data: bytes) -> list[Event]:
-        """What ``data`` completes, in order; raises WireError."""
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return []
-            data = bytes(self._rest)
-            self._rest.clear()
+    def feed(self, data: bytes | memoryview) -> list[Event]:
+        """What ``data`` completes, in order; raises WireError. It is copied, and once only."""
+        if self._has + len(data) < self._needed:
+            self._has += len(data)
+            self._rest.append(bytes(data))
+            return []
+        taken = b"".join((*self._rest, data))
         self._events = []
         self._deliveries = self._confirms = None
-        at = self._take_frames(data)
-        if at < len(data):
-            self._rest += data[at:]
+        at = self._take_frames(taken)
+        self._has = len(taken) - at
+        self._rest = [taken[at:]] if self._has else []
         return self._events
 
     def _take_frames(self, data: bytes) -> int:

@@ -1,0 +1,385 @@
+"""The machine of one link: what happened goes in, what to do comes out; no I/O, no clock.
+
+    WAITING_TARGET ──> WAITING_SOURCE ──> RUNNING <──> RETRYING        any ──stop──> DRAINING
+          ^                  ^              │  ^                                        │
+          └── hold is over ──┼── HOLDING <──┘  │                                     STOPPED
+                             └── source lost ──┘
+
+Rules
+* The target is connected first: nothing is taken from a source that could not be sent.
+* Messages are settled at the source only when the target confirmed them. When the source is lost
+  they are forgotten (it delivers them again); when the target is lost they are held for
+  ``hold_time`` and sent again, then given back.
+* After each attach the window begins with `FIRST_WINDOW` and doubles with every window that was
+  settled in full: a bridge that crashes again and again costs few delivery counts.
+* What the target refuses is sent again after a back-off, one first, then two, four ...; meanwhile
+  nothing is read.
+* A back-off begins anew when the end worked, not when it was opened: a target that closes over the
+  first message is not opened in a hot loop.
+* Acknowledgements go out for a tenth of the window, after `ACK_DELAY`, or when nothing is left.
+* Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``.
+* A state that does not list a happening in `TABLE` does not care for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from understudy.core.backoff import Backoff
+from understudyd.bridge.ledger import Ledger, Parcel
+from understudyd.bridge.outcomes import Outcome, of_closed, of_return
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.bodies import content_header
+from understudyd.bridge.wire.methods import encode_publish
+from understudyd.bridge.wire.reader import Confirm, Returned
+from understudyd.bridge.words import (
+    TABLE,
+    Acknowledge,
+    Action,
+    CloseSource,
+    CloseTarget,
+    Finished,
+    Happening,
+    OpenSource,
+    OpenTarget,
+    Send,
+    State,
+    Timer,
+    Widen,
+)
+
+__all__ = ["Link", "LinkSettings"]
+
+FIRST_WINDOW = 16  # messages
+ACK_DELAY = 0.025  # s
+ACK_SHARE = 10  # an acknowledgement for the tenth part of the window
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """How a link behaves; times in seconds."""
+
+    prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
+    size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
+    hold_time: float = 60.0  # in flight is held so long for a target that is gone
+    confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
+    drain_time: float = 10.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 30_000.0))
+
+
+class Link:
+    """One source, one target. Every method that is told something returns what to do."""
+
+    def __init__(self, settings: LinkSettings, parking: Parking, rng: Random) -> None:
+        self.state = State.IDLE
+        self.reason = ""
+        """Why it is in this state, where that is not the aim."""
+        self.ledger = Ledger()
+        self.forwarded = self.parked = self.retried = 0
+        self.window = FIRST_WINDOW
+        self._settings = settings
+        self._parking = parking
+        self._rng = rng
+        self._actions: list[Action] = []
+        self._timers: dict[Timer, float] = {}
+        self._now = 0.0
+        self._blocked = ""  # why the target reads nothing
+        self._congested = False
+        self._failures = {Timer.TARGET: 0, Timer.SOURCE: 0, Timer.RETRY: 0}  # in a row
+        self._settled = 0  # since the window was opened
+        self._careful = 0  # so many are to be sent one by one
+        self._probes = 1  # so many of those that were refused are sent at a time
+
+    @property
+    def shown(self) -> str:
+        """The state as a status shows it."""
+        return "blocked" if self.is_blocked else self.state.value
+
+    @property
+    def is_blocked(self) -> bool:
+        return bool(self._blocked) and self.state in (State.RUNNING, State.RETRYING)
+
+    @property
+    def wants_reading(self) -> bool:
+        """Whether the source is to be read."""
+        return (
+            self.state in (State.RUNNING, State.WAITING_SOURCE)
+            and not self._blocked
+            and not self._congested
+            and not self._careful
+            and self.ledger.size < self._settings.size
+        )
+
+    @property
+    def due(self) -> float | None:
+        """When ``tick()`` wants to be called; None: not before something happens."""
+        return min(self._timers.values(), default=None)
+
+    # What is told to it
+
+    def start(self, now: float) -> list[Action]:
+        return self._happen(Happening.START, now)
+
+    def stop(self, now: float) -> list[Action]:
+        self._now = now
+        self._happen_within(Happening.STOP)
+        return self._drained()
+
+    def tick(self, now: float) -> list[Action]:
+        """Whatever is due."""
+        self._now = now
+        for timer in [timer for timer, due in self._timers.items() if due <= now]:
+            del self._timers[timer]
+            if timer is Timer.ACKNOWLEDGE:
+                self._acknowledge()
+            else:
+                self._happen_within(timer.happening)
+        return self._take_actions()
+
+    def target_up(self, now: float) -> list[Action]:
+        self._blocked, self._congested = "", False
+        return self._happen(Happening.TARGET_UP, now)
+
+    def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
+        """``closed`` is what the broker said, where it said something."""
+        self.reason = f"target: {reason}"
+        if closed is not None:
+            self._judge(closed)
+        return self._happen(Happening.TARGET_LOST, now)
+
+    def source_up(self, now: float) -> list[Action]:
+        return self._happen(Happening.SOURCE_UP, now)
+
+    def source_lost(self, reason: str, now: float) -> list[Action]:
+        self.reason = f"source: {reason}"
+        return self._happen(Happening.SOURCE_LOST, now)
+
+    def blocked(self, reason: str) -> None:
+        """The target reads nothing for now (connection.blocked)."""
+        self._blocked = reason
+        self._timers.pop(Timer.CONFIRM, None)
+
+    def unblocked(self, now: float) -> None:
+        self._blocked = ""
+        self._now = now
+        self._expect_confirm()
+
+    def congested(self, is_congested: bool) -> None:
+        """Whether what was sent piles up on our side."""
+        self._congested = is_congested
+
+    def delivered(self, tags: list[int], parcels: list[Parcel], now: float) -> list[Action]:
+        """A batch from the source."""
+        self._now = now
+        if self.state in (State.DRAINING, State.STOPPED):
+            return []  # it was not taken, so closing gives it back
+        self._failures[Timer.SOURCE] = 0
+        self.ledger.take(tags, parcels, now)
+        if self.state is State.RUNNING:
+            self._send_waiting()
+        return self._take_actions()
+
+    def confirmed(self, confirms: Sequence[Confirm], now: float) -> list[Action]:
+        """A batch from the target."""
+        self._now = now
+        settled, refused, came_back = self.ledger.confirm(confirms)
+        self._expect_confirm()
+        for tag in came_back:
+            self._park(tag, self.ledger.why(tag))
+        if settled:
+            self._count(settled)
+        if refused:
+            self.retried += len(refused)
+            self.reason = f"target: refused {len(refused)} messages"
+            self._happen_within(Happening.REFUSED)
+        elif settled and self.state is State.RETRYING:
+            self._accept()
+        if came_back and self.state in (State.RUNNING, State.DRAINING):
+            self._send_waiting()
+        self._acknowledge_in_time()
+        return self._drained()
+
+    def returned(self, message: Returned, now: float) -> list[Action]:
+        """A message that the target could not route; its confirm follows."""
+        self._now = now
+        why = f"{message.code} {message.text}"
+        publish = encode_publish(message.exchange, message.routing_key)
+        header = content_header(message.properties, message.size)
+        tag = self.ledger.came_back(publish, header, message.frames, why)
+        if tag is None:
+            is_clear = self.ledger.is_owed_to_nobody
+        else:
+            is_parked = self._parking.holds(self.ledger.parcel(tag))
+            is_clear = of_return(is_parked=is_parked) is Outcome.REJECT
+        if is_clear:
+            return []
+        self._do(CloseTarget())
+        return self.target_lost(f"{why}: {message.exchange or '-'}/{message.routing_key}", now)
+
+    # What the table asks for
+
+    def _happen(self, happening: Happening, now: float) -> list[Action]:
+        self._now = now
+        self._happen_within(happening)
+        return self._take_actions()
+
+    def _happen_within(self, happening: Happening) -> None:
+        if (found := TABLE.get((self.state, happening))) is None:
+            return
+        self.state, steps = found
+        if self.state is State.RUNNING:
+            self.reason = ""
+        for step in steps:
+            getattr(self, f"_{step}")()
+
+    def _open_target(self) -> None:
+        self._do(OpenTarget())
+
+    def _open_source(self) -> None:
+        self._settled, self.window = 0, min(FIRST_WINDOW, self._settings.prefetch)
+        self._do(OpenSource(self.window))
+
+    def _close_target(self) -> None:
+        self._do(CloseTarget())
+
+    def _close_source(self) -> None:
+        """Everything that is not acknowledged goes back to its queue."""
+        self._acknowledge()
+        self._forget()
+        self._do(CloseSource())
+
+    def _target_later(self) -> None:
+        self._later(Timer.TARGET)
+
+    def _source_later(self) -> None:
+        self._later(Timer.SOURCE)
+
+    def _retry_later(self) -> None:
+        self._later(Timer.RETRY)
+
+    def _lose(self) -> None:
+        self.ledger.lose()
+        for timer in (Timer.CONFIRM, Timer.RETRY):
+            self._timers.pop(timer, None)
+
+    def _forget(self) -> None:
+        self.ledger.forget()
+        for timer in (Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD):
+            self._timers.pop(timer, None)
+        self._careful = 0
+
+    def _hold(self) -> None:
+        self._timers.setdefault(Timer.HOLD, self._now + self._settings.hold_time)
+
+    def _resume(self) -> None:
+        self._timers.pop(Timer.HOLD, None)
+        self._failures[Timer.RETRY] = 0
+        self._send_waiting()
+
+    def _probe(self) -> None:
+        self._probes = 1
+        self._send(1)
+
+    def _accept(self) -> None:
+        """Send twice as many, until nothing waits; what was under way before tells nothing."""
+        if self.ledger.is_under_way or Timer.RETRY in self._timers:
+            return
+        self._failures[Timer.RETRY] = 0
+        if self.ledger.has_waiting:
+            self._probes *= 2
+            self._send(self._probes)
+        else:
+            self._happen_within(Happening.ACCEPTED)
+
+    def _stall(self) -> None:
+        timeout = self._settings.confirm_timeout
+        self.reason = f"target: no confirm within {timeout:g} s"
+
+    def _drain(self) -> None:
+        self._timers[Timer.DRAIN] = self._now + self._settings.drain_time
+        self._send_waiting()
+
+    def _finish(self) -> None:
+        self._timers.clear()
+        self._do(Finished())
+
+    # Its parts
+
+    def _later(self, timer: Timer) -> None:
+        failures = self._failures[timer] = self._failures[timer] + 1
+        delay = self._settings.backoff.delay_ms(failures, first_connection=True, rng=self._rng)
+        self._timers[timer] = self._now + delay / 1000
+
+    def _judge(self, closed: Closed) -> None:
+        """Find out whether a message closed the channel, and which."""
+        under_way = self.ledger.under_way()
+        outcome = of_closed(closed, is_alone=len(under_way) == 1 and self._careful > 0)
+        if outcome is Outcome.RETRY:
+            self._careful = len(under_way)
+        elif outcome is Outcome.REJECT:
+            self._park(under_way[0], str(closed))
+
+    def _park(self, tag: int, why: str) -> None:
+        parcel = self.ledger.parcel(tag)
+        if not self._parking.holds(parcel):
+            self.ledger.replace(tag, self._parking.park(parcel, why))
+            self.parked += 1
+
+    def _send_waiting(self) -> None:
+        if not self._careful:
+            self._send(None)
+        elif not self.ledger.is_under_way:
+            self._send(1)
+
+    def _send(self, limit: int | None) -> None:
+        if pieces := self.ledger.send(limit):
+            self._do(Send(pieces))
+            if Timer.CONFIRM not in self._timers:
+                self._expect_confirm()
+
+    def _expect_confirm(self) -> None:
+        if self.ledger.is_under_way and not self._blocked:
+            self._timers[Timer.CONFIRM] = self._now + self._settings.confirm_timeout
+        else:
+            self._timers.pop(Timer.CONFIRM, None)
+
+    def _count(self, settled: int) -> None:
+        self._failures[Timer.TARGET] = 0
+        self.forwarded += settled
+        self._settled += settled
+        self._careful = max(0, self._careful - settled)
+        if self._careful and self.state is State.RUNNING:
+            self._send_waiting()
+        window = self._settings.prefetch
+        if self.window < window and self._settled >= self.window and self.state is State.RUNNING:
+            self.window, self._settled = min(2 * self.window, window), 0
+            self._do(Widen(self.window))
+
+    def _acknowledge_in_time(self) -> None:
+        count = self.ledger.acknowledgeable
+        if not count:
+            return
+        if not self.ledger or count * ACK_SHARE >= self.window:
+            self._acknowledge()
+        else:
+            self._timers.setdefault(Timer.ACKNOWLEDGE, self._now + ACK_DELAY)
+
+    def _acknowledge(self) -> None:
+        self._timers.pop(Timer.ACKNOWLEDGE, None)
+        if (tag := self.ledger.acknowledge()) is not None:
+            self._do(Acknowledge(tag))
+
+    def _drained(self) -> list[Action]:
+        if self.state is State.DRAINING and not self.ledger:
+            self._happen_within(Happening.SETTLED)
+        return self._take_actions()
+
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def _take_actions(self) -> list[Action]:
+        actions, self._actions = self._actions, []
+        return actions

@@ -1,0 +1,52 @@
+"""What the target's answer to a message means for it: four outcomes, one table.
+
+    ========== ==================================================================================
+    CONFIRMED  the target has it: settle it at the source
+    RETRY      not now: it stays in flight and is sent again after a back-off
+    REJECT     never: it goes to the parking queue with its reason, and is settled from there
+    ABORT      it cannot be told: the connection is given up, everything in flight is sent again
+    ========== ==================================================================================
+
+Rules
+* An ack means CONFIRMED, a nack RETRY: a full queue (`reject-publish`), or an error of a queue.
+* A return means REJECT: no binding leads on from there; waiting would stop the link for it.
+* The channel closes over one message of a pipelined window and does not say over which. So all is
+  sent again, one by one; which closes it while it is alone under way is the one (REJECT). Only
+  codes that can be a message's fault are judged so (`LETHAL`), the others tell of the broker.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from understudyd.bridge.wire.amqp import Closed
+
+__all__ = ["LETHAL", "Outcome", "of_closed", "of_return"]
+
+
+class Outcome(Enum):
+    CONFIRMED = "confirmed"
+    RETRY = "retry"
+    REJECT = "reject"
+    ABORT = "abort"
+
+
+LETHAL = {
+    311: "content too large",
+    406: "precondition failed",  # larger than the broker takes; a header of a wrong type
+    501: "frame error",
+    502: "syntax error",
+    505: "unexpected frame",
+}
+
+
+def of_return(*, is_parked: bool) -> Outcome:
+    """Of a message that came back; ``is_parked``: from the parking queue, which is gone then."""
+    return Outcome.ABORT if is_parked else Outcome.REJECT
+
+
+def of_closed(closed: Closed, *, is_alone: bool) -> Outcome:
+    """Of what was under way when the target closed channel or connection."""
+    if closed.code not in LETHAL:
+        return Outcome.ABORT
+    return Outcome.REJECT if is_alone else Outcome.RETRY

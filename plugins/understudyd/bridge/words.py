@@ -1,0 +1,193 @@
+"""The words of a link: its states, what happens to it, what it asks for, and the table of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, TypeAlias
+
+__all__ = [
+    "TABLE",
+    "Acknowledge",
+    "Action",
+    "CloseSource",
+    "CloseTarget",
+    "Finished",
+    "Happening",
+    "OpenSource",
+    "OpenTarget",
+    "Send",
+    "State",
+    "Timer",
+    "Widen",
+]
+
+
+class State(Enum):
+    """The value is what a status shows."""
+
+    IDLE = "idle"
+    WAITING_TARGET = "waiting-target"
+    """The target is being opened, or will be after a back-off; the source is closed."""
+    WAITING_SOURCE = "waiting-source"
+    """The same for the source; the target is open."""
+    RUNNING = "running"
+    RETRYING = "retrying"
+    """The target refuses; what it refused is sent again after a back-off."""
+    HOLDING = "holding"
+    """The target is lost; what is in flight is held for it."""
+    DRAINING = "draining"
+    """Nothing more is taken; what is in flight is to be settled."""
+    STOPPED = "stopped"
+
+
+class Happening(Enum):
+    START = "start"
+    STOP = "stop"
+    TARGET_UP = "target up"
+    TARGET_LOST = "target lost"
+    """Or could not be opened."""
+    TARGET_DUE = "time to open the target"
+    SOURCE_UP = "source up"
+    SOURCE_LOST = "source lost"
+    """Or could not be opened."""
+    SOURCE_DUE = "time to open the source"
+    REFUSED = "refused"
+    ACCEPTED = "accepted"
+    """The target confirms, and refuses nothing."""
+    RETRY_DUE = "time to send again"
+    STALLED = "no confirm in time"
+    HOLD_OVER = "held long enough"
+    SETTLED = "nothing is in flight"
+    DRAIN_OVER = "drained long enough"
+
+
+class Timer(Enum):
+    """What a link waits for; ``happening`` is what it means that it is due."""
+
+    TARGET = Happening.TARGET_DUE
+    SOURCE = Happening.SOURCE_DUE
+    RETRY = Happening.RETRY_DUE
+    CONFIRM = Happening.STALLED
+    HOLD = Happening.HOLD_OVER
+    DRAIN = Happening.DRAIN_OVER
+    ACKNOWLEDGE = None
+    """Acknowledgements go out, whatever the state."""
+
+    @property
+    def happening(self) -> Happening:
+        assert isinstance(self.value, Happening)
+        return self.value
+
+
+@dataclass(frozen=True)
+class OpenTarget:
+    """Connect to the target: ``target_up()`` or ``target_lost()`` follows."""
+
+
+@dataclass(frozen=True)
+class CloseTarget:
+    """Close the target; nothing follows."""
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """Connect to the source: ``source_up()`` or ``source_lost()`` follows, then deliveries."""
+
+    window: int
+    """Messages that it may deliver without an acknowledgement."""
+
+
+@dataclass(frozen=True)
+class Widen:
+    """Let the source deliver more."""
+
+    window: int
+
+
+@dataclass(frozen=True)
+class CloseSource:
+    """Give back what was not acknowledged, and close; nothing follows."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Write this to the target, in order."""
+
+    pieces: list[bytes]
+
+
+@dataclass(frozen=True)
+class Acknowledge:
+    """Tell the source that everything up to this tag is settled."""
+
+    tag: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The link has come to its end; both ends are closed."""
+
+
+Action: TypeAlias = (
+    "OpenTarget | CloseTarget | OpenSource | Widen | CloseSource | Send | Acknowledge | Finished"
+)
+
+_S, _H = State, Happening
+
+#: From a state and a happening to the next state and the steps to take, methods of the link.
+TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
+    (_S.IDLE, _H.START): (_S.WAITING_TARGET, ("open_target",)),
+    (_S.IDLE, _H.STOP): (_S.STOPPED, ("finish",)),
+    #
+    (_S.WAITING_TARGET, _H.TARGET_UP): (_S.WAITING_SOURCE, ("open_source",)),
+    (_S.WAITING_TARGET, _H.TARGET_LOST): (_S.WAITING_TARGET, ("target_later",)),
+    (_S.WAITING_TARGET, _H.TARGET_DUE): (_S.WAITING_TARGET, ("open_target",)),
+    (_S.WAITING_TARGET, _H.STOP): (_S.STOPPED, ("close_target", "finish")),
+    #
+    (_S.WAITING_SOURCE, _H.SOURCE_UP): (_S.RUNNING, ("resume",)),
+    (_S.WAITING_SOURCE, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("source_later",)),
+    (_S.WAITING_SOURCE, _H.SOURCE_DUE): (_S.WAITING_SOURCE, ("open_source",)),
+    (_S.WAITING_SOURCE, _H.TARGET_LOST): (
+        _S.WAITING_TARGET,
+        ("lose", "close_source", "target_later"),
+    ),
+    (_S.WAITING_SOURCE, _H.STALLED): (
+        _S.WAITING_TARGET,
+        ("stall", "close_target", "lose", "close_source", "target_later"),
+    ),
+    (_S.WAITING_SOURCE, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    #
+    (_S.RUNNING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
+    (_S.RUNNING, _H.STALLED): (
+        _S.HOLDING,
+        ("stall", "close_target", "lose", "hold", "target_later"),
+    ),
+    (_S.RUNNING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
+    (_S.RUNNING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
+    (_S.RUNNING, _H.STOP): (_S.DRAINING, ("drain",)),
+    #
+    (_S.RETRYING, _H.RETRY_DUE): (_S.RETRYING, ("probe",)),
+    (_S.RETRYING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
+    (_S.RETRYING, _H.ACCEPTED): (_S.RUNNING, ("resume",)),
+    (_S.RETRYING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
+    (_S.RETRYING, _H.STALLED): (
+        _S.HOLDING,
+        ("stall", "close_target", "lose", "hold", "target_later"),
+    ),
+    (_S.RETRYING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
+    (_S.RETRYING, _H.STOP): (_S.DRAINING, ("drain",)),
+    #
+    (_S.HOLDING, _H.TARGET_UP): (_S.RUNNING, ("resume",)),
+    (_S.HOLDING, _H.TARGET_LOST): (_S.HOLDING, ("target_later",)),
+    (_S.HOLDING, _H.TARGET_DUE): (_S.HOLDING, ("open_target",)),
+    (_S.HOLDING, _H.HOLD_OVER): (_S.WAITING_TARGET, ("close_source",)),
+    (_S.HOLDING, _H.SOURCE_LOST): (_S.WAITING_TARGET, ("forget",)),
+    (_S.HOLDING, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    #
+    (_S.DRAINING, _H.SETTLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.DRAINING, _H.DRAIN_OVER): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.DRAINING, _H.STALLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.DRAINING, _H.TARGET_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.DRAINING, _H.SOURCE_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
+}

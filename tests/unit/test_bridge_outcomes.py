@@ -1,0 +1,79 @@
+"""What an answer means for a message, and what becomes of one that cannot be delivered."""
+
+from __future__ import annotations
+
+import pytest
+
+from understudyd.bridge.ledger import Parcel
+from understudyd.bridge.outcomes import LETHAL, Outcome, of_closed, of_return
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.bodies import body_frames, content_header
+from understudyd.bridge.wire.methods import encode_publish
+from understudyd.bridge.wire.properties import build, get, get_header, read
+
+
+def parcel(properties: bytes) -> Parcel:
+    publish = encode_publish("prices", "nyse.ibm")
+    return (publish, content_header(properties, 1), body_frames(b"x", 4096), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "is_alone", "outcome"),
+    [
+        *((code, True, Outcome.REJECT) for code in LETHAL),
+        *((code, False, Outcome.RETRY) for code in LETHAL),
+        (320, True, Outcome.ABORT),  # the broker goes down
+        (403, True, Outcome.ABORT),
+        (404, True, Outcome.ABORT),  # no exchange: all messages would meet that
+        (541, False, Outcome.ABORT),
+    ],
+)
+def test_only_what_can_be_a_messages_fault_is_laid_on_it(
+    code: int, is_alone: bool, outcome: Outcome
+) -> None:
+    assert of_closed(Closed("channel", code, "why"), is_alone=is_alone) is outcome
+
+
+def test_what_comes_back_is_parked_and_what_comes_back_from_there_ends_the_connection() -> None:
+    assert of_return(is_parked=False) is Outcome.REJECT
+    assert of_return(is_parked=True) is Outcome.ABORT
+
+
+def test_a_parked_message_tells_why_and_keeps_the_rest() -> None:
+    parking = Parking("orders")
+    given = build(
+        {"content_type": "text/plain", "headers": {"a": 1.5}, "expiration": "5000", "priority": 3}
+    )
+    publish, header, frames, size = parking.park(parcel(given), "312 NO_ROUTE")
+    assert publish == encode_publish("", "understudy.parking.orders")
+    assert (frames, size) == (body_frames(b"x", 4096), 1)
+    properties = header[19:-1]
+    assert read(properties) == {
+        "content_type": "text/plain",
+        "headers": {
+            "a": 1.5,
+            "x-understudy-parked-reason": "312 NO_ROUTE",
+            "x-understudy-parked-bridge": "orders",
+            "x-understudy-parked-exchange": "prices",
+            "x-understudy-parked-routing-key": "nyse.ibm",
+            "x-understudy-parked-expiration": "5000",
+        },
+        "delivery_mode": 2,
+        "priority": 3,
+    }
+
+
+def test_properties_that_cannot_be_read_are_parked_whole() -> None:
+    raw = b"\x20\0\0\0\0\x09\x01aS"
+    header = Parking("orders").park(parcel(raw), "its properties cannot be read")[1]
+    assert get_header(header[19:-1], "x-understudy-parked-properties") == raw
+    assert get(header[19:-1], "delivery_mode") == 2
+
+
+def test_the_parking_queue_knows_its_own() -> None:
+    parking = Parking("orders")
+    given = parcel(build({}))
+    assert not parking.holds(given)
+    assert parking.holds(parking.park(given, "why"))
+    assert not Parking("other").holds(parking.park(given, "why"))
