@@ -1,0 +1,189 @@
+"""The two ends of a link that speak AMQP 0-9-1.
+
+Rules
+* Source and target have connections of their own: a blocked target must not stop acknowledgements.
+* A source is read with ``basic.consume`` and a prefetch of its consumer, since quorum queues know
+  no other. A consumer's prefetch is fixed, so to widen it the consumer is replaced by another; what
+  the first one delivered stays valid.
+* What is given back is nacked before the connection ends: since RabbitMQ 4.3 a nack does not count
+  as a delivery that failed, a connection that ended does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from understudyd.bridge.ends.connection import Connection, Hooks
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.wire.reader import (
+    Confirm,
+    Confirms,
+    Deliveries,
+    Delivery,
+    Event,
+    Returned,
+    Told,
+)
+
+__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "TargetHooks"]
+
+DURABLE = 0b10  # of queue.declare
+NO_FLAGS = 0
+LOWER_PRIORITY = -1  # than any consumer that asks for none: they come first
+
+
+@dataclass(frozen=True)
+class SourceHooks:
+    on_deliveries: Callable[[list[Delivery]], None]
+    on_lost: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TargetHooks:
+    on_confirms: Callable[[list[Confirm]], None]
+    on_returned: Callable[[Returned], None]
+    on_blocked: Callable[[str | None], None]
+    """With the reason; None: it reads again."""
+    on_congested: Callable[[bool], None]
+    on_lost: Callable[[str, Closed | None], None]
+
+
+class AmqpSource:
+    """A queue that is read."""
+
+    def __init__(
+        self, dialer: Dialer, queue: str, tag: str, hooks: SourceHooks, priority: int | None = None
+    ) -> None:
+        """``tag`` names our consumers, ``priority`` is theirs (x-priority)."""
+        self._dialer = dialer
+        self._queue = queue
+        self._tag = tag
+        self._hooks = hooks
+        self._arguments = {} if priority is None else {"x-priority": priority}
+        self._connection: Connection | None = None
+        self._consumers = 0
+
+    async def open(self, window: int) -> None:
+        """Connect and consume with that prefetch; raises ConnectionFailed."""
+        hooks = Hooks(self._came, self._lost, lambda _: None)
+        connection = await self._dialer.dial(hooks)
+        try:
+            qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
+            await connection.call(qos, Method.BASIC_QOS_OK)
+            await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
+        except BaseException:
+            connection.drop()
+            raise
+        self._connection = connection
+
+    def widen(self, window: int) -> None:
+        """Consume with a larger prefetch."""
+        if self._connection is not None:
+            old = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
+            qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
+            self._connection.write(old + qos + self._consume())
+
+    def read(self, is_wanted: bool) -> None:
+        """Whether to read from the connection."""
+        if self._connection is not None:
+            self._connection.read(is_wanted)
+
+    def acknowledge(self, tag: int) -> None:
+        """Everything up to this tag."""
+        if self._connection is not None:
+            self._connection.write(encode_method(Method.BASIC_ACK, tag, 1))
+
+    async def close(self) -> None:
+        """Give back what was not acknowledged, and end."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.write(
+                encode_method(Method.BASIC_CANCEL, self._consumer, 1)
+                + encode_method(Method.BASIC_NACK, 0, 0b11)  # all of them, back to the queue
+            )
+            await connection.close()
+
+    @property
+    def _consumer(self) -> str:
+        return f"{self._tag}.{self._consumers}"
+
+    def _consume(self) -> bytes:
+        self._consumers += 1
+        return encode_method(
+            Method.BASIC_CONSUME, 0, self._queue, self._consumer, NO_FLAGS, self._arguments
+        )
+
+    def _came(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Deliveries):
+                self._hooks.on_deliveries(event.items)
+            elif isinstance(event, Told) and event.method == Method.BASIC_CANCEL:
+                self._cancelled(event.arguments[0])
+
+    def _lost(self, reason: str, closed: Closed | None) -> None:
+        if self._connection is not None:  # else whoever opens it is told
+            self._connection = None
+            self._hooks.on_lost(reason)
+
+    def _cancelled(self, consumer: str) -> None:
+        """The broker ended our consumer: its queue was deleted, or failed."""
+        if self._connection is not None and consumer == self._consumer:
+            self._connection.drop()
+            self._lost(f"the queue {self._queue!r} was deleted or is not available", None)
+
+
+class AmqpTarget:
+    """Where messages are published."""
+
+    def __init__(self, dialer: Dialer, parking: str, hooks: TargetHooks) -> None:
+        """``parking`` is the queue for what cannot be delivered; it is made when it is missing."""
+        self._dialer = dialer
+        self._parking = parking
+        self._hooks = hooks
+        self._connection: Connection | None = None
+
+    async def open(self) -> None:
+        """Connect, with confirms and the parking queue; raises ConnectionFailed."""
+        hooks = Hooks(self._came, self._lost, self._hooks.on_congested)
+        connection = await self._dialer.dial(hooks)
+        try:
+            declare = encode_method(Method.QUEUE_DECLARE, 0, self._parking, DURABLE, {})
+            await connection.call(declare, Method.QUEUE_DECLARE_OK)
+            await connection.call(
+                encode_method(Method.CONFIRM_SELECT, NO_FLAGS), Method.CONFIRM_SELECT_OK
+            )
+        except BaseException:
+            connection.drop()
+            raise
+        self._connection = connection
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Write publishes, in order."""
+        if self._connection is not None:
+            self._connection.write(b"".join(pieces))
+
+    async def close(self) -> None:
+        """End in order; what was not confirmed is in doubt."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _lost(self, reason: str, closed: Closed | None) -> None:
+        if self._connection is not None:  # else whoever opens it is told
+            self._connection = None
+            self._hooks.on_lost(reason, closed)
+
+    def _came(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Confirms):
+                self._hooks.on_confirms(event.items)
+            elif isinstance(event, Returned):
+                self._hooks.on_returned(event)
+            elif isinstance(event, Told):
+                if event.method == Method.CONNECTION_BLOCKED:
+                    self._hooks.on_blocked(event.arguments[0])
+                elif event.method == Method.CONNECTION_UNBLOCKED:
+                    self._hooks.on_blocked(None)

@@ -1,0 +1,219 @@
+"""Runs one link: carries what happens at its ends to the machine, and does what that asks for.
+
+Rules
+* The loop's thread is the only one. What a read brought is handled at once, in one go.
+* Opening and closing take time and are tasks; of each end at most one is under way. A task that
+  was overtaken (its end was closed meanwhile) tells nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, SourceHooks, TargetHooks
+from understudyd.bridge.ends.connection import ConnectionFailed
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.forward import Forwarder
+from understudyd.bridge.link import Link, LinkSettings
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.reader import Confirm, Delivery, Returned
+from understudyd.bridge.words import (
+    Acknowledge,
+    Action,
+    CloseSource,
+    CloseTarget,
+    Finished,
+    OpenSource,
+    OpenTarget,
+    Send,
+    Widen,
+)
+
+__all__ = ["LinkRunner", "QueueRoute"]
+
+_log = logging.getLogger("understudyd.bridge")
+
+
+class LinkRunner:
+    """One queue of the source, published to the target."""
+
+    def __init__(
+        self,
+        name: str,
+        source: Dialer,
+        queue: str,
+        target: Dialer,
+        route: Callable[[str, str], tuple[str, str]],
+        *,
+        here: str,
+        settings: LinkSettings | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """``route`` gives exchange and routing key at the target for those at the source; ``here``
+        is what the source's broker is called in paths."""
+        rng = rng or Random()
+        parking = Parking(name)
+        self.name = name
+        self.link = Link(settings or LinkSettings(), parking, rng)
+        self._forwarder = Forwarder(route, here, parking)
+        self._source = AmqpSource(
+            source,
+            queue,
+            f"understudy.{name}",
+            SourceHooks(self._on_deliveries, self._on_source_lost),
+        )
+        self._target = AmqpTarget(
+            target,
+            parking.queue,
+            TargetHooks(
+                self._on_confirms,
+                self._on_returned,
+                self._on_blocked,
+                self._on_congested,
+                self._on_target_lost,
+            ),
+        )
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._shown = ""
+        self.finished = self._loop.create_future()
+
+    def start(self) -> None:
+        self._do(self.link.start(self._loop.time()))
+
+    def stop(self) -> None:
+        """Settle what is in flight, then end; ``finished`` is done when both ends are closed."""
+        self._do(self.link.stop(self._loop.time()))
+
+    # What the ends tell
+
+    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+        tags, parcels = self._forwarder.prepare(deliveries)
+        self._do(self.link.delivered(tags, parcels, self._loop.time()))
+
+    def _on_confirms(self, confirms: list[Confirm]) -> None:
+        self._do(self.link.confirmed(confirms, self._loop.time()))
+
+    def _on_returned(self, message: Returned) -> None:
+        self._do(self.link.returned(message, self._loop.time()))
+
+    def _on_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            self.link.unblocked(self._loop.time())
+        else:
+            self.link.blocked(reason)
+        self._do([])
+
+    def _on_congested(self, is_congested: bool) -> None:
+        self.link.congested(is_congested)
+        self._do([])
+
+    def _on_source_lost(self, reason: str) -> None:
+        self._do(self.link.source_lost(reason, self._loop.time()))
+
+    def _on_target_lost(self, reason: str, closed: Closed | None) -> None:
+        self._do(self.link.target_lost(reason, self._loop.time(), closed))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._do(self.link.tick(self._loop.time()))
+
+    # What the machine asks for
+
+    def _do(self, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Send):
+                self._target.send(action.pieces)
+            elif isinstance(action, Acknowledge):
+                self._source.acknowledge(action.tag)
+            elif isinstance(action, Widen):
+                self._source.widen(action.window)
+            else:
+                self._do_slowly(action)
+        self._source.read(self.link.wants_reading)
+        self._set_timer()
+        if self.link.shown != self._shown:
+            self._tell()
+
+    def _do_slowly(self, action: Action) -> None:
+        if isinstance(action, OpenTarget):
+            self._task("target", self._open_target())
+        elif isinstance(action, CloseTarget):
+            self._task("target", self._target.close())
+        elif isinstance(action, OpenSource):
+            self._task("source", self._open_source(action.window))
+        elif isinstance(action, CloseSource):
+            self._task("source", self._source.close())
+        elif isinstance(action, Finished):
+            self._loop.create_task(self._finish())
+
+    async def _open_target(self) -> None:
+        try:
+            await self._target.open()
+        except ConnectionFailed as failed:
+            self._on_target_lost(str(failed), failed.closed)
+        else:
+            self._do(self.link.target_up(self._loop.time()))
+
+    async def _open_source(self, window: int) -> None:
+        try:
+            await self._source.open(window)
+        except ConnectionFailed as failed:
+            self._on_source_lost(str(failed))
+        else:
+            self._do(self.link.source_up(self._loop.time()))
+
+    async def _finish(self) -> None:
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    def _task(self, end: str, work: Coroutine[Any, Any, None]) -> None:
+        """Begin the work when what was under way at this end has ended."""
+        before = self._tasks.get(end)
+        if before is asyncio.current_task():
+            before = None
+        self._tasks[end] = self._loop.create_task(_after(before, work))
+
+    def _set_timer(self) -> None:
+        due = self.link.due
+        if self._timer is not None:
+            if due is not None and self._timer_due <= due:
+                return  # it comes early and looks again
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer_due = due
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _tell(self) -> None:
+        self._shown = self.link.shown
+        why = f": {self.link.reason}" if self.link.reason else ""
+        _log.info("bridge %s is %s%s", self.name, self._shown, why)
+
+
+async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, None]) -> None:
+    """One thing after the other; an opening that is no longer wanted is given up."""
+    if before is not None and not before.done():
+        before.cancel()
+        await asyncio.gather(before, return_exceptions=True)
+    await work
+
+
+class QueueRoute:
+    """Whatever comes goes to one queue."""
+
+    def __init__(self, queue: str) -> None:
+        self._queue = queue
+
+    def __call__(self, exchange: str, routing_key: str) -> tuple[str, str]:
+        return ("", self._queue)
