@@ -210,6 +210,19 @@ def test_shows_what_others_say_of_a_node_that_is_silent(estate: Estate, cluster:
     assert "note g a does not answer: Connection refused" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["pause", "resume", "history"])
+def test_says_that_neither_sidecar_nor_board_can_be_reached(
+    estate: Estate, cluster: Call, command: str
+) -> None:
+    text = estate.file.read_text().replace('"file:g.lock"', '"redis://127.0.0.1:1"')
+    estate.file.write_text(text)
+    done = cluster(command)
+    assert done.returncode == 1
+    assert "no sidecar" in done.stderr
+    assert "the board beside the lock can't be" in done.stderr
+    assert "redis://127.0.0.1:1" in done.stderr
+
+
 def test_who_says_it_is_standby_is_not_shown_as_master(estate: Estate, cluster: Call) -> None:
     """Its own word goes before what it last saw of a lock that it can't reach any more."""
     estate.member = lambda name: Member(name, Role.STANDBY, "standby", seen_s=0.0)  # type: ignore[method-assign]

@@ -135,8 +135,10 @@ def test_a_failover_does_not_wait_for_a_word(master: NodeContender) -> None:
 @pytest.mark.parametrize(
     ("members", "to", "reason"),
     [
-        ((), None, "no other node could be master"),
-        ((), "b", "it was never heard of"),
+        ((), None, "the board can't be read now"),
+        ((), "b", "the board can't be read now"),
+        ((a_standby("a"),), None, "no other node could be master"),
+        ((a_standby("a"),), "b", "it was never heard of"),
         ((), "x", "there is no node 'x'; nodes: a, b, c"),
         ((), "a", "a is master already"),
         ((a_standby("b", seen_s=9.0),), "b", "last heard of 9 s ago"),

@@ -7,6 +7,7 @@ Rules
   Until it has said so nothing is touched; at the latest it is not `FRESH` any more, and refused.
 * A failover is for haste. It takes a candidate's last word, and to a node that is named it believes
   whoever named it.
+* A board that can be read shows this node at least. One that shows nobody can't be read.
 """
 
 from __future__ import annotations
@@ -63,14 +64,16 @@ def _choose(
 ) -> tuple[Answer, str]:
     if request.to == me:
         return Answer(409, f"{me} is master already"), ""
+    if request.to is not None and request.to not in group.nodes:
+        names = ", ".join(group.nodes)
+        return Answer(409, f"there is no node {request.to!r}; nodes: {names}"), ""
+    if not known and (request.to is None or request.command == "switchover"):
+        return Answer(409, "nothing is known of the other nodes: the board can't be read now"), ""
     if request.to is None:
         ready = [one for one in known.values() if election.is_candidate(one) and one.name != me]
         if not ready:
             return Answer(409, "no other node could be master now"), ""
         return Answer(202), min(ready, key=lambda one: (-one.weight, one.name)).name
-    if request.to not in group.nodes:
-        names = ", ".join(group.nodes)
-        return Answer(409, f"there is no node {request.to!r}; nodes: {names}"), ""
     candidate = known.get(request.to)
     if request.command == "switchover" and not (candidate and election.is_candidate(candidate)):
         return Answer(409, f"{request.to} could not be master now: {_why_not(candidate)}"), ""

@@ -93,6 +93,11 @@ def look_at_history(estate: Estate, group: Group) -> tuple[list[HistoryEntry], s
     board = board_of(group)
     try:
         return list(board.read().history), "board"
+    except Unavailable as exc:
+        raise Unavailable(
+            f"no sidecar of {group.name} answers, and the board beside the lock can't be read"
+            f" ({exc})"
+        ) from exc
     finally:
         board.close()
 

@@ -18,6 +18,7 @@ from understudyd.board.port import Request
 from understudyd.cli.cluster import ask
 from understudyd.cli.cluster.look import Look, board_of, look
 from understudyd.config.model import Estate, Group
+from understudyd.lock.port import Unavailable
 from understudyd.status import Role
 
 __all__ = ["Given", "NotDone", "give", "moved", "wait_until"]
@@ -40,7 +41,7 @@ class Given:
 
 
 def give(estate: Estate, group: Group, command: str, to: str | None = None) -> Given:
-    """Raises NotDone for a refusal, Unavailable where neither API nor board can be reached."""
+    """Raises NotDone for a refusal, and where neither API nor board can be reached."""
     before = look(estate, group)
     is_move = command in ("switchover", "failover")
     if is_move and before.cluster.master is None:
@@ -63,9 +64,23 @@ def give(estate: Estate, group: Group, command: str, to: str | None = None) -> G
     board = board_of(group)
     try:
         board.ask(request)
+    except Unavailable as exc:
+        why = _why_no_api(estate, before, is_move)
+        raise NotDone(
+            f"the {command} of {group.name} reached nobody: {why}, and the board beside the lock"
+            f" can't be written ({exc})"
+        ) from exc
     finally:
         board.close()
     return Given(before, "board", request=request)
+
+
+def _why_no_api(estate: Estate, before: Look, is_move: bool) -> str:
+    if not before.answering:
+        return "no sidecar answers"
+    if estate.api.token is None:
+        return f"{estate.path} has no token of [api] to ask a sidecar with"
+    return "the master's sidecar does not answer" if is_move else "no sidecar could be asked"
 
 
 def wait_until(
