@@ -61,6 +61,7 @@ class NodeStatus:
     lease_remaining_s: float | None = None
     master: str | None = None  # the name of the node that has the lock, as far as known
     broker: BrokerStatus = BrokerStatus()
+    warnings: tuple[str, ...] = ()  # what somebody should see to, for people
     version: str = __version__
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +70,8 @@ class NodeStatus:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> NodeStatus:
         broker = build(BrokerStatus, data.get("broker") or {})
-        return build(cls, {**data, "broker": broker})
+        warnings = tuple(map(str, data.get("warnings") or ()))
+        return build(cls, {**data, "broker": broker, "warnings": warnings})
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class Estate:
         self.orders: list[Order] = []
         self.master, self.token = "a", 3
         self.is_paused = False
+        self.warnings: tuple[str, ...] = ()
         self._apis: dict[str, ApiProcess] = {}
 
     def start(self, *names: str, obey: bool = True) -> None:
@@ -104,7 +105,9 @@ class Estate:
         for name, api in self._apis.items():
             me = self.member(name)
             broker = BrokerStatus(name == self.master)
-            status = NodeStatus("g", name, me.role, me.state, me.token, None, self.master, broker)
+            status = NodeStatus(
+                "g", name, me.role, me.state, me.token, None, self.master, broker, self.warnings
+            )
             entry = HistoryEntry(self.token, self.master, Role.MASTER, stamp(9), "told so", 0.5)
             api.page.publish(Snapshot(status, cluster, (entry,)))
             api.page.beat(now() + 3600, me.token or 0)
@@ -208,6 +211,15 @@ def test_shows_what_others_say_of_a_node_that_is_silent(estate: Estate, cluster:
     assert done.returncode == 0
     assert "group g master a token 3" in done.stdout
     assert "note g a does not answer: Connection refused" in done.stdout
+
+
+def test_shows_what_somebody_should_see_to(estate: Estate, cluster: Call) -> None:
+    estate.warnings = ("the lock does not answer: refused",)
+    estate.start("a", "b")
+    assert "note g a: the lock does not answer: refused\n" in cluster("list").stdout
+    assert json.loads(cluster("list", "--json").stdout)[0]["warnings"] == {
+        name: ["the lock does not answer: refused"] for name in "ab"
+    }
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "history"])

@@ -127,6 +127,7 @@ def test_status_counts_the_lease_now() -> None:
         "lease_remaining_s": 1.5,
         "master": "a",
         "broker": {"healthy": True, "pid": 42},
+        "warnings": [],
         "version": STATUS.version,
     }
     assert json.loads(get("/status", STANDBY).body)["lease_remaining_s"] is None

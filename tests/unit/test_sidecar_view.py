@@ -9,6 +9,7 @@ import pytest
 from understudyd.board.port import Request
 from understudyd.guard.words import Dead, Exited
 from understudyd.lock.memory import Store
+from understudyd.lock.words import Failed
 from understudyd.sidecar import view
 from understudyd.sidecar.billboard import News
 from understudyd.sidecar.words import Asked, Stop
@@ -37,7 +38,7 @@ def standby(master: NodeContender, store: Store) -> NodeContender:
 def test_a_master_shows_its_lease(master: NodeContender) -> None:
     machine = master.machine
     assert view.lease(machine) == (machine.keeper.deadline, master.token)
-    status = view.status(machine)
+    status = view.status(machine, master.now)
     assert (status.role, status.state, status.master) == (Role.MASTER, "master", "a")
     assert (status.token, status.broker.healthy, status.broker.pid) == (master.token, True, 77)
 
@@ -57,7 +58,7 @@ def test_who_is_starting_or_stopping_is_no_master(store: Store, master: NodeCont
     """Catalogue I6."""
     master.feed(Stop())
     assert view.lease(master.machine) == (-math.inf, 0)
-    status = view.status(master.machine)
+    status = view.status(master.machine, master.now)
     assert (status.role, status.state) == (Role.NONE, "stopping")
     assert not view.member(master.machine, master.now).healthy
 
@@ -80,6 +81,10 @@ def test_a_node_that_the_lock_does_not_answer_is_not_ready(standby: NodeContende
     standby.go_on(1)
     shown = view.snapshot(standby.machine, standby.now, News(), {})
     assert (shown.is_ready, shown.trouble) == (False, "the lock does not answer")
+    standby.feed(Failed(0, "refused"))
+    shown = view.snapshot(standby.machine, standby.now, News(), {})
+    assert shown.trouble == "the lock does not answer: refused"
+    assert shown.status.warnings == (shown.trouble,)
 
 
 def test_a_node_that_sits_out_is_no_candidate(master: NodeContender) -> None:
@@ -92,5 +97,5 @@ def test_a_node_that_sits_out_is_no_candidate(master: NodeContender) -> None:
 
 def test_a_pause_is_told_with_the_state(master: NodeContender) -> None:
     master.feed(Asked(Request("1", "pause")))
-    assert view.status(master.machine).state == "master (paused)"
+    assert view.status(master.machine, master.now).state == "master (paused)"
     assert view.cluster(master.machine, master.now, ()).is_paused

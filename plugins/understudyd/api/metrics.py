@@ -33,6 +33,8 @@ METRICS = {
     "fences_total": ("counter", "times the broker was killed"),
     "takeover_seconds": ("gauge", "how long the last promotion took, from cause to healthy"),
     "kill_seconds": ("gauge", "how long the last kill took, from the order to reaped"),
+    "kill_estimate_seconds": ("gauge", "how long a kill may take, with the memory there is now"),
+    "kill_limit_seconds": ("gauge", "kill of the timings: how long a kill may take at most"),
     "guard_restarts_total": ("counter", "guard processes that had to be replaced"),
     "board_failures_total": ("counter", "attempts to reach the board that failed"),
 }

@@ -18,7 +18,7 @@ import selectors
 import time
 import uuid
 from collections.abc import Callable, Container
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from understudy.errors import ConfigurationError, UnderstudyError
@@ -31,7 +31,7 @@ from understudyd.health.port import Health
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import LockBackend
 from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
-from understudyd.sidecar import view
+from understudyd.sidecar import memory, view
 from understudyd.sidecar.billboard import PERIOD, Billboard, News
 from understudyd.sidecar.counts import Counts
 from understudyd.sidecar.face import Face
@@ -70,6 +70,7 @@ __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 LONGEST = 3600.0  # s of one wait
 GUARDS = 1.0  # s between two signs of life that the guards are asked for
 SHOWN = 1.0  # s until ages and counts are shown to the API again, and what else is true still
+WEIGHING = 10.0  # s between two looks at the broker's memory
 NAP = 0.5  # s that the clocks may differ more than before
 
 
@@ -77,11 +78,18 @@ class Reload:
     """Read the configuration again."""
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """How many bytes of memory the broker has."""
+
+    memory: int
+
+
 class ApiIsUp:
     """The API process was started again."""
 
 
-Word: TypeAlias = Event | News | Reload | ApiIsUp
+Word: TypeAlias = Event | News | Reload | ApiIsUp | Weighed
 
 
 class Control:
@@ -121,11 +129,13 @@ class Control:
         self._orders = Orders(face.answer)
         self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
         self._checking = Worker[Checked]("understudy-health", self._inbox.put)
+        self._weighing = Worker[Weighed]("understudy-memory", self._inbox.put)
         self._following = Worker[str]("understudy-hooks", self._hook_ended)
         self._lock_outage, self._board_outage = Outage("the lock"), Outage("the board")
         self._news = News()
         self._counts = Counts()
-        self._look_at = self._beat_at = self._guards_at = -math.inf
+        self._counts.set("kill_limit_seconds", group.timings.kill)
+        self._look_at = self._beat_at = self._guards_at = self._weigh_at = -math.inf
         self._shown: object = None
         self._shown_at = -math.inf
         self._offset = _clock_offset()
@@ -173,6 +183,9 @@ class Control:
             self._take_news(word)
         elif isinstance(word, Reload):
             self._reload()
+        elif isinstance(word, Weighed):
+            self._warn(self.machine.kill_time.sample(word.memory))
+            self._counts.set("kill_estimate_seconds", self.machine.kill_time.estimate)
         elif isinstance(word, ApiIsUp):
             self._face.came_up()
             self._watch_api()
@@ -272,6 +285,13 @@ class Control:
             self._guards_at = moment + GUARDS
             self._driver.beat()
             notify_alive()
+            self._weigh(moment)
+
+    def _weigh(self, moment: float) -> None:
+        broker = self.machine.tenure.pid
+        if broker and moment >= self._weigh_at:
+            self._weigh_at = moment + WEIGHING
+            self._weighing.do(lambda: Weighed(memory.owned(broker)))
 
     # --- actions --------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ class Counts:
     def add(self, name: str, amount: float = 1.0) -> None:
         self.values[name] += amount
 
+    def set(self, name: str, value: float) -> None:
+        self.values[name] = value
+
     def hear(self, event: object, now: float) -> None:
         """An event, as the node gets it."""
         swap = self._swap

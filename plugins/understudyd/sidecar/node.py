@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 from understudyd.board.port import Answer, Request
 from understudyd.config.model import Group, Node
 from understudyd.lock.keeper import Keeper, State
-from understudyd.lock.words import Seen, Tick
+from understudyd.lock.words import Failed, Seen, Tick
 from understudyd.sidecar.campaign import Campaign
+from understudyd.sidecar.killing import KillTime
 from understudyd.sidecar.moves import Moves
 from understudyd.sidecar.penalty import Penalty
 from understudyd.sidecar.tenure import Phase, Tenure
@@ -45,6 +46,7 @@ class Machine:
         self._moves = Moves()
         self._refused_since = math.inf
         self._reigns = Reigns(node.name)
+        self.kill_time = KillTime(group.timings.kill)
 
     def __repr__(self) -> str:
         return f"<Machine {self.node.name} {self.phase.value} token={self.token}>"
@@ -91,6 +93,8 @@ class Machine:
         """Take in what happened; return what to do, in order."""
         self._campaign.begin(now)
         actions = self._see(event, now) if isinstance(event, Seen) else []
+        if isinstance(event, Failed):
+            self.tenure.sight.miss(event)
         actions += self._stand(now) + self.tenure.receive(Tick(), now)
         handler = _HANDLERS.get(type(event))
         actions += handler(self, event, now) if handler else self.tenure.receive(event, now)

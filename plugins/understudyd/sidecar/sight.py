@@ -10,7 +10,7 @@ import math
 
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LockRecord
-from understudyd.lock.words import Seen, Swap
+from understudyd.lock.words import Failed, Seen, Swap
 
 __all__ = ["Sight"]
 
@@ -18,11 +18,16 @@ __all__ = ["Sight"]
 class Sight:
     def __init__(self) -> None:
         self.observation: Observation | None = None
+        self.trouble = ""  # why it did not answer the last time
         self._at = -math.inf
         self._replaced: Observation | None = None  # by our last claim, if it was carried out
 
     def see(self, answer: Seen, now: float) -> None:
         self.observation, self._at = answer.observation, now
+        self.trouble = ""
+
+    def miss(self, failed: Failed) -> None:
+        self.trouble = failed.cause
 
     def claim(self, swap: Swap) -> None:
         """We try to take the lock."""

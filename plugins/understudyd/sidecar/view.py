@@ -18,7 +18,7 @@ __all__ = ["cluster", "lease", "member", "snapshot", "status", "urgent"]
 def snapshot(machine: Machine, now: float, news: News, metrics: Mapping[str, float]) -> Snapshot:
     trouble = _trouble(machine, now)
     return Snapshot(
-        status=status(machine),
+        status=status(machine, now),
         cluster=cluster(machine, now, news.members),
         history=news.history,
         uris=machine.group.uris(machine.tenure.sight.holder),
@@ -33,11 +33,10 @@ def urgent(machine: Machine, now: float) -> object:
     snapshot before; ages and counts it may show a moment later."""
     sight = machine.tenure.sight
     return (
-        status(machine),
+        status(machine, now),
         machine.is_ready(now),
         machine.is_paused,
         sight.token,
-        _trouble(machine, now),
     )
 
 
@@ -48,8 +47,11 @@ def lease(machine: Machine) -> tuple[float, int]:
     return machine.keeper.deadline, machine.token
 
 
-def status(machine: Machine) -> NodeStatus:
+def status(machine: Machine, now: float) -> NodeStatus:
     """What is left of the lease is for the API to say, at the moment of its answer."""
+    warnings = [_trouble(machine, now)]
+    if machine.tenure.pid:
+        warnings.append(machine.kill_time.warning)
     return NodeStatus(
         group=machine.group.name,
         node=machine.node.name,
@@ -59,6 +61,7 @@ def status(machine: Machine) -> NodeStatus:
         master=machine.tenure.sight.holder,
         # 0: commands started it, and nobody knows its process
         broker=BrokerStatus(machine.tenure.checks.is_healthy, machine.tenure.pid or None),
+        warnings=tuple(filter(None, warnings)),
     )
 
 
@@ -98,8 +101,12 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
 
 
 def _trouble(machine: Machine, now: float) -> str:
-    is_cut = machine.tenure.sight.age(now) > machine.group.timings.lease
-    return machine.keeper.refused or ("the lock does not answer" if is_cut else "")
+    if machine.keeper.refused:
+        return machine.keeper.refused
+    sight = machine.tenure.sight
+    if sight.age(now) <= machine.group.timings.lease:
+        return ""
+    return f"the lock does not answer: {sight.trouble}".removesuffix(": ")
 
 
 def _state(machine: Machine) -> str:

@@ -33,9 +33,11 @@ class Look:
     errors: dict[str, str] = field(default_factory=dict)  # by node, and "board"
     answering: tuple[str, ...] = ()  # nodes whose API works
     masters: tuple[str, ...] = ()  # nodes that say they are master; more than one is alarming
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of nodes that answer
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.cluster.to_json(), "source": self.source, "errors": self.errors}
+        told = {"source": self.source, "errors": self.errors, "warnings": self.warnings}
+        return {**self.cluster.to_json(), **told}
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ def look(estate: Estate, group: Group) -> Look:
     left = {node.name: node for node in believed(silent, master)}
     nodes = tuple(left.get(node.name, node) for node in nodes)
     cluster = ClusterStatus(group.name, str(group.lock), master, token, nodes, paused)
-    return Look(cluster, source, errors, tuple(one.node.name for one in told), masters)
+    answering = tuple(one.node.name for one in told)
+    warnings = {
+        one.node.name: one.status.warnings for one in told if one.status and one.status.warnings
+    }
+    return Look(cluster, source, errors, answering, masters, warnings)
 
 
 def look_at_history(estate: Estate, group: Group) -> tuple[list[HistoryEntry], str]:

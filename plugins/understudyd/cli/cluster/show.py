@@ -46,6 +46,7 @@ def notes(look: Look) -> list[str]:
     told = [
         f"{name} does not answer: {why}" for name, why in look.errors.items() if name != "board"
     ]
+    told += [f"{name}: {text}" for name, texts in look.warnings.items() for text in texts]
     if "board" in look.errors:
         told.append(f"the board can't be read: {look.errors['board']}")
     if len(look.masters) > 1:
