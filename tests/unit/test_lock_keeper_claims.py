@@ -118,6 +118,13 @@ def test_a_claim_takes_a_token_above_every_one_that_was_seen_elsewhere() -> None
     assert promote.token > 5000
 
 
+def test_a_token_that_no_lock_can_have_given_is_not_learnt() -> None:
+    """Redis would mix it up with the next one."""
+    contender = Contender(Store())
+    contender.keeper.learn(2**53)
+    assert contender.keeper.highest_token == 0
+
+
 def test_a_thawed_standby_watches_anew() -> None:
     """Catalogue 26."""
     store = Store()

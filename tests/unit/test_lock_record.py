@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudyd.lock.record import LockRecord, RecordError
+from understudyd.lock.record import LARGEST, LockRecord, RecordError
 
 RECORD = LockRecord("orders", "a", "a-1", token=7, sequence=3, lease=6.0, incarnation="run")
 
@@ -21,8 +21,8 @@ texts = st.text(max_size=20)
         group=texts,
         holder=texts,
         instance=texts,
-        token=st.integers(0, 2**53),
-        sequence=st.integers(0, 2**53),
+        token=st.integers(0, LARGEST),
+        sequence=st.integers(0, LARGEST),
         lease=st.floats(0.1, 1000),
         incarnation=texts,
         released=st.booleans(),
@@ -45,6 +45,8 @@ def test_a_record_comes_back_as_it_was(record: LockRecord) -> None:
         ('{"v":2}', "format 2, not 1"),
         (RECORD.to_json().replace('"token":7', '"token":"7"'), "token is '7'"),
         (RECORD.to_json().replace('"token":7', '"token":true'), "token is True"),
+        (RECORD.to_json().replace('"token":7', f'"token":{2**53}'), f"is {2**53}, not from 0 to"),
+        (RECORD.to_json().replace('"token":7', '"token":-1'), "token is -1, not from 0 to"),
         (RECORD.to_json().replace('"holder":"a",', ""), "holder is None"),
         (RECORD.to_json().replace('"released":false', '"released":"no"'), "released is 'no'"),
     ],

@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudyd.lock.record import RecordError
+from understudyd.lock.record import LARGEST, RecordError
 
 __all__ = ["FILE", "Stamp", "put", "read"]
 
@@ -62,6 +62,12 @@ def _parsed(data: bytes) -> Stamp:
         return Stamp()
     try:
         found = json.loads(data)
-        return Stamp(int(found["token"]), str(found["node"]))
+        stamp = Stamp(int(found["token"]), str(found["node"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{FILE} holds no stamp: {error}") from error
+    if not 0 <= stamp.token <= LARGEST:
+        raise RecordError(
+            f"{FILE} has token {stamp.token}, not from 0 to {LARGEST}, so no lock has given it: no"
+            " broker is started on this store until that file is put right, or taken away"
+        )
+    return stamp

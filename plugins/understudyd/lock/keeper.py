@@ -41,7 +41,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from understudyd.lock.port import Observation
-from understudyd.lock.record import LockRecord
+from understudyd.lock.record import LARGEST, LockRecord
 from understudyd.lock.rights import how_lost, is_ours, is_somebody_elses
 from understudyd.lock.timings import Timings
 from understudyd.lock.watch import Watch
@@ -156,7 +156,8 @@ class Keeper:
 
     def learn(self, token: int) -> None:
         """A token was seen elsewhere: stamped on the shared store, or with a peer."""
-        self.highest_token = max(self.highest_token, token)
+        if token <= LARGEST:  # else no lock has given it
+            self.highest_token = max(self.highest_token, token)
 
     def receive(self, event: Event, now: float) -> list[Action]:
         """Take in what happened; return what to do, in order."""

@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 
-__all__ = ["FORMAT", "LockRecord", "RecordError", "Version"]
+__all__ = ["FORMAT", "LARGEST", "LockRecord", "RecordError", "Version"]
 
 FORMAT = 1
+LARGEST = 2**53 - 1  # token; above it Redis' Lua, as most that reads JSON, mixes up numbers
 
 
 class RecordError(ValueError):
@@ -78,7 +79,11 @@ class LockRecord:
             kind = _KINDS[str(field.type)]
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
                 raise RecordError(f"the lock record's {field.name} is {given.get(field.name)!r}")
-        return cls(**given)
+        record = cls(**given)
+        for name, number in (("token", record.token), ("sequence", record.sequence)):
+            if not 0 <= number <= LARGEST:
+                raise RecordError(f"the lock record's {name} is {number}, not from 0 to {LARGEST}")
+        return record
 
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
