@@ -18,7 +18,7 @@ from understudy import ConfigurationError, UnderstudyError, __version__, redact
 
 __all__ = ["run"]
 
-COMMANDS = ("cluster", "sidecar", "uri")
+COMMANDS = ("bridge", "cluster", "sidecar", "uri")
 
 
 class _Commands(click.Group):
@@ -38,7 +38,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="understudy")
 def understudy() -> None:
-    """Failover URIs and master/slave groups."""
+    """Failover URIs, master/slave groups and bridges."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -36,7 +36,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["build", "load"]
+__all__ = ["build", "load", "read_toml"]
 
 T = TypeVar("T")
 _Way: TypeAlias = tuple[str, str, tuple[str, ...]]  # kind, url and argv of a health check
@@ -49,7 +49,7 @@ HEALTH_OF = {"amqp": "amqp", "amqps": "amqp", "stomp": "stomp", "stomp+ssl": "st
 def load(path: str | Path, environ: Mapping[str, str]) -> Estate:
     """Raises ConfigurationError. Sections of the bridges are left alone."""
     file = Path(path).absolute()
-    return build(file, _parsed(file), environ)
+    return build(file, read_toml(file), environ)
 
 
 def build(file: Path, data: dict[str, Any], environ: Mapping[str, str]) -> Estate:
@@ -67,7 +67,7 @@ def build(file: Path, data: dict[str, Any], environ: Mapping[str, str]) -> Estat
     return Estate(file.absolute(), groups, api)
 
 
-def _parsed(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             data = stream.read(LARGEST + 1)
