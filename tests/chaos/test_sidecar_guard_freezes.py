@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from understudyd.lock.file import FileBackend
+from understudyd.testing.estate import is_alive
 from understudyd.testing.guarded import TREE, Guarded, wait_until
 
 pytestmark = pytest.mark.chaos
@@ -250,7 +251,7 @@ def test_only_an_announced_restart_hands_the_broker_on(uri: str, tmp_path: Path)
         control.tell("extend 60")
         control.tell("kill")
         assert control.wait("Dead")["cause"] == "a test orders it"
-        assert not Path(f"/proc/{broker}").exists()
+        assert not is_alive(broker)
 
 
 def test_a_restart_that_takes_too_long_is_over_at_the_deadline(uri: str, tmp_path: Path) -> None:

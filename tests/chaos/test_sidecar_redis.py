@@ -67,7 +67,7 @@ def test_slow_answers_pile_nothing_up_and_late_ones_extend_nothing(
         master, standby = _pair(estate)
         token, threads = master.token, _threads(master)
         proxy = proxies[master.name]
-        proxy.delay(0.9 * ATTEMPT / 2)  # each way
+        proxy.delay(0.6 * ATTEMPT / 2)  # each way
         time.sleep(1.5)
         assert master.is_master
         assert (master.token, standby.said(ELECTED)) == (token, [])
@@ -79,7 +79,7 @@ def test_slow_answers_pile_nothing_up_and_late_ones_extend_nothing(
         assert "could not be renewed in time" in master.log
         assert _record(client, unique)["sequence"] > before
         assert _threads(master) <= threads + 1
-        assert proxy.connections <= 4
+        eventually(lambda: proxy.connections <= 4)  # of one that ends its end comes late too
         eventually(lambda: standby.is_master)
         proxy.heal()
         master.until("/standby")

@@ -11,7 +11,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from understudy.testing.brokers import Redis
-from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, children, eventually
+from understudyd.testing.estate import (
+    Clients,
+    Sidecar,
+    SidecarEstate,
+    children,
+    eventually,
+    is_alive,
+)
 
 pytestmark = pytest.mark.chaos
 
@@ -95,7 +102,7 @@ def test_another_node_takes_over(estate: SidecarEstate, death: Callable[[Sidecar
     eventually(lambda: other.is_master)
     assert other.token > token
     assert broker is not None
-    assert not os.path.exists(f"/proc/{broker}"), "the old broker lives"
+    assert not is_alive(broker), "the old broker lives"
 
 
 @pytest.mark.parametrize("death", [kill_guard, kill_watcher])
@@ -183,7 +190,7 @@ def test_helpers_die_with_their_broker() -> None:
         assert helpers
         master.kill()
         eventually(lambda: estate.other(master).is_master)
-        assert not [pid for pid in helpers if os.path.exists(f"/proc/{pid}")]
+        assert not [pid for pid in helpers if is_alive(pid)]
         assert estate.judge() == []
 
 

@@ -13,6 +13,7 @@ import pytest
 from understudy.testing.brokers import ActiveMQ, RabbitMQ, Server, free_port
 from understudyd.guard import tree
 from understudyd.lock.file import FileBackend
+from understudyd.testing.estate import is_alive
 from understudyd.testing.guarded import Guarded, wait_until
 
 pytestmark = pytest.mark.integration
@@ -83,7 +84,7 @@ def test_rabbitmq_dies_with_all_that_it_started(
         backend = FileBackend(tmp_path / "lock", local=True)
         wait_until(lambda: backend.read().is_free)
         assert not answers(server.port)
-        assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+        assert not any(is_alive(pid) for pid in below)
         assert epmds(epmd_port), "other nodes of this machine may need it"
         backend.close()
     server.close()
@@ -101,7 +102,7 @@ def test_activemq_dies_in_the_middle_of_its_life(tmp_path: Path) -> None:
         backend = FileBackend(tmp_path / "lock", local=True)
         wait_until(lambda: backend.read().is_free)
         assert not answers(server.port)
-        assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+        assert not any(is_alive(pid) for pid in below)
         backend.close()
     server.close()
 

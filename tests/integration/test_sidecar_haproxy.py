@@ -6,16 +6,14 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 import pytest
 
 from understudy.testing.brokers import Redis, Server
+from understudyd.testing.asking import Asking, operations
 from understudyd.testing.estate import (
     Sidecar,
     SidecarEstate,
@@ -28,7 +26,7 @@ from understudyd.testing.haproxy import HAProxy
 pytestmark = pytest.mark.integration
 
 
-class Clients:
+class Clients(Asking):
     """Keep asking for operations at one address, each on a connection at a time.
 
     ``answers``: when each was accepted, and the token of the master that did.
@@ -37,23 +35,7 @@ class Clients:
     def __init__(self, port: int, count: int = 4) -> None:
         self.answers: list[tuple[float, int]] = []
         self._port = port
-        self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__([self._run] * count)
 
     @property
     def changes(self) -> list[int]:
@@ -63,23 +45,13 @@ class Clients:
     def next(self) -> int:
         """The token of an answer from now on; raises TimeoutError."""
         count = len(self.answers)
-        eventually(lambda: len(self.answers) > count + len(self._threads))
+        eventually(lambda: len(self.answers) > count + self.count)
         return self.answers[-1][1]
 
     def _run(self) -> None:
-        while not self._end.wait(0.002):
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("127.0.0.1", self._port), 1.0) as sock,
-                sock.makefile("rwb") as file,
-            ):
-                while not self._end.wait(0.002):
-                    file.write(b"operation\n")
-                    file.flush()
-                    words = file.readline().split()
-                    if not words:
-                        break
-                    self.answers.append((float(words[2]), int(words[0])))
+        for answer in operations(self._port, self.is_over, timeout=1.0):
+            token, _, moment = answer.split()
+            self.answers.append((float(moment), int(token)))
 
 
 @contextlib.contextmanager

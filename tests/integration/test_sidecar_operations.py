@@ -197,7 +197,7 @@ def test_tokens_rise_when_the_lock_is_lost_while_no_node_is_there() -> None:
     with running(names="a") as estate:
         master = estate.master()
         token = master.token
-        eventually(lambda: json.loads(master.get("/history")[1]))
+        eventually(lambda: _causes(master, ""))
         master.kill()
         (estate.folder / "orders.lock").unlink()
         master.start()

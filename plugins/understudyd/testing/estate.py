@@ -14,28 +14,29 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from understudy.testing.brokers.ports import Port
 from understudyd.testing import witness
+from understudyd.testing.asking import Asking, operations
 
 __all__ = ["QUICK", "TOKEN", "Clients", "Sidecar", "SidecarEstate", "eventually"]
 
 TOKEN = "let-me-in"
 PATIENCE = 60.0  # s; generous, for a machine that is busy with other tests
+EXITING = 0x4  # of the flags in /proc/PID/stat: it runs no line of its own any more
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 QUICK = {"lease": "1s", "renew": "200ms", "attempt": "150ms", "kill": "200ms", "margin": "50ms"}
 
@@ -320,44 +321,15 @@ class SidecarEstate:
         return {**settings, "broker": broker}
 
 
-class Clients:
+class Clients(Asking):
     """Keeps asking every node's witness for operations, from a thread for each node."""
 
     def __init__(self, estate: SidecarEstate) -> None:
-        self._nodes = list(estate.nodes.values())
-        self._end = threading.Event()
-        self._threads: list[threading.Thread] = []
-
-    def __enter__(self) -> Clients:
-        for node in self._nodes:
-            thread = threading.Thread(target=self._run, args=(node,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(partial(self._run, node) for node in estate.nodes.values())
 
     def _run(self, node: Sidecar) -> None:
-        while not self._end.wait(0.002):
-            with (
-                contextlib.suppress(OSError),
-                node.inside(),
-                socket.create_connection(("127.0.0.1", node.port.number), 0.5) as sock,
-                sock.makefile("rwb") as file,
-            ):
-                while not self._end.wait(0.002):
-                    file.write(b"operation\n")
-                    file.flush()
-                    if not file.readline():
-                        break
+        for _ in operations(node.port.number, self.is_over, timeout=0.5, inside=node.inside):
+            pass
 
 
 def children(pid: int) -> list[int]:
@@ -365,6 +337,14 @@ def children(pid: int) -> list[int]:
         tasks = Path(f"/proc/{pid}/task").iterdir()
         return [int(one) for task in tasks for one in (task / "children").read_text().split()]
     return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it can do anything, now or when it thaws: not what is dead and not reaped yet."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0] not in "ZX" and not int(fields[6]) & EXITING
+    return False
 
 
 def command_line(pid: int) -> str:

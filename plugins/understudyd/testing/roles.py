@@ -9,12 +9,12 @@ Rules
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 
+from understudyd.testing.asking import Asking
 from understudyd.testing.estate import Sidecar, SidecarEstate
 from understudyd.testing.witness import Interval
 
@@ -32,34 +32,15 @@ class Told:
     answered: float
 
 
-class Roles:
+class Roles(Asking):
     """Keeps asking every node's API for /master, from a thread for each node."""
 
     def __init__(self, estate: SidecarEstate) -> None:
         self.told: list[Told] = []
-        self._end = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(node,), daemon=True)
-            for node in estate.nodes.values()
-        ]
-
-    def __enter__(self) -> Roles:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(partial(self._run, node) for node in estate.nodes.values())
 
     def _run(self, node: Sidecar) -> None:
-        while not self._end.wait(PAUSE):
+        while not self.is_over.wait(PAUSE):
             asked = time.monotonic()
             code, body = node.get("/master", timeout=1.0)
             if code == 200:
