@@ -19,7 +19,7 @@ from understudy.testing.amqp_handshake import HandshakeFault
 from understudy.testing.amqp_peer import Answer, PeerConnection, PeerMessage
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH, QUEUE_DECLARE
 
-PATIENCE = 20.0  # for what must happen
+PATIENCE = 60.0  # for what must happen
 BRIEFLY = 0.2  # for what must not
 
 

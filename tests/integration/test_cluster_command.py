@@ -43,7 +43,7 @@ from understudyd.status import (
 pytestmark = pytest.mark.integration
 
 COMMAND = [sys.executable, "-c", "from understudyd.cli import main; main()", "cluster"]
-SECONDS = 30.0  # nothing here takes so long
+SECONDS = 90.0  # nothing here takes so long
 SECRET = "s3cret-Zq7"
 
 
@@ -271,8 +271,8 @@ def test_fails_when_nothing_is_known(estate: Estate, cluster: Call) -> None:
 
 
 def test_says_loudly_that_two_are_master(estate: Estate, cluster: Call) -> None:
-    estate.start("a", "b")
     estate.member = lambda name: Member(name, Role.MASTER, "master", token=3, seen_s=0.0)  # type: ignore[method-assign]
+    estate.start("a", "b")
     assert "MORE THAN ONE NODE SAYS IT IS MASTER: a, b" in cluster("list").stdout
 
 
@@ -329,8 +329,8 @@ def test_without_h11_a_sidecar_tells_the_pip_command() -> None:
 
 
 def test_gives_up_waiting(estate: Estate, cluster: Call) -> None:
-    estate.start("a", "b")
     estate._obey = lambda *_: None  # type: ignore[method-assign]
+    estate.start("a", "b")
     done = cluster("switchover", "--wait", "1s")
     assert done.returncode == 1
     assert "it is not done after 1 s" in done.stderr

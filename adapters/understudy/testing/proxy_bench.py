@@ -12,7 +12,7 @@ from understudy.testing.proxy_cuts import Direction
 __all__ = ["PATIENCE", "Bench", "Pair", "read_exactly", "read_to_end", "send_quietly", "turned"]
 
 
-PATIENCE = 20.0  # for what must happen
+PATIENCE = 60.0  # for what must happen
 
 Pair = tuple[socket.socket, socket.socket]  # the client's and the target's end of one connection
 

@@ -132,7 +132,7 @@ class KombuConsumer(ConsumerMixin):
 
     def start(self) -> None:
         self._thread.start()
-        self._is_ready.wait(15)
+        assert self._is_ready.wait(60), "the consumer does not begin"
 
     def create_connection(self) -> kombu.Connection:
         self._current = super().create_connection()
@@ -152,4 +152,4 @@ class KombuConsumer(ConsumerMixin):
         self._thread.join(1)
         if self._thread.is_alive() and self._current is not None:
             self._current.close()  # it waits for a broker
-        self._thread.join(15)
+        self._thread.join(60)

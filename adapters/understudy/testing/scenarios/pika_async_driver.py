@@ -163,7 +163,7 @@ class AsyncConsumer:
     async def _end(self, task: asyncio.Task[None]) -> None:
         """The message in hand is finished."""
         await self._messages.cancel()
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
 
 
 class AsyncTransaction:
@@ -176,7 +176,7 @@ class AsyncTransaction:
         self._loop.call(publish(self._channel, queue, body))
 
     def take(self, queue: str, count: int) -> list[Delivery]:
-        return self._loop.call(asyncio.wait_for(self._take(queue, count), 15))
+        return self._loop.call(asyncio.wait_for(self._take(queue, count), 60))
 
     async def _take(self, queue: str, count: int) -> list[Delivery]:
         taken: list[Delivery] = []

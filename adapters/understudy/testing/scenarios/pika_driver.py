@@ -115,7 +115,7 @@ class PikaConsumer:
         if not self._is_stopped:
             self._is_stopped = True
             self._connection.add_callback_threadsafe(self._channel.stop_consuming)
-            self._thread.join(15)
+            self._thread.join(60)
             self._channel.close()
 
 
@@ -129,7 +129,7 @@ class PikaTransaction:
 
     def take(self, queue: str, count: int) -> list[Delivery]:
         taken: list[Delivery] = []
-        end = time.monotonic() + 15
+        end = time.monotonic() + 60
         while len(taken) < count and time.monotonic() < end:
             method, _, body = self._channel.basic_get(queue)
             if method is None:

@@ -20,7 +20,7 @@ from understudy.testing.brokers import ActiveMQ, RabbitMQ, Server
 __all__ = ["ActivePlace", "Found", "Place", "RabbitPlace"]
 
 ID, RESEND = "x-understudy-id", "x-understudy-resend"
-PATIENCE = 20.0  # s for a healthy broker to answer a plain client
+PATIENCE = 60.0  # s for a healthy broker to answer a plain client
 
 
 @dataclass(frozen=True)

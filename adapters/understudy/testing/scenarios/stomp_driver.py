@@ -146,7 +146,7 @@ class StompTransaction:
             self._client.subscribe(queue, self._frames.put, count)
         taken: list[Delivery] = []
         while len(taken) < count:
-            frame = self._again.pop(0) if self._again else self._frames.get(timeout=15)
+            frame = self._again.pop(0) if self._again else self._frames.get(timeout=60)
             delivery = StompDelivery(self._connection, frame, self._open())
             stale = self._connection.stale_acks
             delivery.ack()
