@@ -16,7 +16,7 @@ from understudy.kombu.sender import Sender
 from understudy.testing import wait_until
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH
-from understudy.testing.kombu_lab import prepare, send
+from understudy.testing.kombu_lab import TRACK, cut_off, numbers, prepare, send, tracked
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Found, Lab
@@ -24,15 +24,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
-TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 20000}
 
 
 def has_left(sender: Sender) -> bool:
     return sender.window is None
-
-
-def numbers(found: list[Found]) -> list[int]:
-    return [int(message.body) for message in found]
 
 
 @pytest.mark.chaos
@@ -41,8 +36,7 @@ def test_f36_f28_everything_is_in_after_a_kill(
 ) -> None:
     """F36, F28: SIGKILL while thousands are on the way; order kept; resends before newer sends."""
     first, second = rabbits
-    connection = lab.connect(first, second, on_event=events.add, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, first, second, queue=unique, on_event=events.add)
     first.settle()  # else so young a queue may go with its node
     send(connection, unique, *range(2000))
     first.kill()
@@ -63,8 +57,7 @@ def test_who_comes_back_after_all_was_closed_sends_at_once(
 ) -> None:
     """F36: the publisher has left the broker meanwhile, and begins anew without a fault."""
     for number in range(3):
-        connection = lab.connect(rabbit_a, on_event=events.add, **TRACK)
-        prepare(connection, unique)
+        connection = tracked(lab, rabbit_a, queue=unique, on_event=events.add)
         send(connection, unique, number)
         assert understudy.kombu.flush(30)
         sender = connection.transport.broker.tracked.sender
@@ -87,8 +80,7 @@ def test_f28_cut_while_many_are_in_flight(
 ) -> None:
     """F28: cut at the nth publish or confirm: all are there, in order on each broker."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, rabbit_b, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, rabbit_b, queue=unique)
     cut = proxy.cut_on(method, nth, direction="up" if method == BASIC_PUBLISH else "down")
     for number in range(300):
         send(connection, unique, number)
@@ -107,11 +99,9 @@ def test_returns_at_once_while_no_broker_is_there(
 ) -> None:
     """F14's counterpart: tracked sends do not wait for a broker, only for room."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique)
     producer = kombu.Producer(connection.default_channel)
-    proxy.refuse()
-    proxy.reset()
+    cut_off(proxy)
 
     def stream() -> None:
         for number in range(100):
@@ -130,11 +120,9 @@ def test_max_cache_size_bounds_what_waits(
     """A full outbox makes the send wait; SendTimeout, never sent; room again when a broker is."""
     proxy = lab.proxy(rabbit_a)
     options = {"maxCacheSize": 5000, "timeout": 2000, "maxReconnectDelay": 50}
-    connection = lab.connect(proxy, **{**TRACK, **options})
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique, **options)
     producer = kombu.Producer(connection.default_channel)
-    proxy.refuse()
-    proxy.reset()
+    cut_off(proxy)
     sent = 0
 
     def fill() -> None:
@@ -158,8 +146,7 @@ def test_one_message_larger_than_the_cache(
     lab: Lab, rabbit_a: RabbitMQ, take_all: Take, unique: str
 ) -> None:
     """It is admitted into an empty outbox."""
-    connection = lab.connect(rabbit_a, **{**TRACK, "maxCacheSize": 1000})
-    prepare(connection, unique)
+    connection = tracked(lab, rabbit_a, queue=unique, maxCacheSize=1000)
     for text in ("a" * 50_000, "b", "c" * 50_000):
         send(connection, unique, text)
     assert understudy.kombu.flush(30)
@@ -171,8 +158,7 @@ def test_f36_idle_connection_notices_a_silent_broker(
 ) -> None:
     """F36: black hole while the application is idle: reconnected before it sends again."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, rabbit_b, heartbeat=1000, on_event=events.add, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, rabbit_b, queue=unique, heartbeat=1000, on_event=events.add)
     send(connection, unique, "before")
     assert understudy.kombu.flush(30)
     proxy.black_hole()
@@ -269,13 +255,11 @@ def test_close_timeout_is_kept_and_reported(
 ) -> None:
     """closeTimeout: what is left is logged with its ids and told as events."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, on_event=events.add, closeTimeout=500, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique, on_event=events.add, closeTimeout=500)
     producer = kombu.Producer(connection.default_channel)
     producer.publish("in", routing_key=unique, serializer="raw")
     assert understudy.kombu.flush(30)
-    proxy.refuse()
-    proxy.reset()
+    cut_off(proxy)
     producer.publish("left", routing_key=unique, serializer="raw", message_id="left-1")
     lab.background(connection.close).join(15)
     assert "1 tracked messages are left" in our_log.text

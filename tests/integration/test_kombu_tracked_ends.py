@@ -11,7 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import kombu
 import pytest
@@ -19,7 +19,7 @@ import pytest
 import understudy.kombu
 from understudy.errors import SendTimeout
 from understudy.testing.brokers import RabbitMQ
-from understudy.testing.kombu_lab import prepare, send
+from understudy.testing.kombu_lab import TRACK, cut_off, numbers, send, tracked
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Found, Lab
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 Take = Callable[[RabbitMQ, str], "list[Found]"]
-TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 20000}
-
-
-def numbers(found: list[Found]) -> list[int]:
-    return [int(message.body) for message in found]
 
 
 PROGRAM = """
@@ -109,11 +104,9 @@ def test_fork_in_the_middle_of_an_outage(
 ) -> None:
     """The parent's waiting messages stay the parent's."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique)
     producer = kombu.Producer(connection.default_channel)
-    proxy.refuse()
-    proxy.reset()
+    cut_off(proxy)
     for number in range(10):
         producer.publish(str(number), routing_key=unique, serializer="raw")
     child = os.fork()
@@ -135,8 +128,7 @@ def test_threads_put_while_the_link_is_cut(
 ) -> None:
     """F20: four threads, a link that is reset; each thread's order is kept."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, initialReconnectDelay=1, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique, initialReconnectDelay=1)
     producers = [kombu.Producer(connection.channel()) for _ in range(4)]
 
     def stream(number: int) -> None:
@@ -162,8 +154,7 @@ def test_a_signal_handler_may_flush_and_publish(
 ) -> None:
     """It interrupts the same calls, also where they hold our lock."""
     proxy = lab.proxy(rabbit_a)
-    connection = lab.connect(proxy, initialReconnectDelay=1, **TRACK)
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique, initialReconnectDelay=1)
     send(connection, unique, 0)
     assert understudy.kombu.flush(60)
     proxy.black_hole()
@@ -202,8 +193,7 @@ def test_f53_what_a_signal_handler_raises_reaches_who_waits(
     """F53: at whatever moment of the wait it comes, and everything goes on afterwards."""
     proxy = lab.proxy(rabbit_a)
     size = {"maxCacheSize": 100 if call == "publish" else 10000}
-    connection = lab.connect(proxy, initialReconnectDelay=1, **{**TRACK, **size})
-    prepare(connection, unique)
+    connection = tracked(lab, proxy, queue=unique, initialReconnectDelay=1, **size)
     send(connection, unique, 0)
     assert understudy.kombu.flush(60)
     proxy.black_hole()

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import kombu
 
 from understudy.testing import FaultProxy
 
-__all__ = ["cut_off", "lasting", "prepare", "send"]
+__all__ = ["TRACK", "cut_off", "lasting", "numbers", "prepare", "send", "tracked"]
+
+TRACK: dict[str, Any] = {"trackMessages": "true", "timeout": 20000}
 
 
 def prepare(connection: kombu.Connection, queue: str, **arguments: Any) -> None:
     """Declare a queue."""
     kombu.Queue(queue, **arguments)(connection.default_channel).declare()
+
+
+def tracked(lab: Any, *places: Any, queue: str, **options: Any) -> kombu.Connection:
+    """A connection to these places whose messages are tracked, with this queue declared."""
+    connection: kombu.Connection = lab.connect(*places, **{**TRACK, **options})
+    prepare(connection, queue)
+    return connection
+
+
+def numbers(found: Iterable[Any]) -> list[int]:
+    """What messages say that were found in a queue."""
+    return [int(message.body) for message in found]
 
 
 def send(connection: kombu.Connection, queue: str, *texts: object, **options: Any) -> None:
