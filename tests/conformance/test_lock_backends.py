@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import pytest
 from understudy.testing.brokers import Redis
 from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
+from understudyd.lock.open import open_backend
 from understudyd.lock.port import LockBackend, Observation, Unavailable, Waitable
 from understudyd.lock.record import LockRecord
 from understudyd.lock.redis import RedisBackend
+from understudyd.testing.sentinels import Sentinels
 
 TIMEOUT = 5.0  # s
+PATIENCE = 60.0  # s, for a failover
 
 RECORD = LockRecord("g", "a", "a-1", token=1, sequence=1, lease=3.0)
 
@@ -46,7 +50,7 @@ class Lab:
             backend.close()
 
 
-@pytest.fixture(params=["memory", "redis", "file"])
+@pytest.fixture(params=["memory", "redis", "sentinel", "file"])
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
     if request.param == "file":
         path = tmp_path / "lock"
@@ -74,6 +78,16 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
         yield lab
         lab.close()
         return
+    if request.param == "sentinel":
+        with Sentinels(replicas=1) as servers:
+            lab = Lab(
+                lambda: _settled(open_backend(servers.uri, "g", TIMEOUT)),
+                servers.fail_over,
+                servers.kill,
+            )
+            yield lab
+            lab.close()
+        return
     with Redis(appendonly=True, password="p@ss:w/rd") as server:
 
         def restart() -> None:
@@ -83,6 +97,18 @@ def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
         lab = Lab(lambda: RedisBackend(server.uri, "g", TIMEOUT), restart, server.kill)
         yield lab
         lab.close()
+
+
+def _settled(backend: LockBackend) -> LockBackend:
+    """One whose servers count: they do only after the Sentinels' hellos."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            backend.read()
+            return backend
+        except Unavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def written(seen: Observation, record: LockRecord) -> bool:
@@ -217,9 +243,9 @@ def test_who_waits_for_a_change_hears_when_the_lock_is_let_go(lab: Lab) -> None:
     thread = threading.Thread(target=listen)
     thread.start()
     if isinstance(holder, RedisBackend):
-        heard.get(timeout=TIMEOUT)  # that it listens now
+        heard.get(timeout=60)  # that it listens now
     holder.swap(held, replace(record, released=True))
     holder.close()
     while not waiting.read().is_proven_free:
-        heard.get(timeout=TIMEOUT)
+        heard.get(timeout=60)
     thread.join()

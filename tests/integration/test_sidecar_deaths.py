@@ -215,7 +215,7 @@ def test_a_helper_that_is_left_does_not_cost_the_whole_stop_timeout() -> None:
         assert broker is not None
         (helper,) = children(broker)
         assert master.stop() == 0  # within its patience, which is a minute
-        assert not os.path.exists(f"/proc/{helper}")
+        assert not is_alive(helper)
 
 
 def test_sigterm_hands_over(estate: SidecarEstate) -> None:

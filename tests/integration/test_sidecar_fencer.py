@@ -161,7 +161,7 @@ def test_what_a_promote_that_took_too_long_left_starts_no_broker(
     """It is fenced by then."""
     late = "while test -e fenced; do sleep 0.01; done; touch broker; sleep 1000"
     promoting = f"touch fenced; setsid sh -c '{late}' & echo $! > pid; sleep 1000"
-    driver = make(promoting, "rm -f broker fenced", limit=0.5)
+    driver = make(promoting, "rm -f broker fenced", limit=3.0)
     promote(driver)
     until(driver, Dead)
     late_pid = int((tmp_path / "pid").read_text())
