@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 
 from understudy.errors import ConfigurationError
+from understudyd.guard.release import release
+from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
 from understudyd.lock.port import LockBackend, Observation, Unavailable
 from understudyd.lock.record import LockRecord
@@ -113,6 +115,29 @@ def test_without_sentinels_only_what_all_replicas_have_counts(
     lab.servers[1].freeze()
     with pytest.raises(Unavailable, match="no majority"):
         backend.swap(seen, replace(renewed, sequence=3))
+
+
+def test_replicas_that_were_taken_away_are_not_waited_for(
+    lab: Sentinels, backend: LockBackend
+) -> None:
+    seen = written(backend)
+    lab.servers[2].kill()
+    lab.forget(lab.servers[2])
+    assert seen.record is not None
+    assert backend.read().record == seen.record
+    for sentinel in lab.sentinels:
+        sentinel.kill()
+    renewed = replace(seen.record, sequence=2)
+    assert backend.swap(seen, renewed).record == renewed
+
+
+def test_a_dead_sidecars_lock_is_let_go_at_once(lab: Sentinels, backend: LockBackend) -> None:
+    """By a guard, to which the server is new."""
+    seen = written(backend)
+    assert seen.record is not None
+    lock = Lock(lab.uri, "g", RECORD.instance, TIMEOUT)
+    assert release(lock, RECORD.token, None, until=0.0)  # so it is tried just once
+    assert backend.read().is_proven_free
 
 
 @pytest.mark.parametrize(

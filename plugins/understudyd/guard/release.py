@@ -8,7 +8,7 @@ from dataclasses import replace
 from understudyd.clock import now
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
-from understudyd.lock.port import Inheritable, LockBackend, Unavailable
+from understudyd.lock.port import Hasty, Inheritable, LockBackend, Unavailable
 from understudyd.lock.record import LockRecord, RecordError
 
 __all__ = ["release"]
@@ -28,6 +28,8 @@ def release(lock: Lock, token: int, descriptor: int | None, until: float) -> boo
             backend.adopt(descriptor)
         else:
             raise TypeError(f"a {type(backend).__name__} has no descriptor")
+    if isinstance(backend, Hasty):
+        backend.hurry()
     try:
         while True:
             done = _try(backend, lock, token)

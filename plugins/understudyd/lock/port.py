@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from understudy.errors import UnderstudyError
 from understudyd.lock.record import LockRecord, Version
 
-__all__ = ["Inheritable", "LockBackend", "Observation", "Unavailable", "Waitable"]
+__all__ = ["Hasty", "Inheritable", "LockBackend", "Observation", "Unavailable", "Waitable"]
 
 
 class Unavailable(UnderstudyError):
@@ -60,6 +60,15 @@ class Waitable(Protocol):
 
         It may return without a reason, and may block for ever.
         """
+
+
+@runtime_checkable
+class Hasty(Protocol):
+    """A backend that waits before it believes what it sees for the first time."""
+
+    def hurry(self) -> None:
+        """Believe at once from now on. For who only lets a lock of its own go, whose broker is
+        dead: a tombstone that was written in the wrong place is true all the same."""
 
 
 class LockBackend(Protocol):

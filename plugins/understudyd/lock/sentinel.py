@@ -74,10 +74,11 @@ class SentinelBackend:
             for address in self._addresses
         ]
         self._connect(self._addresses[0]).close()  # refuses wrong options
-        self._asking = ThreadPoolExecutor(len(self._sentinels), "understudy-sentinel")
+        self._asking: ThreadPoolExecutor | None = None
         self._primary: Address | None = None
         self._server: RedisBackend | None = None  # the primary's
         self._replicas = 0  # that the Sentinels knew last
+        self._hello = HELLO
         self._life = ""  # the incarnation seen last, and since when
         self._since = 0.0
 
@@ -90,6 +91,9 @@ class SentinelBackend:
 
         return self._attempt(write, is_write=True)
 
+    def hurry(self) -> None:
+        self._hello = 0.0
+
     def locate(self) -> str:
         """The URI of the server that is named now. Raises Unavailable."""
         address = self._named()
@@ -99,6 +103,9 @@ class SentinelBackend:
 
     def close(self) -> None:
         self._leave()
+        if self._asking is not None:
+            self._asking.shutdown()
+            self._asking = None
         for sentinel in self._sentinels:
             sentinel.close()
 
@@ -128,34 +135,39 @@ class SentinelBackend:
         moment = time.monotonic()
         if seen.incarnation != self._life:
             self._life, self._since = seen.incarnation, moment
-        if moment - self._since < HELLO:
+        if moment - self._since < self._hello:
             raise Unavailable(
-                f"{self._where}: another server is named; its word counts in {HELLO:g} s"
+                f"{self._where}: another server is named; its word counts in {self._hello:g} s"
             )
         return seen
 
     def _named(self) -> Address | None:
         """The server that a majority of the Sentinels names."""
-        votes = Counter(self._asking.map(self._ask, self._sentinels))
-        del votes[None]
-        for address, count in votes.most_common(1):
-            if count > len(self._sentinels) // 2:
-                return address
-        return None
+        if self._asking is None:
+            self._asking = ThreadPoolExecutor(len(self._sentinels), "understudy-sentinel")
+        answers = list(filter(None, self._asking.map(self._ask, self._sentinels)))
+        if not self._is_majority(len(answers)):
+            return None
+        self._replicas = max(replicas for _, replicas in answers)
+        address, count = Counter(address for address, _ in answers).most_common(1)[0]
+        return address if self._is_majority(count) else None
 
-    def _ask(self, sentinel: redis.Redis) -> Address | None:
+    def _is_majority(self, count: int) -> bool:
+        return count > len(self._sentinels) // 2
+
+    def _ask(self, sentinel: redis.Redis) -> tuple[Address, int] | None:
+        """Which server it names, and how many replicas of it it knows."""
         try:
             found = sentinel.sentinel_get_master_addr_by_name(self._name)
             if found is None:
                 return None
-            replicas = sentinel.sentinel_slaves(self._name)
-            self._replicas = max(self._replicas, len(replicas))
+            replicas = len(sentinel.sentinel_slaves(self._name))
         except (redis.RedisError, OSError):
             with contextlib.suppress(Exception):
                 sentinel.connection_pool.disconnect()
             return None
         host, port = found
-        return host.decode() if isinstance(host, bytes) else host, int(port)
+        return (host.decode() if isinstance(host, bytes) else host, int(port)), replicas
 
     def _is_everywhere(self) -> bool:
         """Whether all replicas have what was just written."""

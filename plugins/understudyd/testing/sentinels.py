@@ -52,6 +52,18 @@ class Sentinels:
         for server in (*self.sentinels, *self.servers):
             server.close()
 
+    def kill(self) -> None:
+        """All of them."""
+        for server in (*self.sentinels, *self.servers):
+            server.kill()
+
+    def fail_over(self) -> None:
+        """Kill the primary, whose replicas have all that was written; another is named then."""
+        primary, *replicas = self.servers
+        with client(primary) as it:
+            assert it.wait(len(replicas), int(BOUND * 1000)) == len(replicas)
+        primary.kill()
+
     @property
     def uri(self) -> str:
         places = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in self.sentinels)
@@ -67,6 +79,13 @@ class Sentinels:
             for option, value in {"down-after-milliseconds": 500, "failover-timeout": 3000}.items():
                 it.execute_command("SENTINEL", "SET", NAME, option, value)
 
+    def forget(self, gone: Redis) -> None:
+        """Have all Sentinels forget this replica, which is dead."""
+        for sentinel in self.sentinels:
+            with client(sentinel) as it:
+                it.execute_command("SENTINEL", "RESET", NAME)
+        self._await({server.port for server in self.servers[1:]} - {gone.port})
+
     def named(self, sentinel: Sentinel) -> int:
         """The port of the server that this Sentinel names."""
         with client(sentinel) as it:
@@ -80,16 +99,19 @@ class Sentinels:
                 it.replicaof(primary.host, primary.port)
         for sentinel in self.sentinels:
             self.watch(sentinel, primary)
+        self._await({replica.port for replica in replicas})
+
+    def _await(self, replicas: set[int]) -> None:
         deadline = time.monotonic() + BOUND
-        while not all(map(self._knows_all, self.sentinels)):
+        while not all(self._knows(sentinel, replicas) for sentinel in self.sentinels):
             assert time.monotonic() < deadline, "the Sentinels did not find each other"
             time.sleep(0.05)
 
-    def _knows_all(self, sentinel: Sentinel) -> bool:
+    def _knows(self, sentinel: Sentinel, replicas: set[int]) -> bool:
         with client(sentinel) as it:
-            state = it.sentinel_master(NAME)
-            others = len(self.sentinels) - 1, len(self.servers) - 1
-            return (state["num-other-sentinels"], state["num-slaves"]) == others
+            others = it.sentinel_master(NAME)["num-other-sentinels"]
+            found = {int(replica["port"]) for replica in it.sentinel_slaves(NAME)}
+            return others == len(self.sentinels) - 1 and found == replicas
 
 
 def client(server: Redis) -> contextlib.closing[redis.Redis]:
