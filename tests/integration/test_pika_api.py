@@ -97,7 +97,7 @@ def test_wrong_password_goes_to_the_next_endpoint(
     """A refused login is one endpoint's failure."""
     bad = f"amqp://guest:wrong@{rabbit_a.host}:{rabbit_a.port}//"
     connection = connect(bad, rabbit_b)
-    assert str(rabbit_b.port) in repr(connection)
+    assert str(rabbit_b.port) in repr(connection).partition(" of ")[0]
     assert "wrong" not in repr(connection)
 
 
@@ -179,11 +179,11 @@ def test_f40_backup_and_f42_priority(
     proxy.refuse()
     proxy.reset()
     channel.basic_publish("", "nowhere", "x")
-    assert str(rabbit_b.port) in repr(connection)
+    assert str(rabbit_b.port) in repr(connection).partition(" of ")[0]
     proxy.heal()
     process_until(connection, lambda: events.count("Resumed") == 2)
     channel.basic_publish("", "nowhere", "x")
-    assert str(proxy.port) in repr(connection)
+    assert str(proxy.port) in repr(connection).partition(" of ")[0]
     assert events.count("Interrupted") == 2
 
 

@@ -44,7 +44,7 @@ def test_f37_f38_faults_of_the_handshake(
     """F37, F38: silence, garbage, a drip: bounded by connectTimeout, and the next one is used."""
     bad = lab.peer(handshake=fault, drip=0.05)
     connection = connect(bad, rabbit_a, connectTimeout=1500)
-    assert str(rabbit_a.port) in repr(connection)
+    assert str(rabbit_a.port) in repr(connection).partition(" of ")[0]
     assert bad.accepted == 1
 
 
@@ -81,7 +81,7 @@ def test_slow_drip_and_black_hole(
     proxy.heal()
     proxy.black_hole()
     lab.background(partial(channel.basic_publish, "", unique, "y")).join()
-    assert str(rabbit_b.port) in repr(connection)
+    assert str(rabbit_b.port) in repr(connection).partition(" of ")[0]
     proxy.heal(drop=True)
 
 
