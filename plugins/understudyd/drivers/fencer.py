@@ -8,7 +8,8 @@ Rules
   keep the lock for ever.
 * It is a child subreaper, so that it finds what a promote that failed has left running. That makes
   it the one to reap what its commands leave behind: a fence command may wait for a process to be
-  gone.
+  gone. What promote has started in a session of its own is not found by the next fencer, when this
+  one is killed before promote has ended.
 * Its own signals are caught, not ignored: what is ignored stays so in every broker it starts.
 * Orders and reports are those of the guards.
 """
