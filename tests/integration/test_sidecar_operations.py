@@ -92,7 +92,7 @@ def test_a_candidate_that_dies_midway_is_waited_for_no_longer_than_a_lease() -> 
         master.move(heir)
         heir.kill()  # while the master still tries to stop its broker
         eventually(lambda: third.is_master or master.is_master)
-        assert f"switchover to {heir.name}" in master.log
+        eventually(lambda: f"switchover to {heir.name}" in master.log)
 
 
 def test_nothing_moves_while_paused(estate: SidecarEstate) -> None:
@@ -106,7 +106,8 @@ def test_nothing_moves_while_paused(estate: SidecarEstate) -> None:
         )
     )
     assert master.post("switchover", {"to": other.name})[0] == 409
-    assert "switchover refused: the group is paused; resume it first" in master.log
+    refused = "switchover refused: the group is paused; resume it first"
+    eventually(lambda: refused in master.log)
     broker = master.broker
     assert broker is not None
     os.kill(broker, signal.SIGKILL)
