@@ -67,7 +67,7 @@ class LinkSettings:
     hold_time: float = 60.0  # in flight is held so long for a target that is gone
     confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
     drain_time: float = 10.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 30_000.0))
+    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
 
 
 class Link:

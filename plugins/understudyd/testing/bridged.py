@@ -1,0 +1,213 @@
+"""A link that runs in a thread of a test, and a bridge that runs as a process.
+
+Both are asked from the test's own thread, and end with their `with`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import TypeVar
+
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.link import LinkSettings
+from understudyd.bridge.shell import LinkRunner, QueueRoute
+
+__all__ = ["BridgeProcess", "RunningLink", "until"]
+
+T = TypeVar("T")
+PATIENCE = 60.0  # s
+
+
+def until(check: Callable[[], T], what: str, within: float = PATIENCE) -> T:
+    """What ``check`` says once that is true; AssertionError when it does not become so."""
+    deadline = time.monotonic() + within
+    while not (value := check()):
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+class RunningLink:
+    """A queue of one broker moved to a queue of another."""
+
+    def __init__(
+        self,
+        source: str,
+        target: str,
+        queue: str,
+        to: str | None = None,
+        *,
+        name: str = "test",
+        route: Callable[[str, str], tuple[str, str]] | None = None,
+        settings: LinkSettings | None = None,
+    ) -> None:
+        """``to`` is the target's queue, where not of the same name; ``route`` says otherwise."""
+        self.shown: list[str] = []
+        self.reasons: list[str] = []
+        self._loop = asyncio.new_event_loop()
+        self._made = threading.Event()
+        self._runner: LinkRunner
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(name, source, target, queue, route or QueueRoute(to or queue), settings),
+            name="link",
+            daemon=True,
+        )
+
+    def __enter__(self) -> RunningLink:
+        self._thread.start()
+        assert self._made.wait(PATIENCE)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the link does not end"
+
+    @property
+    def state(self) -> str:
+        return self._runner.link.shown
+
+    @property
+    def reason(self) -> str:
+        return self._runner.link.reason
+
+    @property
+    def forwarded(self) -> int:
+        return self._runner.link.forwarded
+
+    @property
+    def parked(self) -> int:
+        return self._runner.link.parked
+
+    @property
+    def retried(self) -> int:
+        return self._runner.link.retried
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._runner.link.ledger)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return self._runner.link.ledger.size
+
+    def stop(self) -> None:
+        """Ask it to drain and end; one that has ended says nothing."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._runner.stop)
+
+    def is_over_within(self, seconds: float) -> bool:
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def await_state(self, *states: str, within: float = PATIENCE) -> None:
+        until(lambda: self.state in states, f"state {states}", within)
+
+    def await_forwarded(self, count: int, within: float = PATIENCE) -> None:
+        until(lambda: self.forwarded >= count, f"{count} forwarded", within)
+
+    def _run(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        queue: str,
+        route: Callable[[str, str], tuple[str, str]],
+        settings: LinkSettings | None,
+    ) -> None:
+        async def serve() -> None:
+            rng = Random(1)
+            about = {"connection_name": f"understudy.bridge.{name}"}
+            self._runner = LinkRunner(
+                name,
+                Dialer(source, {**about}, rng),
+                queue,
+                Dialer(target, {**about}, rng),
+                route,
+                here="source/",
+                settings=settings,
+                rng=rng,
+            )
+            self._runner.start()
+            self._made.set()
+            await self._runner.finished
+
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(serve())
+        finally:
+            self._loop.close()
+
+
+class BridgeProcess:
+    """The command `understudy bridge` with one bridge of one queue."""
+
+    def __init__(
+        self, folder: Path, source: str, target: str, queue: str, **options: object
+    ) -> None:
+        self._file = folder / "understudy.toml"
+        said = {
+            "source": source,
+            "target": target,
+            "statically_included": [f"queue://{queue}"],
+            **options,
+        }
+        lines = [f"{name} = {json.dumps(value)}" for name, value in said.items()]
+        self._file.write_text("\n".join(["[bridges.test]", *lines, ""]), encoding="utf-8")
+        self.log_file = folder / "bridge.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = "from understudyd.cli import main; main()"
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", command, "bridge", "-c", str(self._file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(PATIENCE)
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
+
+    def __enter__(self) -> BridgeProcess:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
