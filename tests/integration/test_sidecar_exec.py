@@ -98,6 +98,11 @@ def kill_fencer_and_sidecar(node: Sidecar) -> None:
     node.kill()
 
 
+def freeze_fencer_and_sidecar(node: Sidecar) -> None:
+    freeze_sidecar(node)
+    os.kill(fencer(node), signal.SIGSTOP)
+
+
 def kill_fencer_and_freeze_sidecar(node: Sidecar) -> None:
     pid = fencer(node)
     freeze_sidecar(node)
@@ -117,6 +122,7 @@ def stop_sidecar(node: Sidecar) -> None:
         kill_fencer,
         kill_fencer_and_sidecar,
         kill_fencer_and_freeze_sidecar,
+        freeze_fencer_and_sidecar,
         stop_sidecar,
     ],
 )

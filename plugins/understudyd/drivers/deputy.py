@@ -7,8 +7,7 @@ Rules
 * In the last two cases it becomes the fencer, and fences. If the sidecar's next fencer was there
   already and survived it, the fence command is run twice at once.
 * It has no descriptor of the lock open: nothing but the fencer's own copy would be let go in time.
-* A fencer and a sidecar that are both frozen are not noticed: nothing tells them from ones that
-  have nothing to do.
+* A fencer that stands still `SLACK` after the deadline, at which it should have fenced, is ended.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from understudyd.guard.system import name_process, thaw_with_parent
 __all__ = ["stand_by"]
 
 LOOK = 0.2  # s between two looks at the page, once the fencer is gone
+SLACK = 0.05  # s; half the margin of the timings
 
 
 def stand_by(
@@ -40,7 +40,7 @@ def stand_by(
         name_process("understudydeputy")
         thaw_with_parent()
         _close_all_but((page.descriptor, sidecar, fencer))
-        _wait(fencer, None)
+        _outwait(page, token, fencer)
         while page.read().token == token:
             if now() >= page.read().deadline:
                 with contextlib.suppress(ProcessLookupError):
@@ -52,6 +52,24 @@ def stand_by(
         sys.excepthook(*sys.exc_info())
         os._exit(1)
     os._exit(0)
+
+
+def _outwait(page: Page, token: int, fencer: int) -> None:
+    """Until the fencer is gone."""
+    pid = os.getppid()
+    patience: float | None = 0.0
+    while not _wait(fencer, patience):
+        lease = page.read()
+        left = lease.deadline + SLACK - now()
+        if lease.token == token and left <= 0 and _is_stopped(pid):
+            signal.pidfd_send_signal(fencer, signal.SIGKILL)
+        patience = None if lease.token != token else left if left > 0 else LOOK
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    return False
 
 
 def _wait(process: int, seconds: float | None) -> bool:
