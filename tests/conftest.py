@@ -18,6 +18,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
+from understudy.failover.notifier import settle
 from understudy.testing.brokers import (
     ActiveMQ,
     RabbitMQ,
@@ -60,6 +61,13 @@ def _started(start: Future[S]) -> S:
         return start.result()
     except ServerMissing as error:
         _missing(error)
+
+
+@pytest.fixture(autouse=True)
+def _all_is_told() -> Iterator[None]:
+    """What a test's connections tell does not come into the next test's log."""
+    yield
+    settle(5)
 
 
 @pytest.fixture

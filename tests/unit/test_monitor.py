@@ -3,11 +3,13 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from understudy.failover import monitor as monitor_module
 from understudy.failover.monitor import Monitor
-from understudy.testing import wait_until
+from understudy.testing import FakeClock, wait_until
 
 LONG = 30.0  # s
 
@@ -93,7 +95,11 @@ def test_a_bug_in_one_beat_stops_no_other(
     monitor.forget(alive)
 
 
-def test_alarms_ring_in_the_order_of_their_time(monitor: Monitor) -> None:
+def test_alarms_ring_in_the_order_of_their_time(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()  # they are set at one and the same moment
+    monkeypatch.setattr(monitor_module, "time", SimpleNamespace(monotonic=clock.now))
     rung: list[str] = []
     last = threading.Event()
     with (
@@ -102,6 +108,7 @@ def test_alarms_ring_in_the_order_of_their_time(monitor: Monitor) -> None:
         monitor.alarm(0.01, lambda: rung.append("second")),
         monitor.alarm(0, lambda: rung.append("first")),
     ):
+        clock.advance(1)
         assert last.wait(LONG)
     assert rung == ["first", "second"]
 
