@@ -9,11 +9,12 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,9 @@ from understudyd.lock.record import RecordError
 from understudyd.lock.words import Failed, Hint, Read, Seen
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
-from understudyd.sidecar.notify import notify
 from understudyd.sidecar.settings import read
 from understudyd.sidecar.worker import Inbox, Worker
-from understudyd.testing.estate import QUICK, SidecarEstate, eventually
-from understudyd.testing.estate import children as children_of
+from understudyd.testing.estate import SidecarEstate, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -150,6 +149,20 @@ def test_a_job_that_raises_does_not_end_its_worker(caplog: pytest.LogCaptureFixt
     (said,) = (line for line in caplog.messages if "test failed, and goes on" in line)  # for both
     assert "ZeroDivisionError" in said
     assert "lambda: 1 // 0" in said
+
+
+def test_a_thread_that_fails_ends_the_sidecar() -> None:
+    """It would wait for that thread for ever, and its guards know what to do."""
+    script = (
+        "import logging, threading\n"
+        "from understudyd.sidecar import service\n"
+        "threading.excepthook = lambda failed: service._end(logging.getLogger('test'), failed)\n"
+        "threading.Thread(target=lambda: 1 // 0, name='a-thread').start()\n"
+        "threading.Event().wait(60)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "a-thread has failed, so this sidecar ends: ZeroDivisionError" in done.stderr
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -316,79 +329,3 @@ def test_a_health_command_runs_in_the_brokers_folder(tmp_path: Path) -> None:
     there = replace(node, broker=replace(node.broker, cwd=tmp_path))
     assert make(there).check(30) == Answered(True, str(tmp_path))
     assert make(node).check(30) == Answered(True, "/")
-
-
-# --- as a service -------------------------------------------------------------------------------
-
-
-def test_systemd_is_told_of_a_reload_and_that_the_sidecar_lives(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
-        server.bind(str(tmp_path / "notify"))
-        server.settimeout(60)
-        with SidecarEstate(names="a") as estate:
-            estate.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
-            estate.environment["WATCHDOG_USEC"] = "10000000"
-            node = estate["a"].start()
-            while server.recv(100) != b"WATCHDOG=1":
-                pass
-            for change in ("", "[nonsense]"):  # a reload that is refused ends, too
-                estate.file.write_text(f"{estate.file.read_text()}\n{change}")
-                before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-                node.signal(signal.SIGHUP)
-                told = [server.recv(100)]
-                while told[-1] != b"READY=1":
-                    told.append(server.recv(100))
-                (reloading,) = (text for text in told if text.startswith(b"RELOADING=1\n"))
-                assert int(reloading.partition(b"MONOTONIC_USEC=")[2]) >= before
-
-
-def test_the_log_says_when_and_in_which_zone() -> None:
-    with SidecarEstate(names="a") as estate:
-        estate.environment["TZ"] = "XST-5:30"
-        node = estate["a"].start()
-        eventually(lambda: node.said("started"))
-        moment = datetime.fromisoformat(node.log.split()[0])
-        assert moment.utcoffset() == timedelta(hours=5, minutes=30)
-
-
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
-        server.bind(str(tmp_path / "notify"))
-        server.settimeout(60)
-        notify("READY=1")  # nobody asked
-        with SidecarEstate() as estate:
-            estate.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
-            node = estate["a"].start()
-            assert server.recv(100) == b"READY=1"
-            assert node.stop() == 0
-            assert server.recv(100) == b"STOPPING=1"
-
-
-def test_a_broker_too_large_for_the_time_to_kill_it_is_told() -> None:
-    """In the log, the status and the metrics: another node may be master before it is dead."""
-    timings = {**QUICK, "kill": "2ms"}
-    with SidecarEstate(names="a", timings=timings) as estate:
-        node = estate["a"].start()
-        eventually(lambda: node.said("to be killed, but kill of the timings is 0.002 s"))
-        eventually(lambda: "to be killed" in str(node.status.get("warnings")))
-        metrics = node.get("/metrics")[1]
-        assert "understudy_kill_limit_seconds" in metrics
-        assert "understudy_kill_estimate_seconds" in metrics
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a PID namespace")
-def test_process_1_reaps_and_hands_signals_on() -> None:
-    """Catalogue 105: without an init, as in a container."""
-    with SidecarEstate(witness_options=["--helper"]) as estate:
-        node = estate["a"]
-        node.prefix = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-        node.start()
-        eventually(lambda: node.is_master)
-        (init,) = children_of(node.pid)
-        assert len(children_of(init)) >= 1
-        broker = node.broker
-        assert broker is not None
-        os.kill(init, 15)
-        assert node.process is not None
-        assert node.process.wait(60) == 0
-        assert "ended with exit code 0" in node.log
