@@ -41,7 +41,14 @@ __all__ = ["ACTIVEMQ", "JMS_RESERVED"]
 
 #: What JMS gives a meaning to on SEND, and what would delay a message anew.
 JMS_RESERVED = frozenset(
-    {"JMSXUserID", "JMSXGroupSeq", "amq-msg-type", "transformation", "transformation-error"}
+    {
+        "expires",
+        "JMSXUserID",
+        "JMSXGroupSeq",
+        "amq-msg-type",
+        "transformation",
+        "transformation-error",
+    }
     | {"AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT"}
     | {"AMQ_SCHEDULED_CRON", "AMQ_SCHEDULED_TIME", "scheduledJobId"}
 )
@@ -60,6 +67,7 @@ ACTIVEMQ = Dialect(
     any_word_wildcard="",
     any_word_at_end=">",
     unspeakable=re.compile(r"[,?*>]|^\s|\s$|^(queue|topic|temp-queue|temp-topic)://"),
+    private_replies=("/remote-temp-queue/", "/remote-temp-topic/"),
     stomp=StompFacts(
         client=CLIENT,
         transport=frozenset(
@@ -68,10 +76,15 @@ ACTIVEMQ = Dialect(
         reserved=JMS_RESERVED,
         prefixes={"queue": "/queue/", "topic": "/topic/"},
         shown_prefixes={"/queue/": "queue", "/topic/": "topic"},
-        private_replies=("/temp-queue/", "/temp-topic/", "/remote-temp-"),
         text_by_length=True,
         timestamp_unit=1,
-        message_id="message-id",
+        expiry="expires",
+        user_id="JMSXUserID",
+        shows_id=True,
+        group_shown_as="x-understudy-group",
+        hides_group=True,
+        reply_shown="/queue/",
+        reply_sent="/queue/",
         shown_defaults=True,
     ),
 )

@@ -48,13 +48,15 @@ ARTEMIS = Dialect(
             {"subscription", "destination", "message-id", "redelivered", "ack", "content-length"}
             | {"destination-type", "receipt"}
         ),
-        reserved=JMS_RESERVED | {"destination-type", "_AMQ_DUPL_ID"},
+        reserved=JMS_RESERVED | {"destination-type", "_AMQ_DUPL_ID", "_AMQ_GROUP_ID"},
         prefixes={"queue": "", "topic": ""},
         shown_prefixes={},
-        private_replies=("/temp-queue/", "/temp-topic/"),
         text_by_length=True,
         timestamp_unit=1,
-        message_id="message-id",
+        expiry="expires",
+        user_id="JMSXUserID",
+        takes_timestamp=False,
+        group_shown_as="_AMQ_GROUP_ID",
         shown_defaults=True,
     ),
 )

@@ -85,32 +85,41 @@ class StompFacts:
     shown_prefixes: Mapping[str, str]
     """Prefixes of a MESSAGE's destination and what they stand for."""
 
-    private_replies: tuple[str, ...]
-    """How a reply-to begins that only this broker can serve."""
-
     text_by_length: bool
     """A body without content-length is text, one with it is bytes; else bodies have no kind."""
 
     timestamp_unit: int
     """Milliseconds of one unit of the timestamp header."""
 
-    message_id: str = ""
-    """The header that identifies a message over redeliveries, where there is one."""
+    expiry: str
+    """The header that says how long a message lives."""
 
-    sent_id: str = ""
-    """The header of a SEND that becomes the message's id."""
+    user_id: str
+    """The header in which the broker tells who published a message."""
+
+    shows_id: bool = False
+    """The message-id of a MESSAGE stays over redeliveries and names it to others too."""
+
+    takes_timestamp: bool = True
+    """A SEND's timestamp is the message's."""
+
+    group_shown_as: str = ""
+    """The header of a MESSAGE that has what was JMSXGroupID on SEND, where that is another one."""
+
+    hides_group: bool = False
+    """No header has it: the bridge must send it twice."""
+
+    reply_shown: str = ""
+    """What stands before the name of a queue in the reply-to of a MESSAGE."""
+
+    reply_sent: str = ""
+    """And in that of a SEND."""
 
     percent_encodes: bool = False
     """Whether ``/`` and ``%`` in a name are percent-encoded."""
 
     shown_defaults: bool = False
     """Priority, expiry and timestamp are in every MESSAGE, whether the sender gave them or not."""
-
-    unsafe_name: re.Pattern[str] = field(default=re.compile("[\0\ud800-\udfff]"))
-    """What a header's name must not contain, where `encode` would let it pass."""
-
-    unsafe_value: re.Pattern[str] = field(default=re.compile("[\0\ud800-\udfff]"))
-    """The same of a value."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,14 @@ class Dialect:
     any_word_at_end: str = ""
     """The same where it is."""
 
+    private_replies: tuple[str, ...] = ()
+    """How the address of a reply (as AMQP would name it) begins that only this broker serves."""
+
     unspeakable: re.Pattern[str] = field(default=re.compile(r"(?!)"))
     """Names that cannot be sent to."""
+
+    def __repr__(self) -> str:
+        return f"<Dialect {self.name}>"
 
     @property
     def is_amqp(self) -> bool:

@@ -41,6 +41,7 @@ RABBITMQ_AMQP = Dialect(
     expiry=Expiry.RELATIVE,
     max_priority=255,
     counts_returns=True,
+    private_replies=("amq.gen-", "amq.rabbitmq.reply-to"),
 )
 
 

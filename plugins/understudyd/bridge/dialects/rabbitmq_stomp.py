@@ -62,13 +62,14 @@ RABBITMQ_STOMP = Dialect(
     confirms_routing=False,
     confirms_or_tells=False,
     counts_returns=RABBITMQ_AMQP.counts_returns,
+    private_replies=RABBITMQ_AMQP.private_replies,
     stomp=StompFacts(
         client=RABBITMQ,
         transport=frozenset(
             {"subscription", "destination", "message-id", "redelivered", "ack", "content-length"}
             | {"receipt"}  # of the SEND that brought it
         ),
-        reserved=frozenset({"message-id", "CC", "BCC", "x-death"}),
+        reserved=frozenset({"expiration", "user-id", "CC", "BCC", "x-death"}),
         prefixes={"queue": "/amq/queue/", "topic": "/topic/", "exchange": "/exchange/"},
         shown_prefixes={
             "/queue/": "queue",
@@ -77,10 +78,11 @@ RABBITMQ_STOMP = Dialect(
             "/exchange/": "exchange",
         },
         percent_encodes=True,
-        private_replies=("/temp-queue/", "/reply-queue/amq.gen-", "/reply-queue/amq.rabbitmq."),
         text_by_length=False,
         timestamp_unit=1000,
-        sent_id="amqp-message-id",
+        expiry="expiration",
+        user_id="user-id",
+        reply_shown="/reply-queue/",
     ),
 )
 
