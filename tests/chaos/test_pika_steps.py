@@ -14,6 +14,7 @@ from understudy.errors import SendTimeout
 from understudy.pika import AsyncConnection, BlockingConnection, TransactionRolledBack
 from understudy.testing import Background, FaultProxy, wait_until
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers.alarm import memory_alarm, relieve, starve
 from understudy.testing.clean_loop import run_clean
 from understudy.testing.pika_async_lab import Told, take_all, uri
 
@@ -113,10 +114,8 @@ def test_f27_f30_the_same_with_coroutines(
 @pytest.fixture
 def alarmed(rabbits: tuple[RabbitMQ, RabbitMQ]) -> Iterator[tuple[RabbitMQ, RabbitMQ]]:
     """The first one has too little memory."""
-    first, _ = rabbits
-    first.ctl("set_vm_memory_high_watermark", "0.0001")
-    yield rabbits
-    first.ctl("set_vm_memory_high_watermark", "0.4")
+    with memory_alarm(rabbits[0]):
+        yield rabbits
 
 
 @pytest.mark.parametrize("tracks", ["false", "true"])
@@ -158,12 +157,12 @@ def test_a_memory_alarm_without_blocked_timeout_ends_in_time_and_passes(
             connection.add_on_connection_unblocked_callback(lambda *_: blocked.append(False))
             channel = await connection.channel()
             await channel.queue_declare(unique, durable=True)
-            await asyncio.to_thread(first.ctl, "set_vm_memory_high_watermark", "0.0001")
+            await asyncio.to_thread(starve, first)
             try:
                 with pytest.raises(SendTimeout):
                     await fill(channel)
             finally:
-                await asyncio.to_thread(first.ctl, "set_vm_memory_high_watermark", "0.4")
+                await asyncio.to_thread(relieve, first)
             while blocked[-1:] != [False]:
                 await asyncio.sleep(0.01)
             await channel.basic_publish("", unique, b"after")

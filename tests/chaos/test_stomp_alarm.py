@@ -9,6 +9,7 @@ import pytest
 
 from understudy.stomp import SendTimeout
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers.alarm import memory_alarm, relieve
 from understudy.testing.stomp_lab import PATIENCE, Listener, StompLab
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
@@ -23,9 +24,8 @@ def lab() -> Iterator[StompLab]:
 @pytest.fixture
 def alarmed(rabbit_a: RabbitMQ) -> Iterator[RabbitMQ]:
     """A broker that takes no messages, until the test is over."""
-    rabbit_a.ctl("set_vm_memory_high_watermark", "0.0001")
-    yield rabbit_a
-    rabbit_a.ctl("set_vm_memory_high_watermark", "0.4")
+    with memory_alarm(rabbit_a):
+        yield rabbit_a
 
 
 def send_until_blocked(connection: object, queue: str) -> list[str]:
@@ -64,7 +64,7 @@ def test_every_wait_ends_while_the_broker_is_blocked(
     ending = lab.connect(alarmed, timeout=1500)
     send_until_blocked(ending, f"{queue}-unheard")
     ending.disconnect()  # StompLab would say that it hangs
-    alarmed.ctl("set_vm_memory_high_watermark", "0.4")
+    relieve(alarmed)
     listener.wait_for_bodies(*sent, f"m{len(sent)}")  # the one in doubt was on its way
     connection.send(queue, "after")
     listener.wait_for_bodies("after")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kombu
@@ -18,6 +19,7 @@ from understudy.kombu import sender
 from understudy.testing import wait_until
 from understudy.testing.amqp_peer import always_ack
 from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers.alarm import relieve, starve
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Events, Found, Lab
@@ -132,8 +134,8 @@ def test_f41_a_uri_that_nobody_uses_keeps_no_thread(
 @pytest.fixture
 def alarmed(rabbit_a: RabbitMQ) -> Iterator[Callable[[], None]]:
     """Makes a broker block publishers, as it does when its memory is used up."""
-    yield lambda: print(rabbit_a.ctl("set_vm_memory_high_watermark", "0.000001"))
-    rabbit_a.ctl("set_vm_memory_high_watermark", "0.9")
+    yield partial(starve, rabbit_a)
+    relieve(rabbit_a)
 
 
 @pytest.mark.parametrize("track", ["false", "true"])

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _WATCHER = Path(__file__).with_name("watcher.py")
-_PATIENCE = 60.0  # a process in uninterruptible sleep dies late; more than this is a broken machine
+_PATIENCE = (
+    180.0  # a process in uninterruptible sleep dies late; more than this is a broken machine
+)
 
 
 class LeashBroken(RuntimeError):

@@ -103,7 +103,7 @@ class RabbitMQ(Server):
         path = "" if vhost == "/" else "/" + quote(vhost, safe="")
         return f"amqp://{self._login(user)}@{self.host}:{self.port}{path}"
 
-    def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
+    def ctl(self, *arguments: str, timeout: float = 120.0) -> str:
         """Run rabbitmqctl on this node and return what it printed; about a second each.
 
         Raises RuntimeError with its output when it fails, TimeoutExpired when it hangs.

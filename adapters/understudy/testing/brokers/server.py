@@ -22,6 +22,7 @@ from understudy.testing.brokers.ports import Port
 __all__ = ["Command", "Server", "ServerMissing", "StartFailed", "start_all"]
 
 _POLL = 0.05
+PATIENCE = 180.0  # s until it answers; a RabbitMQ takes 8, and 60 on a machine under load
 _Self = TypeVar("_Self", bound="Server")
 
 
@@ -109,7 +110,7 @@ class Server(abc.ABC):
         """Everything the server printed, over all its runs."""
         return self.folder / "server.log"
 
-    def start(self: _Self, timeout: float = 60.0) -> _Self:
+    def start(self: _Self, timeout: float = PATIENCE) -> _Self:
         """Start the server on its data; return when it answers.
 
         One that runs already is only thawed and waited for. Raises ServerMissing or StartFailed;
@@ -158,7 +159,7 @@ class Server(abc.ABC):
             time.sleep(_POLL)
         self._leash.kill()
 
-    def restart(self: _Self, timeout: float = 60.0) -> _Self:
+    def restart(self: _Self, timeout: float = PATIENCE) -> _Self:
         """Crash the server and start it again on its data."""
         self.kill()
         return self.start(timeout)
@@ -227,7 +228,7 @@ class Server(abc.ABC):
         raise StartFailed(f"{self.name} ({self.kind}) {why}; its log ends:\n{tail}")
 
 
-def start_all(*servers: Server, timeout: float = 60.0) -> None:
+def start_all(*servers: Server, timeout: float = PATIENCE) -> None:
     """Start servers side by side; those that are frozen go on, those that are up are asked only.
 
     If one fails, its error is raised once all have settled. When the wait is interrupted, by
