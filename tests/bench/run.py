@@ -21,7 +21,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import endurance, kombu_adapter, pika_adapter, role_api, sidecar, stomp_adapter
+from tests.bench import (
+    bridge,
+    endurance,
+    kombu_adapter,
+    pika_adapter,
+    role_api,
+    sidecar,
+    stomp_adapter,
+)
 from tests.bench.lab import Lab
 from tests.bench.outcome import Case, Outcome
 from tests.bench.report import Progress, print_table, settings, write_json
@@ -35,6 +43,7 @@ CASES: tuple[Case, ...] = (
     *endurance.CASES,
     *sidecar.CASES,
     *role_api.CASES,
+    *bridge.CASES,
 )
 
 STUCK = 180  # s without a finished round; then the stacks are shown and the run ends
