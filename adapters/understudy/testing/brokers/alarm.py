@@ -12,7 +12,7 @@ from understudy.testing.brokers.rabbitmq import RabbitMQ
 __all__ = ["memory_alarm", "relieve", "starve"]
 
 LITTLE, PLENTY = "0.0001", "0.9"  # of the machine's memory
-PATIENCE = 180.0  # s
+PATIENCE = 120.0  # s
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def relieve(broker: RabbitMQ) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            broker.ctl("set_vm_memory_high_watermark", PLENTY)
+            broker.ctl("set_vm_memory_high_watermark", PLENTY, timeout=60.0)
         except (RuntimeError, subprocess.TimeoutExpired):
             if time.monotonic() > deadline:
                 raise
