@@ -253,7 +253,7 @@ def test_what_is_no_stamp_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_stamp_that_no_lock_can_have_given_is_refused_with_what_to_do(tmp_path: Path) -> None:
     """Redis would mix up so large a token with the next one."""
-    (tmp_path / stamp.FILE).write_text(f'{{"token": {2**53}, "node": "a"}}')
+    (tmp_path / stamp.FILE).write_text(f'{{"token": {2**53 + 1}, "node": "a"}}')
     with pytest.raises(RecordError, match=r"until that file is put right, or taken away"):
         stamp.put(tmp_path, stamp.Stamp(1, "a"))
 

@@ -121,7 +121,7 @@ def test_a_claim_takes_a_token_above_every_one_that_was_seen_elsewhere() -> None
 def test_a_token_that_no_lock_can_have_given_is_not_learnt() -> None:
     """Redis would mix it up with the next one."""
     contender = Contender(Store())
-    contender.keeper.learn(2**53)
+    contender.keeper.learn(2**53 + 1)
     assert contender.keeper.highest_token == 0
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, fields
 __all__ = ["FORMAT", "LARGEST", "LockRecord", "RecordError", "Version"]
 
 FORMAT = 1
-LARGEST = 2**53 - 1  # token; above it Redis' Lua, as most that reads JSON, mixes up numbers
+LARGEST = 2**53  # token; above it Redis' Lua, as most that reads JSON, mixes up numbers
 
 
 class RecordError(ValueError):
