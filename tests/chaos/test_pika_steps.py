@@ -152,7 +152,7 @@ def test_a_memory_alarm_without_blocked_timeout_ends_in_time_and_passes(
 
     async def main() -> None:
         blocked: list[bool] = []
-        async with AsyncConnection(uri(first, timeout=1500, heartbeat=2000)) as connection:
+        async with AsyncConnection(uri(first, timeout=4000, heartbeat=2000)) as connection:
             connection.add_on_connection_blocked_callback(lambda *_: blocked.append(True))
             connection.add_on_connection_unblocked_callback(lambda *_: blocked.append(False))
             channel = await connection.channel()

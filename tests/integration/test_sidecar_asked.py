@@ -41,23 +41,6 @@ def reason(node: Sidecar, path: str) -> str:
     return str(json.loads(body)["reason"]) if code == 503 else ""
 
 
-def api_of(node: Sidecar) -> int:
-    """The pid of its API process."""
-    found = [pid for pid in _children(node.pid) if b"understudyd.api" in _command(pid)]
-    assert len(found) == 1
-    return found[0]
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in listed.stdout.split()]
-
-
-def _command(pid: int) -> bytes:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
-
-
 def test_answers_while_the_lock_is_down(unique: str) -> None:
     """Catalogue 3: standby, not ready, ended within a second; master when the lock comes up."""
     with Redis() as redis:
@@ -128,7 +111,8 @@ def test_a_master_whose_api_is_cut_stays_master(estate: SidecarEstate) -> None:
     """Catalogue 49: the other nodes, and the command line, tell who it is."""
     master = estate.master()
     token = master.token
-    api = api_of(master)
+    api = master.answerer
+    assert api is not None
     eventually(lambda: '"role": "master"' in estate.other(master).get("/cluster")[1])
     os.kill(api, signal.SIGSTOP)
     (seen,) = cluster(estate, "list")
@@ -136,7 +120,7 @@ def test_a_master_whose_api_is_cut_stays_master(estate: SidecarEstate) -> None:
     assert seen["errors"].keys() == {master.name}
     assert {node["role"] for node in seen["nodes"]} == {"master", "standby"}
     # frozen for long it is replaced
-    eventually(lambda: master.is_master and api_of(master) != api)
+    eventually(lambda: master.is_master and master.answerer not in (None, api))
     assert master.token == token
 
 

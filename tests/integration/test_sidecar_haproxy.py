@@ -15,10 +15,8 @@ import pytest
 from understudy.testing.brokers import Redis, Server
 from understudyd.testing.asking import Asking, operations
 from understudyd.testing.estate import (
-    Sidecar,
     SidecarEstate,
     children,
-    command_line,
     eventually,
 )
 from understudyd.testing.haproxy import HAProxy
@@ -68,11 +66,6 @@ def _haproxy(installed: Callable[[Server], None]) -> None:
         installed(HAProxy(nobody))
 
 
-def api_of(node: Sidecar) -> int:
-    (found,) = (pid for pid in children(node.pid) if "understudyd.api" in command_line(pid))
-    return found
-
-
 def test_clients_follow_the_master(unique: str) -> None:
     """Catalogue 49, 97, 10: an API that can't be reached costs its clients, and no reign; after a
     switchover and after a kill they are with the next master."""
@@ -82,7 +75,8 @@ def test_clients_follow_the_master(unique: str) -> None:
         token = master.token
         assert clients.next() == token
         other.until("/readiness")
-        api = api_of(master)
+        api = master.answerer
+        assert api is not None
         os.kill(api, signal.SIGSTOP)
         eventually(lambda: _is_silent(clients))
         os.kill(api, signal.SIGCONT)

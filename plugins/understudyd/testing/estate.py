@@ -180,6 +180,12 @@ class Sidecar:
         return pid
 
     @property
+    def answerer(self) -> int | None:
+        """The pid of the process that answers for its API; None while there is none, or two."""
+        found = [pid for pid in children(self.pid) if "understudyd.api" in command_line(pid)]
+        return found[0] if len(found) == 1 else None
+
+    @property
     def guards(self) -> list[int]:
         """Watcher and guard, in this order."""
         found = []
