@@ -29,6 +29,7 @@ from understudyd.bridge.words import (
     Happening,
     OpenSource,
     OpenTarget,
+    ParkAtSource,
     Send,
     State,
     Timer,
@@ -319,15 +320,38 @@ def test_the_message_that_closes_the_channel_is_found_and_parked() -> None:
     made.tick(1.0)
     assert bodies(made.target_up(1.0)) == [b"1"]
     assert bodies(made.confirmed([(1, 0, True)], 1.0)) == [b"2"]
-    made.target_lost(str(closed), 1.0, closed)
+    aside = only(ParkAtSource, made.target_lost(str(closed), 1.0, closed))
+    assert aside.parcel[0] == encode_publish("", "understudy.parking.b")
+    assert join_body(aside.parcel[2]) == b"2"
     made.tick(2.0)
-    parked = made.target_up(2.0)
-    send = only(Send, parked)
-    assert send.pieces[0] == encode_publish("", "understudy.parking.b")
+    assert bodies(made.target_up(2.0)) == [b"3"]
+    made.confirmed([(1, 0, True)], 2.0)
+    assert made.ledger.acknowledgeable == 0, "2 is nowhere yet"
+    made.park_failed("gone", 2.0)
+    assert only(ParkAtSource, made.tick(2.5)) == aside
+    assert made.park_done(aside, 2.5) == [Acknowledge(3)]
     assert made.parked == 1
-    assert bodies(made.confirmed([(1, 0, True)], 2.0)) == [b"3"]
-    assert Acknowledge(3) in made.confirmed([(2, 0, True)], 2.0)
     assert made.wants_reading
+    assert made.park_done(aside, 2.5) == []
+
+
+def test_what_was_parked_for_a_source_that_is_gone_settles_nothing_of_the_next() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("channel", 406, "PRECONDITION_FAILED")
+    made.target_lost(str(closed), 0.0, closed)
+    made.tick(1.0)
+    made.target_up(1.0)
+    aside = only(ParkAtSource, made.target_lost(str(closed), 1.0, closed))
+    made.source_lost("gone", 1.0)
+    for _ in range(3):
+        made.tick(10.0)
+        made.target_up(10.0)
+        made.source_up(10.0)
+    assert made.state is State.RUNNING
+    deliver(made, 1)
+    assert made.park_done(aside, 10.0) == []
+    assert len(made.ledger) == 1
 
 
 def test_codes_that_tell_of_the_broker_blame_no_message() -> None:
@@ -405,7 +429,8 @@ def test_every_step_of_the_table_is_a_method_and_every_state_can_be_left() -> No
         stops = (state, Happening.STOP) in TABLE or (state, Happening.SETTLED) in TABLE
         assert stops, f"{state} cannot be stopped"
     happenings = {happening for _, happening in TABLE}
-    assert {timer.value for timer in Timer} - {None} <= happenings
+    at_any_time = {Timer.ACKNOWLEDGE, Timer.PARK}
+    assert {timer.happening for timer in set(Timer) - at_any_time} <= happenings
 
 
 class Model(RuleBasedStateMachine):
@@ -426,6 +451,7 @@ class Model(RuleBasedStateMachine):
         self.arrived: set[int] = set()
         self.gone: set[int] = set()
         self.finished = False
+        self.parking: ParkAtSource | None = None
         self.do(self.link.start(0.0))
 
     def do(self, actions: list[Action]) -> None:
@@ -453,6 +479,8 @@ class Model(RuleBasedStateMachine):
                     message = self.unacknowledged.pop(tag)
                     assert message in self.arrived, "acknowledged before it arrived"
                     self.gone.add(message)
+            elif isinstance(action, ParkAtSource):
+                self.parking = action
             else:
                 assert not self.source_open
                 assert not self.target_open
@@ -529,6 +557,17 @@ class Model(RuleBasedStateMachine):
         self.close_source()
         self.do(self.link.source_lost("gone", self.now))
 
+    @precondition(lambda self: self.parking is not None)
+    @rule(works=st.booleans())
+    def park(self, works: bool) -> None:
+        action, self.parking = self.parking, None
+        assert action is not None
+        if works:
+            self.arrived.add(int(join_body(action.parcel[2])))
+            self.do(self.link.park_done(action, self.now))
+        else:
+            self.do(self.link.park_failed("refused", self.now))
+
     @rule(is_blocked=st.booleans())
     def block(self, is_blocked: bool) -> None:
         if is_blocked:
@@ -564,6 +603,8 @@ class Model(RuleBasedStateMachine):
                 self.answer_target(works=True)
             if self.source_wanted and not self.source_open:
                 self.answer_source(works=True)
+            if self.parking is not None:
+                self.park(works=True)
             if self.source_open:
                 self.deliver(count=64)
             while self.under_way:

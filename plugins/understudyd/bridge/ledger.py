@@ -2,7 +2,7 @@
 
     take ──> waiting ──send──> under way ──confirm──> settled ──acknowledge──> gone
                 ^                  │
-                └── refuse, lose ──┘
+                └── refuse, lose ──┘       (what is set aside is settled from elsewhere)
 
 Rules
 * An entry is settled only by a confirm of its own publish, and acknowledged only when all before it
@@ -43,6 +43,7 @@ class Ledger:
         self._waiting: dict[int, None] = {}  # tags, in the order they are to be sent
         self._under_way: dict[int, int] = {}  # publish number -> tag
         self._returned: dict[int, str] = {}  # tags of those that came back, and why
+        self._aside: set[int] = set()  # tags of those that are not for the target any more
         self._next = 1  # publish number
         self._low_number = 1  # below it nothing is under way
         self._low_tag = 1  # below it everything is settled
@@ -183,6 +184,25 @@ class Ledger:
         self._wait_again([tag])
         return self._returned.pop(tag, "")
 
+    def set_aside(self, tag: int, parcel: Parcel) -> None:
+        """This one goes elsewhere: it is not sent to the target, and waits for ``settle()``."""
+        self._entries[tag] = parcel
+        self._aside.add(tag)
+        self._waiting.pop(tag, None)
+
+    def settle(self, tag: int, parcel: Parcel) -> bool:
+        """The one that was set aside has arrived elsewhere; False: it was forgotten meanwhile."""
+        if self._entries.get(tag) is not parcel:
+            return False
+        self.size -= self._entries.pop(tag)[3]
+        self._aside.discard(tag)
+        return True
+
+    @property
+    def aside(self) -> dict[int, Parcel]:
+        """What is set aside, by tag."""
+        return {tag: self._entries[tag] for tag in sorted(self._aside)}
+
     def acknowledge(self) -> int | None:
         """The tag up to which the source can be told that all is settled; None: nothing new."""
         mark = self._watermark()
@@ -195,7 +215,7 @@ class Ledger:
         """The target is gone: what it did not confirm waits again, and its numbers begin anew."""
         self._under_way.clear()
         self._returned.clear()
-        self._waiting = dict.fromkeys(self._entries)
+        self._waiting = dict.fromkeys(tag for tag in self._entries if tag not in self._aside)
         self._next = self._low_number = 1
 
     def forget(self) -> int:
@@ -207,6 +227,7 @@ class Ledger:
         self._entries.clear()
         self._waiting.clear()
         self._returned.clear()
+        self._aside.clear()
         self._under_way = dict.fromkeys(self._under_way, _NOBODY)
         self._batches.clear()
         self.size = 0

@@ -45,6 +45,7 @@ from understudyd.bridge.words import (
     Happening,
     OpenSource,
     OpenTarget,
+    ParkAtSource,
     Send,
     State,
     Timer,
@@ -88,7 +89,7 @@ class Link:
         self._now = 0.0
         self._blocked = ""  # why the target reads nothing
         self._congested = False
-        self._failures = {Timer.TARGET: 0, Timer.SOURCE: 0, Timer.RETRY: 0}  # in a row
+        self._failures = dict.fromkeys(Timer, 0)  # in a row
         self._settled = 0  # since the window was opened
         self._careful = 0  # so many are to be sent one by one
         self._probes = 1  # so many of those that were refused are sent at a time
@@ -135,6 +136,8 @@ class Link:
             del self._timers[timer]
             if timer is Timer.ACKNOWLEDGE:
                 self._acknowledge()
+            elif timer is Timer.PARK:
+                self._park_aside()
             else:
                 self._happen_within(timer.happening)
         return self._take_actions()
@@ -219,6 +222,21 @@ class Link:
         self._do(CloseTarget())
         return self.target_lost(f"{why}: {message.exchange or '-'}/{message.routing_key}", now)
 
+    def park_done(self, action: ParkAtSource, now: float) -> list[Action]:
+        self._now = now
+        self._failures[Timer.PARK] = 0
+        if self.ledger.settle(action.tag, action.parcel):
+            self.parked += 1
+            self._acknowledge_in_time()
+        self._park_aside()
+        return self._drained()
+
+    def park_failed(self, reason: str, now: float) -> list[Action]:
+        self._now = now
+        self.reason = f"parking at the source: {reason}"
+        self._later(Timer.PARK)
+        return self._take_actions()
+
     # What the table asks for
 
     def _happen(self, happening: Happening, now: float) -> list[Action]:
@@ -267,7 +285,7 @@ class Link:
 
     def _forget(self) -> None:
         self.ledger.forget()
-        for timer in (Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD):
+        for timer in (Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK):
             self._timers.pop(timer, None)
         self._careful = 0
 
@@ -320,13 +338,21 @@ class Link:
         if outcome is Outcome.RETRY:
             self._careful = len(under_way)
         elif outcome is Outcome.REJECT:
-            self._park(under_way[0], str(closed))
+            tag = under_way[0]
+            parcel = self._parking.park(self.ledger.parcel(tag), str(closed))
+            self.ledger.set_aside(tag, parcel)
+            self._careful -= 1
+            self._park_aside()
 
     def _park(self, tag: int, why: str) -> None:
-        parcel = self.ledger.parcel(tag)
-        if not self._parking.holds(parcel):
-            self.ledger.replace(tag, self._parking.park(parcel, why))
-            self.parked += 1
+        """At the target, by way of the window."""
+        self.ledger.replace(tag, self._parking.park(self.ledger.parcel(tag), why))
+        self.parked += 1
+
+    def _park_aside(self) -> None:
+        """At the source: the target would close over it there too. One after the other."""
+        if aside := self.ledger.aside:
+            self._do(ParkAtSource(*next(iter(aside.items()))))
 
     def _send_waiting(self) -> None:
         if not self._careful:

@@ -11,7 +11,8 @@ Rules
 * An ack means CONFIRMED, a nack RETRY: a full queue (`reject-publish`), or an error of a queue.
 * A return means REJECT: no binding leads on from there; waiting would stop the link for it.
 * The channel closes over one message of a pipelined window and does not say over which. So all is
-  sent again, one by one; which closes it while it is alone under way is the one (REJECT). Only
+  sent again, one by one; which closes it while it is alone under way is the one (REJECT); it is
+  parked at the source, since the target would close over it in its parking queue as well. Only
   codes that can be a message's fault are judged so (`LETHAL`), the others tell of the broker.
 """
 

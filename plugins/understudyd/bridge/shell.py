@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
 
-from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, SourceHooks, TargetHooks
+from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, SourceHooks, TargetHooks, park
 from understudyd.bridge.ends.connection import ConnectionFailed
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.forward import Forwarder
@@ -30,6 +30,7 @@ from understudyd.bridge.words import (
     Finished,
     OpenSource,
     OpenTarget,
+    ParkAtSource,
     Send,
     Widen,
 )
@@ -57,7 +58,8 @@ class LinkRunner:
         """``route`` gives exchange and routing key at the target for those at the source; ``here``
         is what the source's broker is called in paths."""
         rng = rng or Random()
-        parking = Parking(name)
+        self._parking = parking = Parking(name)
+        self._source_dialer = source
         self.name = name
         self.link = Link(settings or LinkSettings(), parking, rng)
         self._forwarder = Forwarder(route, here, parking)
@@ -151,6 +153,8 @@ class LinkRunner:
             self._task("source", self._open_source(action.window))
         elif isinstance(action, CloseSource):
             self._task("source", self._source.close())
+        elif isinstance(action, ParkAtSource):
+            self._task("parking", self._park(action))
         elif isinstance(action, Finished):
             self._loop.create_task(self._finish())
 
@@ -170,7 +174,17 @@ class LinkRunner:
         else:
             self._do(self.link.source_up(self._loop.time()))
 
+    async def _park(self, action: ParkAtSource) -> None:
+        try:
+            await park(self._source_dialer, self._parking.queue, action.parcel)
+        except ConnectionFailed as failed:
+            self._do(self.link.park_failed(str(failed), self._loop.time()))
+        else:
+            self._do(self.link.park_done(action, self._loop.time()))
+
     async def _finish(self) -> None:
+        if (parking := self._tasks.get("parking")) is not None:
+            parking.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
 
+from understudyd.bridge.ledger import Parcel
+
 __all__ = [
     "TABLE",
     "Acknowledge",
@@ -16,6 +18,7 @@ __all__ = [
     "Happening",
     "OpenSource",
     "OpenTarget",
+    "ParkAtSource",
     "Send",
     "State",
     "Timer",
@@ -71,8 +74,10 @@ class Timer(Enum):
     CONFIRM = Happening.STALLED
     HOLD = Happening.HOLD_OVER
     DRAIN = Happening.DRAIN_OVER
-    ACKNOWLEDGE = None
+    ACKNOWLEDGE = "acknowledge"
     """Acknowledgements go out, whatever the state."""
+    PARK = "park"
+    """What could not be parked at the source is tried again, whatever the state."""
 
     @property
     def happening(self) -> Happening:
@@ -125,12 +130,21 @@ class Acknowledge:
 
 
 @dataclass(frozen=True)
+class ParkAtSource:
+    """Publish this to the source's parking queue: ``park_done()`` or ``park_failed()`` follows."""
+
+    tag: int
+    parcel: Parcel
+
+
+@dataclass(frozen=True)
 class Finished:
     """The link has come to its end; both ends are closed."""
 
 
 Action: TypeAlias = (
-    "OpenTarget | CloseTarget | OpenSource | Widen | CloseSource | Send | Acknowledge | Finished"
+    "OpenTarget | CloseTarget | OpenSource | Widen | CloseSource | Send | Acknowledge"
+    " | ParkAtSource | Finished"
 )
 
 _S, _H = State, Happening

@@ -11,11 +11,13 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from understudyd.bridge.ends.connection import Connection, Hooks
+from understudyd.bridge.ends.connection import Connection, ConnectionFailed, Hooks
 from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
 from understudyd.bridge.wire.reader import (
@@ -28,11 +30,11 @@ from understudyd.bridge.wire.reader import (
     Told,
 )
 
-__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "TargetHooks"]
+__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "TargetHooks", "park"]
 
 DURABLE = 0b10  # of queue.declare
 NO_FLAGS = 0
-LOWER_PRIORITY = -1  # than any consumer that asks for none: they come first
+PARKING_TIMEOUT = 30.0  # s
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class AmqpTarget:
     def send(self, pieces: list[bytes]) -> None:
         """Write publishes, in order."""
         if self._connection is not None:
-            self._connection.write(b"".join(pieces))
+            self._connection.send(pieces)
 
     async def close(self) -> None:
         """End in order; what was not confirmed is in doubt."""
@@ -187,3 +189,37 @@ class AmqpTarget:
                     self._hooks.on_blocked(event.arguments[0])
                 elif event.method == Method.CONNECTION_UNBLOCKED:
                     self._hooks.on_blocked(None)
+
+
+async def park(dialer: Dialer, queue: str, parcel: Parcel) -> None:
+    """Publish one message to a parking queue over a connection of its own.
+
+    Raises ConnectionFailed when it is not confirmed.
+    """
+    loop = asyncio.get_running_loop()
+    confirmed: asyncio.Future[bool] = loop.create_future()
+
+    def answer(is_ack: bool) -> None:
+        if not confirmed.done():
+            confirmed.set_result(is_ack)
+
+    target = AmqpTarget(
+        dialer,
+        queue,
+        TargetHooks(
+            on_confirms=lambda confirms: answer(confirms[0][2]),
+            on_returned=lambda _: answer(False),
+            on_blocked=lambda _: None,
+            on_congested=lambda _: None,
+            on_lost=lambda *_: answer(False),
+        ),
+    )
+    await target.open()
+    try:
+        target.send(list(parcel[:3]))
+        if not await asyncio.wait_for(confirmed, PARKING_TIMEOUT):
+            raise ConnectionFailed(f"{queue} did not take it")
+    except asyncio.TimeoutError:
+        raise ConnectionFailed(f"{queue}: no confirm within {PARKING_TIMEOUT:g} s") from None
+    finally:
+        await target.close()
