@@ -113,6 +113,18 @@ def test_6_a_header_longer_than_a_line_goes_in_pieces() -> None:
     assert fields_of(to_amqp(sent, ACTIVEMQ))["headers"] == table
 
 
+def test_6_what_went_in_over_stomp_and_out_over_amqp_is_restored_too() -> None:
+    table: dict[str, Value] = {"flag": True, "priority": "high", "CC": "x", "n": 1}
+    sent = to_stomp(amqp(headers=table), RABBITMQ_STOMP)
+    # As RabbitMQ gives a SEND to consumers of AMQP: all strings.
+    stored: dict[str, Value] = {**sent.headers}
+    del stored["content-length"]
+    read = translate(amqp(headers=stored), RABBITMQ_AMQP, RABBITMQ_AMQP, NOW)
+    assert isinstance(read, AmqpContent)
+    del table["CC"]
+    assert fields_of(read)["headers"] == table | {"x-understudy-cc": "x"}
+
+
 def test_6_a_value_that_an_application_changed_is_not_changed_back() -> None:
     sent = to_stomp(amqp(headers={"tries": 1, "list": [1]}), ACTIVEMQ)
     sent.headers |= {"tries": "2", "list": "none"}

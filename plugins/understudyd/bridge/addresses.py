@@ -70,7 +70,7 @@ def to_stomp(destination: Destination, dialect: Dialect) -> str:
             f"{dialect.name} has no exchanges: a rename must say which queue or topic "
             f"{destination} becomes"
         )
-    if dialect.unspeakable.search(destination.name):
+    if any(map(dialect.unspeakable.search, (destination.name, destination.exchange))):
         raise Untranslatable(f"{dialect.name} cannot have a {destination.kind} of this name")
     if not facts.percent_encodes:
         return prefix + destination.name
@@ -111,7 +111,7 @@ def subscription(pattern: Pattern, dialect: Dialect) -> Subscription:
         dialect.unspeakable.search(word)
         for word, is_wild in zip(pattern.words, pattern.wild, strict=True)
         if not is_wild
-    ):
+    ) or dialect.unspeakable.search(pattern.exchange):
         raise ConfigurationError(f"{pattern.text!r}: {dialect.name} cannot have such a name")
     if dialect.stomp.percent_encodes:
         where = f"{_escaped(pattern.exchange)}/" if pattern.exchange else ""
@@ -153,7 +153,7 @@ def _facts(dialect: Dialect) -> StompFacts:
 
 
 def _escaped(name: str) -> str:
-    return name.replace("%", "%25").replace("/", "%2F")
+    return name.replace("/", "%2F")
 
 
 def _unescaped(name: str) -> str:

@@ -116,7 +116,7 @@ class StompFacts:
     """And in that of a SEND."""
 
     percent_encodes: bool = False
-    """Whether ``/`` and ``%`` in a name are percent-encoded."""
+    """Whether a ``/`` in a name is sent as ``%2F``, and names are shown percent-encoded."""
 
     shown_defaults: bool = False
     """Priority, expiry and timestamp are in every MESSAGE, whether the sender gave them or not."""

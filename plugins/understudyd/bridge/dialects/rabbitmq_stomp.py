@@ -5,7 +5,8 @@ As a target
   message reached no queue. A full queue (reject-publish) closes the connection without ERROR and
   without the receipts before it.
 * ``/queue/NAME`` declares a classic queue, which clashes with an existing one of another type:
-  ``/amq/queue/NAME`` is used. Of a name only ``/`` and ``%`` are percent-encoded.
+  ``/amq/queue/NAME`` is used. Of a name that is sent only ``%2F`` is decoded; so a name with these
+  three characters cannot be said (nor, as newer versions may decode it, one with ``%25``).
 * A property of more than 255 bytes is taken, with receipt, and then no AMQP consumer can get the
   message: each delivery ends its connection. A priority wraps at 256, a timestamp at 64 bits.
 * A priority or timestamp that is no number, a ``persistent`` other than true and false, a
@@ -20,6 +21,7 @@ As a source
 * Its headers stand before the properties and shadow them, the first of one name counts: a header
   ``priority`` hides the message's own. A value with a NUL breaks the frame.
 * message-id and ack name the delivery, not the message; amqp-message-id is the sender's.
+* The destination that it shows is percent-encoded, but for ASCII without ``/`` and ``%``.
 * delivery_mode 1 is shown as ``persistent:1``; a reply_to that begins with no prefix of STOMP as
   ``/reply-queue/NAME``; an empty body has no content-length.
 """
@@ -62,6 +64,7 @@ RABBITMQ_STOMP = Dialect(
     confirms_routing=False,
     confirms_or_tells=False,
     counts_returns=RABBITMQ_AMQP.counts_returns,
+    unspeakable=re.compile("%2F|%25"),
     private_replies=RABBITMQ_AMQP.private_replies,
     stomp=StompFacts(
         client=RABBITMQ,

@@ -30,7 +30,9 @@ from understudyd.bridge.mapping.headers import (
     CARBON_COPIES,
     DEADLINE,
     EXPIRATION,
+    HIDDEN,
     PROPERTIES,
+    TYPES,
     USER_ID,
 )
 from understudyd.bridge.mapping.message import BYTES, TEXT, Message
@@ -76,6 +78,8 @@ def read(content: AmqpContent, dialect: Dialect, now: int) -> Message:
         notes = from_pairs(headers.pop(PROPERTIES))
         _restore_text(message, notes)
         restore(message, notes, dialect)
+    if TYPES in headers or HIDDEN in headers:
+        _read_stomps(message)
     if expiration is not None or DEADLINE in headers:
         _read_deadline(message, expiration, now)
     return message
@@ -176,6 +180,17 @@ def _renamed(table: bytes) -> bytes:
         ours = CARBON_COPIES.get(name, name).encode("utf-8", "surrogateescape")
         parts += [bytes([len(ours)]), ours, table[value_at:end]]
     return b"".join(parts)
+
+
+def _read_stomps(message: Message) -> None:
+    """The sidecars of a message that was sent to RabbitMQ over STOMP."""
+    headers, types = message.headers, message.types
+    if TYPES in headers and TYPES not in types:
+        for name, kinds in from_pairs(headers.pop(TYPES)).items():
+            types.setdefault(name, kinds)
+    if HIDDEN in headers and HIDDEN not in types:
+        for name, text in from_pairs(headers.pop(HIDDEN)).items():
+            headers.setdefault(name, text)
 
 
 def _read_deadline(message: Message, expiration: str | None, now: int) -> None:

@@ -7,8 +7,8 @@
     x-understudy-cc -bcc     further recipients it had, which must not get it again
     x-understudy-group       its JMSXGroupID on ActiveMQ, which does not show that
     x-understudy-properties  sidecar: what the properties of the present form cannot say
-    x-understudy-types       sidecar, STOMP only: the AMQP types of headers that are no strings
-    x-understudy-headers     sidecar, STOMP only: headers whose name or value STOMP cannot carry
+    x-understudy-types       sidecar of STOMP: the AMQP types of headers that are no strings
+    x-understudy-headers     sidecar of STOMP: headers whose name or value STOMP cannot carry
 
 A sidecar is a list of pairs, see `pairs`; one too long for a header line goes on in NAME-1, NAME-2.
 """
