@@ -225,6 +225,21 @@ def test_a_fencer_takes_its_deputy_along_when_it_leaves(
     assert command_line(deputy) == ""
 
 
+def test_the_deputy_of_a_fencer_that_was_replaced_leaves_too(
+    make: Make, drivers: list[ExecDriver]
+) -> None:
+    """Else it would fence, when the sidecar has ended, what the next one has promoted."""
+    driver = make()
+    promote(driver)
+    until(driver, Started)
+    (deputy,) = children(fencer())
+    os.kill(fencer(), signal.SIGKILL)
+    until(driver, Dead)
+    assert command_line(deputy)
+    drivers.pop().close()
+    eventually(lambda: command_line(deputy) == "")
+
+
 def test_the_next_promotion_runs_the_commands_of_a_reload(make: Make, tmp_path: Path) -> None:
     """And what fences until then is the command of the broker that lives."""
     driver = make()

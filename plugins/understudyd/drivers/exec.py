@@ -133,6 +133,8 @@ class ExecDriver:
             assert self._config.fence is not None
             with contextlib.suppress(subprocess.TimeoutExpired):  # it goes on trying to fence
                 self._process.wait(self._config.fence.timeout + CLOSE)
+            if self._process.returncode == 0:  # what lived is fenced, so no deputy has to
+                self._page.clear()
         if self._fencer is not None:
             self._fencer.close(self._poll)
             self._fencer = None
