@@ -13,7 +13,7 @@ from amqp import Channel
 
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ
-from understudyd.bridge.link import LinkSettings
+from understudyd.bridge.settings import LinkSettings
 from understudyd.testing.bridged import BridgeProcess, RunningLink, until
 
 pytestmark = pytest.mark.integration

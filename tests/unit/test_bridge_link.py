@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from understudy.core.backoff import Backoff
 from understudyd.bridge.ledger import Parcel
-from understudyd.bridge.link import FIRST_WINDOW, Link, LinkSettings
+from understudyd.bridge.link import Link
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.settings import FIRST_WINDOW, LinkSettings
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import body_frames, content_header, join_body
 from understudyd.bridge.wire.methods import encode_publish
@@ -23,6 +24,7 @@ from understudyd.bridge.words import (
     TABLE,
     Acknowledge,
     Action,
+    AskSource,
     CloseSource,
     CloseTarget,
     Finished,
@@ -201,10 +203,13 @@ def test_a_blocked_target_stops_the_reading_and_no_clock_runs() -> None:
     made.blocked("low on memory")
     assert made.shown == "blocked"
     assert not made.wants_reading
-    assert made.due is None
+    made.tick(99.0)
+    assert made.shown == "blocked"
     made.unblocked(100.0)
     assert made.wants_reading
-    assert made.due == 130.0
+    made.tick(129.9)
+    assert made.shown == "running"
+    assert CloseTarget() in made.tick(130.0)
 
 
 def test_a_window_is_bounded_by_bytes_too() -> None:
@@ -335,6 +340,17 @@ def test_the_message_that_closes_the_channel_is_found_and_parked() -> None:
     assert made.park_done(aside, 2.5) == []
 
 
+def test_what_came_meanwhile_follows_those_that_went_one_by_one() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("channel", 406, "PRECONDITION_FAILED")
+    made.target_lost(str(closed), 0.0, closed)
+    deliver(made, 2, 3)
+    made.tick(1.0)
+    assert bodies(made.target_up(1.0)) == [b"1"]
+    assert bodies(made.confirmed([(1, 0, True)], 1.0)) == [b"2", b"3"]
+
+
 def test_what_was_parked_for_a_source_that_is_gone_settles_nothing_of_the_next() -> None:
     made = running()
     deliver(made, 1)
@@ -377,6 +393,31 @@ def test_a_target_that_closes_over_the_first_message_is_no_hot_loop() -> None:
         made.tick(now)
         made.target_up(now)
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_a_source_that_has_messages_and_delivers_none_is_opened_anew() -> None:
+    made = running(watch_time=60.0)
+    assert made.tick(60.0) == [AskSource()]
+    assert made.source_has(0, 60.1) == []
+    assert made.shown == "running"
+    assert made.tick(120.0) == [AskSource()]
+    assert made.source_has(7, 120.1) == [CloseSource()]
+    assert made.shown == "waiting-source"
+    assert made.reason == "source: 7 messages are ready, none came for 60 s"
+    assert made.tick(130.0) == [OpenSource(FIRST_WINDOW)]
+
+
+def test_a_source_is_not_asked_while_messages_come_or_nothing_is_read() -> None:
+    made = running(watch_time=60.0, confirm_timeout=1000.0)
+    deliver(made, 1, now=50.0)
+    made.confirmed([(1, 0, True)], 50.0)
+    assert made.tick(60.0) == []
+    assert made.tick(120.0) == [AskSource()]
+    deliver(made, 2, now=120.1)
+    assert made.source_has(5, 120.2) == []
+    made.confirmed([(2, 0, True)], 120.2)
+    made.blocked("memory")
+    assert made.tick(600.0) == []
 
 
 def test_stopping_settles_what_is_in_flight() -> None:
@@ -429,8 +470,11 @@ def test_every_step_of_the_table_is_a_method_and_every_state_can_be_left() -> No
         stops = (state, Happening.STOP) in TABLE or (state, Happening.SETTLED) in TABLE
         assert stops, f"{state} cannot be stopped"
     happenings = {happening for _, happening in TABLE}
-    at_any_time = {Timer.ACKNOWLEDGE, Timer.PARK}
-    assert {timer.happening for timer in set(Timer) - at_any_time} <= happenings
+    for timer in Timer:
+        if isinstance(timer.value, Happening):
+            assert timer.value in happenings
+        else:
+            assert callable(getattr(link(), f"_{timer.value}"))
 
 
 class Model(RuleBasedStateMachine):
@@ -481,6 +525,8 @@ class Model(RuleBasedStateMachine):
                     self.gone.add(message)
             elif isinstance(action, ParkAtSource):
                 self.parking = action
+            elif isinstance(action, AskSource):
+                self.do(self.link.source_has(0, self.now))
             else:
                 assert not self.source_open
                 assert not self.target_open

@@ -17,20 +17,21 @@ Rules
 * A back-off begins anew when the end worked, not when it was opened: a target that closes over the
   first message is not opened in a hot loop.
 * Acknowledgements go out for a tenth of the window, after `ACK_DELAY`, or when nothing is left.
-* Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``.
+* Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``; a source that
+  has messages and delivers none for ``watch_time`` is opened anew.
 * A state that does not list a happening in `TABLE` does not care for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from random import Random
 
-from understudy.core.backoff import Backoff
 from understudyd.bridge.ledger import Ledger, Parcel
 from understudyd.bridge.outcomes import Outcome, of_closed, of_return
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.settings import ACK_DELAY, ACK_SHARE, FIRST_WINDOW, LinkSettings
+from understudyd.bridge.timers import Timers
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish
@@ -39,6 +40,7 @@ from understudyd.bridge.words import (
     TABLE,
     Acknowledge,
     Action,
+    AskSource,
     CloseSource,
     CloseTarget,
     Finished,
@@ -52,23 +54,7 @@ from understudyd.bridge.words import (
     Widen,
 )
 
-__all__ = ["Link", "LinkSettings"]
-
-FIRST_WINDOW = 16  # messages
-ACK_DELAY = 0.025  # s
-ACK_SHARE = 10  # an acknowledgement for the tenth part of the window
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """How a link behaves; times in seconds."""
-
-    prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
-    size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
-    hold_time: float = 60.0  # in flight is held so long for a target that is gone
-    confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
-    drain_time: float = 10.0
-    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
+__all__ = ["Link"]
 
 
 class Link:
@@ -83,25 +69,21 @@ class Link:
         self.window = FIRST_WINDOW
         self._settings = settings
         self._parking = parking
-        self._rng = rng
+        self._timers = Timers(settings.backoff, rng)
         self._actions: list[Action] = []
-        self._timers: dict[Timer, float] = {}
         self._now = 0.0
         self._blocked = ""  # why the target reads nothing
         self._congested = False
-        self._failures = dict.fromkeys(Timer, 0)  # in a row
         self._settled = 0  # since the window was opened
+        self._delivered_at = 0.0
         self._careful = 0  # so many are to be sent one by one
         self._probes = 1  # so many of those that were refused are sent at a time
 
     @property
     def shown(self) -> str:
         """The state as a status shows it."""
-        return "blocked" if self.is_blocked else self.state.value
-
-    @property
-    def is_blocked(self) -> bool:
-        return bool(self._blocked) and self.state in (State.RUNNING, State.RETRYING)
+        is_blocked = self._blocked and self.state in (State.RUNNING, State.RETRYING)
+        return "blocked" if is_blocked else self.state.value
 
     @property
     def wants_reading(self) -> bool:
@@ -117,7 +99,7 @@ class Link:
     @property
     def due(self) -> float | None:
         """When ``tick()`` wants to be called; None: not before something happens."""
-        return min(self._timers.values(), default=None)
+        return self._timers.due
 
     # What is told to it
 
@@ -132,14 +114,11 @@ class Link:
     def tick(self, now: float) -> list[Action]:
         """Whatever is due."""
         self._now = now
-        for timer in [timer for timer, due in self._timers.items() if due <= now]:
-            del self._timers[timer]
-            if timer is Timer.ACKNOWLEDGE:
-                self._acknowledge()
-            elif timer is Timer.PARK:
-                self._park_aside()
+        for timer in self._timers.take_due(now):
+            if isinstance(timer.value, Happening):
+                self._happen_within(timer.value)
             else:
-                self._happen_within(timer.happening)
+                getattr(self, f"_{timer.value}")()
         return self._take_actions()
 
     def target_up(self, now: float) -> list[Action]:
@@ -154,16 +133,26 @@ class Link:
         return self._happen(Happening.TARGET_LOST, now)
 
     def source_up(self, now: float) -> list[Action]:
+        self._delivered_at = now
+        self._timers.set(Timer.WATCH, now + self._settings.watch_time)
         return self._happen(Happening.SOURCE_UP, now)
 
     def source_lost(self, reason: str, now: float) -> list[Action]:
         self.reason = f"source: {reason}"
         return self._happen(Happening.SOURCE_LOST, now)
 
+    def source_has(self, ready: int, now: float) -> list[Action]:
+        """The answer to `AskSource`."""
+        if not ready or not self._is_idle(now):
+            return []
+        self._do(CloseSource())
+        waited = self._settings.watch_time
+        return self.source_lost(f"{ready} messages are ready, none came for {waited:g} s", now)
+
     def blocked(self, reason: str) -> None:
         """The target reads nothing for now (connection.blocked)."""
         self._blocked = reason
-        self._timers.pop(Timer.CONFIRM, None)
+        self._timers.drop(Timer.CONFIRM)
 
     def unblocked(self, now: float) -> None:
         self._blocked = ""
@@ -179,7 +168,8 @@ class Link:
         self._now = now
         if self.state in (State.DRAINING, State.STOPPED):
             return []  # it was not taken, so closing gives it back
-        self._failures[Timer.SOURCE] = 0
+        self._timers.worked(Timer.SOURCE)
+        self._delivered_at = now
         self.ledger.take(tags, parcels, now)
         if self.state is State.RUNNING:
             self._send_waiting()
@@ -224,7 +214,7 @@ class Link:
 
     def park_done(self, action: ParkAtSource, now: float) -> list[Action]:
         self._now = now
-        self._failures[Timer.PARK] = 0
+        self._timers.worked(Timer.PARK)
         if self.ledger.settle(action.tag, action.parcel):
             self.parked += 1
             self._acknowledge_in_time()
@@ -234,7 +224,7 @@ class Link:
     def park_failed(self, reason: str, now: float) -> list[Action]:
         self._now = now
         self.reason = f"parking at the source: {reason}"
-        self._later(Timer.PARK)
+        self._timers.back_off(Timer.PARK, self._now)
         return self._take_actions()
 
     # What the table asks for
@@ -270,31 +260,29 @@ class Link:
         self._do(CloseSource())
 
     def _target_later(self) -> None:
-        self._later(Timer.TARGET)
+        self._timers.back_off(Timer.TARGET, self._now)
 
     def _source_later(self) -> None:
-        self._later(Timer.SOURCE)
+        self._timers.back_off(Timer.SOURCE, self._now)
 
     def _retry_later(self) -> None:
-        self._later(Timer.RETRY)
+        self._timers.back_off(Timer.RETRY, self._now)
 
     def _lose(self) -> None:
         self.ledger.lose()
-        for timer in (Timer.CONFIRM, Timer.RETRY):
-            self._timers.pop(timer, None)
+        self._timers.drop(Timer.CONFIRM, Timer.RETRY)
 
     def _forget(self) -> None:
         self.ledger.forget()
-        for timer in (Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK):
-            self._timers.pop(timer, None)
+        self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
         self._careful = 0
 
     def _hold(self) -> None:
-        self._timers.setdefault(Timer.HOLD, self._now + self._settings.hold_time)
+        self._timers.start(Timer.HOLD, self._now + self._settings.hold_time)
 
     def _resume(self) -> None:
-        self._timers.pop(Timer.HOLD, None)
-        self._failures[Timer.RETRY] = 0
+        self._timers.drop(Timer.HOLD)
+        self._timers.worked(Timer.RETRY)
         self._send_waiting()
 
     def _probe(self) -> None:
@@ -305,7 +293,7 @@ class Link:
         """Send twice as many, until nothing waits; what was under way before tells nothing."""
         if self.ledger.is_under_way or Timer.RETRY in self._timers:
             return
-        self._failures[Timer.RETRY] = 0
+        self._timers.worked(Timer.RETRY)
         if self.ledger.has_waiting:
             self._probes *= 2
             self._send(self._probes)
@@ -317,7 +305,7 @@ class Link:
         self.reason = f"target: no confirm within {timeout:g} s"
 
     def _drain(self) -> None:
-        self._timers[Timer.DRAIN] = self._now + self._settings.drain_time
+        self._timers.set(Timer.DRAIN, self._now + self._settings.drain_time)
         self._send_waiting()
 
     def _finish(self) -> None:
@@ -326,10 +314,15 @@ class Link:
 
     # Its parts
 
-    def _later(self, timer: Timer) -> None:
-        failures = self._failures[timer] = self._failures[timer] + 1
-        delay = self._settings.backoff.delay_ms(failures, first_connection=True, rng=self._rng)
-        self._timers[timer] = self._now + delay / 1000
+    def _watch(self) -> None:
+        self._timers.set(Timer.WATCH, self._now + self._settings.watch_time)
+        if self._is_idle(self._now):
+            self._do(AskSource())
+
+    def _is_idle(self, now: float) -> bool:
+        """Whether the source could have delivered for long, and did not."""
+        waited = now - self._delivered_at >= self._settings.watch_time
+        return waited and not self.ledger and self.wants_reading and self.state is State.RUNNING
 
     def _judge(self, closed: Closed) -> None:
         """Find out whether a message closed the channel, and which."""
@@ -368,16 +361,16 @@ class Link:
 
     def _expect_confirm(self) -> None:
         if self.ledger.is_under_way and not self._blocked:
-            self._timers[Timer.CONFIRM] = self._now + self._settings.confirm_timeout
+            self._timers.set(Timer.CONFIRM, self._now + self._settings.confirm_timeout)
         else:
-            self._timers.pop(Timer.CONFIRM, None)
+            self._timers.drop(Timer.CONFIRM)
 
     def _count(self, settled: int) -> None:
-        self._failures[Timer.TARGET] = 0
+        self._timers.worked(Timer.TARGET)
         self.forwarded += settled
         self._settled += settled
-        self._careful = max(0, self._careful - settled)
         if self._careful and self.state is State.RUNNING:
+            self._careful = max(0, self._careful - settled)
             self._send_waiting()
         window = self._settings.prefetch
         if self.window < window and self._settled >= self.window and self.state is State.RUNNING:
@@ -391,10 +384,10 @@ class Link:
         if not self.ledger or count * ACK_SHARE >= self.window:
             self._acknowledge()
         else:
-            self._timers.setdefault(Timer.ACKNOWLEDGE, self._now + ACK_DELAY)
+            self._timers.start(Timer.ACKNOWLEDGE, self._now + ACK_DELAY)
 
     def _acknowledge(self) -> None:
-        self._timers.pop(Timer.ACKNOWLEDGE, None)
+        self._timers.drop(Timer.ACKNOWLEDGE)
         if (tag := self.ledger.acknowledge()) is not None:
             self._do(Acknowledge(tag))
 

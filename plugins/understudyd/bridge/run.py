@@ -22,8 +22,8 @@ from understudy import __version__, parse
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.link import LinkSettings
 from understudyd.bridge.names import QUEUE, Destination, Pattern
+from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner, QueueRoute
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges

@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from random import Random
@@ -18,13 +19,15 @@ from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, SourceHooks, Ta
 from understudyd.bridge.ends.connection import ConnectionFailed
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.forward import Forwarder
-from understudyd.bridge.link import Link, LinkSettings
+from understudyd.bridge.link import Link
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Delivery, Returned
 from understudyd.bridge.words import (
     Acknowledge,
     Action,
+    AskSource,
     CloseSource,
     CloseTarget,
     Finished,
@@ -153,6 +156,8 @@ class LinkRunner:
             self._task("source", self._open_source(action.window))
         elif isinstance(action, CloseSource):
             self._task("source", self._source.close())
+        elif isinstance(action, AskSource):
+            self._task("question", self._ask_source())
         elif isinstance(action, ParkAtSource):
             self._task("parking", self._park(action))
         elif isinstance(action, Finished):
@@ -174,6 +179,11 @@ class LinkRunner:
         else:
             self._do(self.link.source_up(self._loop.time()))
 
+    async def _ask_source(self) -> None:
+        with contextlib.suppress(ConnectionFailed):  # that is told as a loss
+            ready = await self._source.ready()
+            self._do(self.link.source_has(ready, self._loop.time()))
+
     async def _park(self, action: ParkAtSource) -> None:
         try:
             await park(self._source_dialer, self._parking.queue, action.parcel)
@@ -183,8 +193,9 @@ class LinkRunner:
             self._do(self.link.park_done(action, self._loop.time()))
 
     async def _finish(self) -> None:
-        if (parking := self._tasks.get("parking")) is not None:
-            parking.cancel()
+        for name in ("parking", "question"):
+            if (task := self._tasks.get(name)) is not None:
+                task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()

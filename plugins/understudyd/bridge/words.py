@@ -12,6 +12,7 @@ __all__ = [
     "TABLE",
     "Acknowledge",
     "Action",
+    "AskSource",
     "CloseSource",
     "CloseTarget",
     "Finished",
@@ -66,7 +67,8 @@ class Happening(Enum):
 
 
 class Timer(Enum):
-    """What a link waits for; ``happening`` is what it means that it is due."""
+    """What a link waits for; the value is what it means that it is due: a happening, or a step
+    of the link that is taken whatever the state."""
 
     TARGET = Happening.TARGET_DUE
     SOURCE = Happening.SOURCE_DUE
@@ -75,14 +77,8 @@ class Timer(Enum):
     HOLD = Happening.HOLD_OVER
     DRAIN = Happening.DRAIN_OVER
     ACKNOWLEDGE = "acknowledge"
-    """Acknowledgements go out, whatever the state."""
-    PARK = "park"
-    """What could not be parked at the source is tried again, whatever the state."""
-
-    @property
-    def happening(self) -> Happening:
-        assert isinstance(self.value, Happening)
-        return self.value
+    WATCH = "watch"
+    PARK = "park_aside"
 
 
 @dataclass(frozen=True)
@@ -108,6 +104,11 @@ class Widen:
     """Let the source deliver more."""
 
     window: int
+
+
+@dataclass(frozen=True)
+class AskSource:
+    """Ask how many messages are ready: ``source_has()`` follows."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Finished:
 
 Action: TypeAlias = (
     "OpenTarget | CloseTarget | OpenSource | Widen | CloseSource | Send | Acknowledge"
-    " | ParkAtSource | Finished"
+    " | AskSource | ParkAtSource | Finished"
 )
 
 _S, _H = State, Happening

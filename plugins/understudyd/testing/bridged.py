@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.link import LinkSettings
+from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner, QueueRoute
 
 __all__ = ["BridgeProcess", "RunningLink", "until"]

@@ -32,7 +32,7 @@ from understudyd.bridge.wire.reader import (
 
 __all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "TargetHooks", "park"]
 
-DURABLE = 0b10  # of queue.declare
+PASSIVE, DURABLE = 0b1, 0b10  # of queue.declare
 NO_FLAGS = 0
 PARKING_TIMEOUT = 30.0  # s
 
@@ -87,6 +87,14 @@ class AmqpSource:
             old = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
             qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
             self._connection.write(old + qos + self._consume())
+
+    async def ready(self) -> int:
+        """How many messages the queue has for anybody; raises ConnectionFailed."""
+        if self._connection is None:
+            raise ConnectionFailed("the source is closed")
+        question = encode_method(Method.QUEUE_DECLARE, 0, self._queue, PASSIVE, {})
+        answer = await self._connection.call(question, Method.QUEUE_DECLARE_OK)
+        return int(answer[1])
 
     def read(self, is_wanted: bool) -> None:
         """Whether to read from the connection."""

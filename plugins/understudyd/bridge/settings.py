@@ -1,0 +1,26 @@
+"""How a link behaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from understudy.core.backoff import Backoff
+
+__all__ = ["ACK_DELAY", "ACK_SHARE", "FIRST_WINDOW", "LinkSettings"]
+
+FIRST_WINDOW = 16  # messages
+ACK_DELAY = 0.025  # s
+ACK_SHARE = 10  # an acknowledgement for the tenth part of the window
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """Times in seconds."""
+
+    prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
+    size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
+    hold_time: float = 60.0  # in flight is held so long for a target that is gone
+    confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
+    drain_time: float = 10.0  # a stop waits so long for what is in flight
+    watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
+    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
