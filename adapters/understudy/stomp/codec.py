@@ -107,16 +107,19 @@ def encode(
 def _escaped(command: str, headers: Mapping[str, object], version: str) -> Iterator[str]:
     """The header lines where something in them has to be escaped."""
     special = _SPECIAL_11 if version == "1.1" else _SPECIAL
+    is_escaped = command not in _UNESCAPED
     for name, given in headers.items():
         for value in given if isinstance(given, tuple) else (given,):
             if value is None:
                 continue
-            pair = str(name), str(value)
-            if command not in _UNESCAPED:
-                pair = special.sub(_escape, pair[0]), special.sub(_escape, pair[1])
-            elif any("\n" in text for text in pair):
-                raise ValueError(f"the header {name} of {command} may not hold a line end")
-            yield ":".join(pair)
+            line = f"{name}:{value}"
+            if line.count(":") > 1 or "\\" in line or "\n" in line or "\r" in line:
+                pair = str(name), str(value)
+                if is_escaped:
+                    line = f"{special.sub(_escape, pair[0])}:{special.sub(_escape, pair[1])}"
+                elif any("\n" in text for text in pair):
+                    raise ValueError(f"the header {name} of {command} may not hold a line end")
+            yield line
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -209,7 +212,7 @@ class FrameParser:
             name, colon, value = line.partition(":")
             if not colon:
                 raise ProtocolError("a header line without a colon")
-            if escaped:
+            if escaped and "\\" in line:
                 name, value = escapes.sub(_unescape, name), escapes.sub(_unescape, value)
             if name not in headers:
                 headers[name] = value
