@@ -1,10 +1,18 @@
 """ActiveMQ Classic, spoken to in STOMP 1.2. Measured on 5.17.2, where nothing else is said.
 
 As a target
-* A receipt says that everything before it on the connection was processed. A number it cannot read
-  (``expires:abc``, JMSXGroupSeq, timestamp) closes the connection without ERROR; so does an empty
-  header name, and one with an empty value ends the headers: what follows becomes the body.
-* 10 KiB for a header line, 1000 headers, 100 MiB for a body: beyond that an ERROR.
+* Frames are answered in order, and a receipt says that everything before it was processed, not
+  that it was taken: a SEND that is refused (an unknown transaction) gets an ERROR, with its
+  receipt-id where it asked for one, the connection stays, and later receipts come. So where not
+  each SEND asks, any ERROR means that all since the last receipt is in doubt.
+* What one receipt stands for survives a SIGKILL right after it (5 of 5 times 500 messages, one
+  queue and two). A receipt for each SEND costs an fsync each (843 ms for 1000 of 1 KB), one for 100
+  costs one for these (194 ms), as does a COMMIT (273 ms); transient ones cost none.
+* What cannot be parsed closes the connection: a number (``expires:abc``, JMSXGroupSeq, timestamp)
+  without ERROR; so does an empty header name, and one with an empty value ends the headers: what
+  follows becomes the body. A header line beyond 10 KiB, 1000 headers, a body beyond 100 MiB get an
+  ERROR first.
+* A destination without a prefix is taken, with receipt, for a queue of that name.
 * A priority above 9 becomes 9, above 127 it becomes 0. A timestamp is taken over.
 * ``expires`` is absolute; negative is never.
 * Names and values come back as they were, line ends, colons and other control characters included.
