@@ -231,6 +231,7 @@ def test_amqp_through_a_stomp_broker_comes_back(name: str, amqp: Amqp, stomp: St
         ({}, b""),
         ({"content-length": "0"}, b""),
         ({}, "grüße 😀\n".encode()),
+        ({}, b"as Java writes it: \xed\xa0\xbd\xed\xb8\x80 \xc0\x80"),
         ({"content-length": "3"}, b"a\0b"),
         ({"persistent": "true", "priority": "7", "type": "t", "correlation-id": "c" * 300}, b"a"),
         ({"reply-to": "/queue/answers", "content-type": "text/csv", "timestamp": "12345"}, b"a"),

@@ -310,6 +310,27 @@ def test_13_a_text_message_stays_text() -> None:
         assert again.body == body
 
 
+def test_13_text_of_java_is_utf8_elsewhere_and_java_reads_it_again() -> None:
+    java, plain = b"a\xed\xa0\xbd\xed\xb8\x80\xc0\x80", "a😀\0".encode()
+    shown = StompContent(message_of(), java)
+    for other in (RABBITMQ_AMQP, RABBITMQ_STOMP, ARTEMIS):
+        there = translate(shown, ACTIVEMQ, other, NOW)
+        assert there.body == plain
+        again = translate(there, other, ACTIVEMQ, NOW)
+        assert isinstance(again, StompContent)
+        assert (again.body, again.has_length) == (java, False)
+        assert "content-type" not in again.headers
+    same = translate(shown, ACTIVEMQ, ACTIVEMQ, NOW)
+    assert same.body == java
+
+
+def test_13_a_body_that_is_no_text_of_java_any_more_goes_as_bytes() -> None:
+    there = to_amqp(StompContent(message_of(), b"\xc0\x80"), ACTIVEMQ)
+    changed = AmqpContent(there.properties, b"\xff")
+    again = to_stomp(changed, ACTIVEMQ)
+    assert (again.body, again.has_length) == (b"\xff", True)
+
+
 @pytest.mark.parametrize(
     ("content_type", "body", "is_text"),
     [

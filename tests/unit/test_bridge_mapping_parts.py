@@ -13,6 +13,7 @@ from understudyd.bridge.content import AmqpContent, Expired, Untranslatable
 from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.mapping import relay, translate
 from understudyd.bridge.mapping.fields import read_fields, write_fields
+from understudyd.bridge.mapping.java_text import from_java, to_java
 from understudyd.bridge.mapping.pairs import from_pairs, to_pairs
 from understudyd.bridge.mapping.times import deadline_header, deadline_of, expiration_of, remaining
 from understudyd.bridge.mapping.values import from_text, to_text
@@ -194,3 +195,22 @@ def test_what_cannot_be_read_is_untranslatable() -> None:
         relay(raw_of(expiration="5")[:-1], NOW)
     with pytest.raises(Untranslatable, match="cannot be changed"):
         relay(b"", NOW)
+
+
+@given(st.text(max_size=8))
+def test_text_as_java_writes_it_comes_back(text: str) -> None:
+    body = text.encode()
+    java = to_java(body)
+    assert b"\0" not in java
+    assert (from_java(java) or java) == body
+
+
+@pytest.mark.parametrize(
+    "body", [b"a", "é€\ud7ff".encode(), "😀".encode(), b"\xed", b"\xed\xa0\xbd"]
+)
+def test_what_java_did_not_write_is_left_alone(body: bytes) -> None:
+    assert from_java(body) is None
+
+
+def test_how_java_writes() -> None:
+    assert to_java("a\0😀".encode()) == b"a\xc0\x80\xed\xa0\xbd\xed\xb8\x80"

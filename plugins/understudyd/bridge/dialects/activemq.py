@@ -23,7 +23,11 @@ As a target
 
 As a source
 * No content-length means text, content-length means bytes; amq-msg-type decides on SEND.
-* Messages of other kinds (map, object, stream) have an empty body without ``transformation``.
+* The text of a JMS producer is shown as Java writes it (modified UTF-8: an emoji is six bytes, NUL
+  two); what STOMP sends is kept as it is, and a JMS consumer fails on characters of four bytes.
+* Messages of other kinds (map, object, stream, and those without a body) look just like an empty
+  text. With ``transformation:jms-map-json`` on Debian's package nothing comes at all, as the jars
+  for it are missing: queues of such messages cannot be bridged over STOMP.
 * A NACK moves the message to the dead letter queue.
 * message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
   are always there; persistent only when it is true.
@@ -94,5 +98,6 @@ ACTIVEMQ = Dialect(
         reply_shown="/queue/",
         reply_sent="/queue/",
         shown_defaults=True,
+        java_text=True,
     ),
 )

@@ -115,6 +115,9 @@ class StompFacts:
     reply_sent: str = ""
     """And in that of a SEND."""
 
+    java_text: bool = False
+    """Text that came from Java is shown as Java writes it, see `mapping.java_text`."""
+
     percent_encodes: bool = False
     """Whether a ``/`` in a name is sent as ``%2F``, and names are shown percent-encoded."""
 

@@ -35,7 +35,7 @@ from understudyd.bridge.mapping.headers import (
     TYPES,
     USER_ID,
 )
-from understudyd.bridge.mapping.message import BYTES, TEXT, Message
+from understudyd.bridge.mapping.message import BYTES, Message
 from understudyd.bridge.mapping.pairs import from_pairs, to_pairs
 from understudyd.bridge.mapping.times import (
     deadline_header,
@@ -49,7 +49,7 @@ from understudyd.bridge.wire.tables import entries
 __all__ = ["TEXT_TYPE", "read", "relay", "write"]
 
 TEXT_TYPE = "text/plain; charset=utf-8"  # of a text body that came without a content type
-_TYPED_TEXT = "text/plain"  # in the sidecar: that content type is ours
+_TYPED = "/plain"  # behind the kind in the sidecar: that content type is ours
 
 _HAS_EXPIRATION = 0x01  # of the first byte of the flags
 _HAS_USER_ID = 0x10  # of the second
@@ -215,20 +215,22 @@ def _write_deadline(message: Message, dialect: Dialect, now: int) -> None:
 
 
 def _restore_text(message: Message, notes: dict[str, str]) -> None:
-    if notes.get("body") != _TYPED_TEXT:
+    kind = notes.get("body", "")
+    if not kind.endswith(_TYPED):
         return
-    notes["body"] = TEXT
+    notes["body"] = kind.removesuffix(_TYPED)
     if message.properties.get("content_type") == TEXT_TYPE:
         del message.properties["content_type"]
 
 
 def _write_kind(message: Message, notes: dict[str, str]) -> None:
-    notes["body"] = BYTES
-    if message.kind == TEXT:
-        notes["body"] = TEXT
-        if "content_type" not in message.properties and "content_type" not in notes:
-            message.properties["content_type"] = TEXT_TYPE
-            notes["body"] = _TYPED_TEXT
+    kind = message.kind
+    assert kind is not None
+    notes["body"] = kind
+    is_typed = "content_type" in message.properties or "content_type" in notes
+    if kind != BYTES and not is_typed:
+        message.properties["content_type"] = TEXT_TYPE
+        notes["body"] = kind + _TYPED
 
 
 def _rename(message: Message, name: str, ours: str) -> None:

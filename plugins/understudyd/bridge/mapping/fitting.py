@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 
 from understudyd.bridge.dialects import Dialect
-from understudyd.bridge.mapping.message import BYTES, TEXT, Message
+from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT, Message
 
 __all__ = ["NONE", "TEXTS", "fit_mode", "fit_priority", "fit_text", "fit_timestamp", "restore"]
 
@@ -104,7 +104,7 @@ def restore(message: Message, notes: Mapping[str, str], dialect: Dialect) -> Non
 
 
 def _restore_kind(message: Message, value: str) -> None:
-    if value in (TEXT, BYTES):
+    if value in (TEXT, BYTES, JAVA):
         message.kind = value
     elif value == NONE:
         message.kind = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["BYTES", "TEXT", "Message"]
+__all__ = ["BYTES", "JAVA", "TEXT", "Message"]
 
 TEXT, BYTES = "text", "bytes"
+JAVA = "java"  # text that its broker keeps as Java writes it, see `java_text`; here it is UTF-8
 
 
 class Message:
@@ -28,7 +29,7 @@ class Message:
 
     def __init__(self, body: bytes) -> None:
         self.body = body
-        #: TEXT or BYTES; None where the source knows no difference.
+        #: TEXT, BYTES or JAVA; None where the source knows no difference.
         self.kind: str | None = None
         #: The application's headers by their own names, and the bridge's that are no sidecars.
         self.headers: dict[str, str] = {}

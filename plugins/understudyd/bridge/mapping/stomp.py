@@ -5,6 +5,8 @@ Rules, beside those of `fitting`, `values` and `times`
   one whose name or value cannot cross as it is, goes into the sidecar ``x-understudy-headers``.
 * Where the length tells the kind of a body, text is what came as text, or has a content type of
   text, JSON or XML and is UTF-8 without NUL; else it is bytes. Elsewhere the sidecar keeps it.
+* Of bodies only text that is as Java writes it changes: it becomes UTF-8, and Java's again on the
+  way back.
 * A reply-to that only another broker can serve is kept in the sidecar alone.
 * What is too long for a header line goes into a sidecar, and these are cut; what passes the
   broker's other limits is untranslatable, so that it never sees it.
@@ -45,8 +47,9 @@ from understudyd.bridge.mapping.headers import (
     TYPES,
     USER_ID,
 )
+from understudyd.bridge.mapping.java_text import from_java, to_java
 from understudyd.bridge.mapping.limits import check_stomp, fold, is_short, unfold
-from understudyd.bridge.mapping.message import BYTES, TEXT, Message
+from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT, Message
 from understudyd.bridge.mapping.pairs import from_pairs, to_pairs
 from understudyd.bridge.mapping.times import deadline_header, deadline_of, remaining
 
@@ -105,6 +108,8 @@ def read(content: StompContent, dialect: Dialect, now: int) -> Message:
         message.timestamp = timestamp * facts.timestamp_unit
     if facts.text_by_length:
         message.kind = BYTES if content.has_length else TEXT
+        if facts.java_text and message.kind is TEXT:
+            _read_java(message)
     if PROPERTIES in headers:
         restore(message, from_pairs(unfold(headers, PROPERTIES)), dialect)
     if facts.shows_id and (known := content.headers.get("message-id")):
@@ -229,10 +234,28 @@ def _is_text(message: Message, facts: StompFacts, notes: dict[str, str]) -> bool
         notes["body"] = NONE
         content_type = message.properties.get("content_type")
         return bool(content_type and _TEXT_TYPE.match(content_type)) and _is_utf8(message.body)
-    if kind == TEXT and b"\0" in message.body:
-        notes["body"] = TEXT
+    if kind == BYTES:
         return False
-    return kind == TEXT
+    if kind == JAVA and facts.java_text:
+        return _write_java(message)
+    if kind == JAVA or b"\0" in message.body:
+        notes["body"] = kind
+    return b"\0" not in message.body
+
+
+def _read_java(message: Message) -> None:
+    text = from_java(message.body)
+    if text is not None:
+        message.body, message.kind = text, JAVA
+
+
+def _write_java(message: Message) -> bool:
+    """Whether the body is text still."""
+    try:
+        message.body = to_java(message.body)
+    except UnicodeDecodeError:
+        return False  # somebody has changed it
+    return True
 
 
 @lru_cache(maxsize=1024)
