@@ -73,7 +73,9 @@ def _prepare(nodes: tuple[RabbitMQ, RabbitMQ], body: bytes, count: int) -> None:
             connection.drain_events(timeout=60)
 
 
-def _watch(nodes: tuple[RabbitMQ, RabbitMQ], pid: int | None, count: int) -> Run:
+def _watch(
+    nodes: tuple[RabbitMQ, RabbitMQ], count: int, pid: int | None, is_well: Callable[[], bool]
+) -> Run:
     """Wait for the first arrival, then for the last."""
     pids = (pid, nodes[0].pid, nodes[1].pid)
     with raw_connection(nodes[1]) as connection:
@@ -81,6 +83,7 @@ def _watch(nodes: tuple[RabbitMQ, RabbitMQ], pid: int | None, count: int) -> Run
 
         def arrived() -> int:
             time.sleep(LOOK)
+            assert is_well(), "the bridge has ended"
             return int(channel.queue_declare(QUEUE, passive=True).message_count)
 
         while not (first := arrived()):
@@ -98,8 +101,9 @@ def _by_bridge(nodes: tuple[RabbitMQ, RabbitMQ], count: int) -> Run:
     with TemporaryDirectory() as folder:
         uris = (nodes[0].uri, nodes[1].uri)
         with BridgeProcess(Path(folder), *uris, QUEUE, prefetch_size=PREFETCH) as bridge:
-            assert bridge.process is not None
-            run = _watch(nodes, bridge.process.pid, count)
+            process = bridge.process
+            assert process is not None
+            run = _watch(nodes, count, process.pid, lambda: process.poll() is None)
             bridge.stop()
     return run
 
@@ -117,7 +121,7 @@ def _by_shovel(nodes: tuple[RabbitMQ, RabbitMQ], count: int) -> Run:
     }
     nodes[0].ctl("set_parameter", "shovel", "bench", json.dumps(settings))
     try:
-        return _watch(nodes, None, count)
+        return _watch(nodes, count, None, lambda: True)
     finally:
         nodes[0].ctl("clear_parameter", "shovel", "bench")
 

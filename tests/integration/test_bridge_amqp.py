@@ -190,27 +190,89 @@ def test_an_unroutable_message_is_parked_with_its_reason_and_the_rest_goes_on(
     plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
 ) -> None:
     """Scenario 22."""
-    exchange = plain(rabbit_a)
-    exchange.exchange_declare(queue, "fanout", durable=True, auto_delete=False)
-    exchange.queue_bind(queue, queue)
-    for key, body in zip(["nowhere", "here", "here"], (b"1", b"2", b"3"), strict=True):
-        exchange.basic_publish(amqp.Message(body, **PERSISTENT), queue, key)
-
-    def route(_: str, key: str) -> tuple[str, str]:
-        return ("", queue if key == "here" else key)
-
-    with RunningLink(rabbit_a.uri, rabbit_b.uri, queue, name=queue, route=route) as link:
+    here, there = plain(rabbit_a), plain(rabbit_b)
+    for channel in (here, there):
+        channel.exchange_declare(queue, "topic", durable=True, auto_delete=False)
+    there.queue_bind(queue, queue, "bound")
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, f"exchange://{queue}/>", name=queue) as link:
+        link.await_state("running")
+        for key, body in (("nowhere", b"1"), ("bound", b"2"), ("bound", b"3")):
+            here.basic_publish(amqp.Message(body, **PERSISTENT), queue, key)
         link.await_forwarded(3)
         assert link.parked == 1
-        assert bodies(plain(rabbit_b), queue, 2) == [b"2", b"3"]
-        parked = plain(rabbit_b).basic_get(f"understudy.parking.{queue}", no_ack=True)
+        assert bodies(there, queue, 2) == [b"2", b"3"]
+        parked = there.basic_get(f"understudy.parking.{queue}", no_ack=True)
         assert parked is not None
         headers = parked.properties["application_headers"]
         assert headers["x-understudy-parked-reason"] == "312 NO_ROUTE"
         assert headers["x-understudy-parked-routing-key"] == "nowhere"
         assert parked.body in (b"1", "1")
-        plain(rabbit_b).queue_delete(f"understudy.parking.{queue}")
-    assert rabbit_a.queue_depth(queue) == 0
+    there.queue_delete(f"understudy.parking.{queue}")
+    here.queue_delete(f"understudy.bridge.{queue}.exchange://{queue}/>")
+
+
+def test_a_topic_is_copied_also_what_came_while_no_bridge_ran(
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    here, there = plain(rabbit_a), plain(rabbit_b)
+    there.queue_bind(queue, "amq.topic", f"{queue}.#")
+    pattern = f"topic://{queue}.in.*"
+    options: dict[str, Any] = {
+        "name": queue,
+        "excluded": [f"topic://{queue}.in.secret"],
+        "rename": {pattern: f"topic://{queue}.out.*"},
+        "dynamically_included": [pattern],
+    }
+
+    def tell(*bodies: bytes) -> None:
+        for body in bodies:
+            for key in ("a", "secret", "a.b"):
+                message = amqp.Message(body + key.encode(), **PERSISTENT)
+                here.basic_publish(message, "amq.topic", f"{queue}.in.{key}")
+
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, pattern, **options) as link:
+        link.await_state("running")
+        tell(b"1", b"2")
+        assert bodies(there, queue, 2) == [b"1a", b"2a"]
+    tell(b"3")
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, pattern, **options) as link:
+        assert bodies(there, queue, 1) == [b"3a"]
+        until(lambda: not link.in_flight, "it is settled")
+    ours = f"understudy.bridge.{queue}.{pattern}"
+    assert rabbit_a.queue_depth(ours) == 0
+    here.queue_delete(ours)
+
+
+def test_opposite_bridges_of_one_topic_do_not_circulate(
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """Scenario 54: each message once at each broker."""
+    nodes = (rabbit_a, rabbit_b)
+    for node in nodes:
+        plain(node).queue_bind(queue, "amq.topic", queue)
+    pattern = f"topic://{queue}"
+    names = ("a/", "b/")
+    with (
+        RunningLink(
+            nodes[0].uri, nodes[1].uri, pattern, name=queue, here=names[0], there=names[1]
+        ) as one,
+        RunningLink(
+            nodes[1].uri, nodes[0].uri, pattern, name=queue, here=names[1], there=names[0]
+        ) as other,
+    ):
+        one.await_state("running")
+        other.await_state("running")
+        for number in range(100):
+            message = amqp.Message(b"%d" % number, **PERSISTENT)
+            plain_node = nodes[number % 2]
+            plain(plain_node).basic_publish(message, "amq.topic", queue)
+        until(lambda: one.forwarded >= 50 and other.forwarded >= 50, "both ways")
+        ours = f"understudy.bridge.{queue}.{pattern}"
+        until(lambda: all(node.queue_depth(ours) == 0 for node in nodes), "all is read")
+    assert (one.forwarded, other.forwarded) == (50, 50)
+    for node in nodes:
+        assert sorted(map(int, bodies(plain(node), queue, 100))) == list(range(100))
+        plain(node).queue_delete(ours)
 
 
 def test_a_full_queue_is_tried_again_without_a_hot_loop(

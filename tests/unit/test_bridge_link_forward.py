@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudyd.bridge.forward import KEPT, PATH_HEADER, Forwarder
+from understudyd.bridge.forward import KEPT, Forwarder
+from understudyd.bridge.mapping.headers import PATH as PATH_HEADER
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, header_content, read
@@ -21,8 +25,9 @@ def delivery(tag: int, properties: bytes, route: bytes = ROUTE) -> Delivery:
     return (tag, 0, route, properties, 4, BODY)
 
 
-def forwarder() -> Forwarder:
-    return Forwarder(lambda exchange, key: (f"to-{exchange}", key.upper()), "a/", Parking("b"))
+def forwarder(queue: str | None = "orders", **options: Any) -> Forwarder:
+    given = {"network_ttl": -1, "rename": {"queue://orders": "exchange://to-amq/ORDERS"}, **options}
+    return Forwarder(Routes(Options(**given), "a/", "b/"), queue, Parking("b"))
 
 
 def sent(properties: dict[str, Value]) -> dict[str, Value]:
@@ -104,3 +109,40 @@ def test_what_is_kept_is_bounded_and_right() -> None:
     assert len(ours._patched) <= KEPT
     assert len(ours._publishes) <= KEPT
     assert header_content(parcel[1][19:-1])
+
+
+def topic(key: str) -> bytes:
+    return b"\x09amq.topic" + bytes([len(key)]) + key.encode()
+
+
+def test_a_topics_copy_that_is_excluded_or_came_far_enough_is_left_out() -> None:
+    ours = forwarder(
+        None,
+        network_ttl=2,
+        rename={"topic://prices.*": "topic://quotes.*"},
+        dynamically_included=["topic://prices.>"],
+        excluded=["topic://prices.test"],
+    )
+    plain = build({})
+    paths = ["x/", "x/,y/", "b/"]
+    batch = [
+        delivery(1, plain, topic("prices.test")),
+        *(
+            delivery(tag, build({"headers": {PATH_HEADER: path}}), topic("prices.ibm"))
+            for tag, path in enumerate(paths, 2)
+        ),
+        delivery(5, plain, topic("orders")),
+        delivery(6, plain, topic("prices.ibm")),
+    ]
+    for _ in range(2):  # what is kept decides alike
+        tags, parcels = ours.prepare(batch)
+        assert tags == [2, 6]
+        assert parcels[0][0] == encode_publish("amq.topic", "quotes.ibm")
+        assert read(parcels[0][1][19:-1])["headers"] == {PATH_HEADER: "x/,a/"}
+
+
+def test_headers_are_set_and_removed() -> None:
+    ours = forwarder(headers_set={"site": "hq"}, headers_remove=["secret"])
+    raw = build({"headers": {"secret": "x", "kept": 1.5}})
+    _, (parcel,) = ours.prepare([delivery(1, raw)])
+    assert read(parcel[1][19:-1])["headers"] == {"kept": 1.5, "site": "hq", PATH_HEADER: "a/"}

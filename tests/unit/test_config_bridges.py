@@ -68,10 +68,7 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("[bridges.orders]", "[bridges.orders]\nhold_time = 5"), "a duration with its unit"),
         (("amqp://app:s3cret@a/shop", "sight"), "is no address of a broker"),
         (("failover:(amqp://app:s3cret@b,amqp://c)", "amqp://a/shop"), "in a circle"),
-        (
-            ("[bridges.orders]", '[bridges.orders]\nrename = {"queue://x" = "queue://y"}'),
-            "queue://x",
-        ),
+        (("[bridges.orders]", "[bridges.orders]\nrename = {a = 5}"), "a text that is not empty"),
     ],
 )
 def test_what_is_wrong_is_told_with_what_is_valid(
@@ -89,8 +86,8 @@ def test_one_broker_may_be_both_ends_where_the_names_differ(tmp_path: Path) -> N
     assert loaded(tmp_path, renamed)["orders"].rename == {"queue://orders": "queue://copied"}
 
 
-@pytest.mark.parametrize("name", ["topic://prices", "queue://orders.*", "orders"])
-def test_what_cannot_be_bridged_yet_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["queue://orders.*", "orders", "topic://a*"])
+def test_what_is_no_destination_is_refused(tmp_path: Path, name: str) -> None:
     (bridge,) = loaded(tmp_path, PLAIN.replace("queue://orders", name)).values()
-    with pytest.raises(ConfigurationError, match=name.partition("*")[0]):
+    with pytest.raises(ConfigurationError, match=r"bridges\.orders"):
         links_of(bridge)

@@ -163,14 +163,19 @@ class Link:
         """Whether what was sent piles up on our side."""
         self._congested = is_congested
 
-    def delivered(self, tags: list[int], parcels: list[Parcel], now: float) -> list[Action]:
-        """A batch from the source."""
+    def delivered(
+        self, tags: list[int], parcels: list[Parcel], now: float, last: int = 0
+    ) -> list[Action]:
+        """A batch from the source; what was left out of it, up to the tag ``last``, is settled."""
         self._now = now
         if self.state in (State.DRAINING, State.STOPPED):
             return []  # it was not taken, so closing gives it back
         self._timers.worked(Timer.SOURCE)
         self._delivered_at = now
         self.ledger.take(tags, parcels, now)
+        if len(tags) == 0 or tags[-1] < last:
+            self.ledger.skip(last)
+            self._acknowledge_in_time()
         if self.state is State.RUNNING:
             self._send_waiting()
         return self._take_actions()

@@ -14,17 +14,20 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
 from understudy import __version__, parse
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
+from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.names import QUEUE, Destination, Pattern
+from understudyd.bridge.names import Pattern
+from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.settings import LinkSettings
-from understudyd.bridge.shell import LinkRunner, QueueRoute
+from understudyd.bridge.shell import LinkRunner
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
 
@@ -85,33 +88,43 @@ def links_of(bridge: BridgeConfig, rng: random.Random | None = None) -> list[Lin
         "version": __version__,
         "connection_name": f"understudy.bridge.{bridge.name}",
     }
-    here = _name_of(bridge.source.reveal())
     settings = LinkSettings(prefetch=bridge.prefetch_size, hold_time=bridge.hold_time)
-    links = []
-    for text in bridge.statically_included:
-        source = _queue(bridge, text)
-        target = _queue(bridge, bridge.rename.get(text, text))
-        links.append(
+    source, target = bridge.source.reveal(), bridge.target.reveal()
+    with _about(bridge):
+        routes = Routes(
+            Options(
+                statically_included=bridge.statically_included,
+                dynamically_included=bridge.statically_included,
+                excluded=bridge.excluded,
+                rename=bridge.rename,
+                headers_set=bridge.headers_set,
+                headers_remove=bridge.headers_remove,
+            ),
+            _name_of(source),
+            _name_of(target),
+        )
+        routes.check_target(RABBITMQ_AMQP)
+        return [
             LinkRunner(
                 bridge.name,
-                Dialer(bridge.source.reveal(), about, rng),
-                source.name,
-                Dialer(bridge.target.reveal(), about, rng),
-                QueueRoute(target.name),
-                here=here,
+                Dialer(source, about, rng),
+                Pattern.parse(text),
+                Dialer(target, about, rng),
+                routes,
                 settings=settings,
                 rng=rng,
             )
-        )
-    return links
+            for text in bridge.statically_included
+        ]
 
 
-def _queue(bridge: BridgeConfig, text: str) -> Destination:
-    pattern = Pattern.parse(text)
-    if pattern.kind != QUEUE or not pattern.is_exact:
-        where = f"bridges.{bridge.name}"
-        raise ConfigurationError(f"{where}: {text!r}: only queues by name can be bridged yet")
-    return pattern.destination
+@contextmanager
+def _about(bridge: BridgeConfig) -> Iterator[None]:
+    """Says of a ConfigurationError which bridge it is about."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"bridges.{bridge.name}: {error}") from error
 
 
 def _name_of(uri: str) -> str:

@@ -10,17 +10,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
-from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, SourceHooks, TargetHooks, park
+from understudyd.bridge.addresses import TOPIC_EXCHANGE, subscription
+from understudyd.bridge.dialects import RABBITMQ_AMQP
+from understudyd.bridge.ends.amqp import (
+    AmqpSource,
+    AmqpTarget,
+    SourceHooks,
+    Subscription,
+    TargetHooks,
+    park,
+)
 from understudyd.bridge.ends.connection import ConnectionFailed
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.link import Link
+from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Delivery, Returned
@@ -38,39 +50,41 @@ from understudyd.bridge.words import (
     Widen,
 )
 
-__all__ = ["LinkRunner", "QueueRoute"]
+__all__ = ["LinkRunner"]
+
+LONGEST_NAME = 255  # bytes, of a queue
 
 _log = logging.getLogger("understudyd.bridge")
 
 
 class LinkRunner:
-    """One queue of the source, published to the target."""
+    """One destination of the source, forwarded to the target."""
 
     def __init__(
         self,
         name: str,
         source: Dialer,
-        queue: str,
+        pattern: Pattern,
         target: Dialer,
-        route: Callable[[str, str], tuple[str, str]],
+        routes: Routes,
         *,
-        here: str,
         settings: LinkSettings | None = None,
         rng: Random | None = None,
     ) -> None:
-        """``route`` gives exchange and routing key at the target for those at the source; ``here``
-        is what the source's broker is called in paths."""
+        """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng = rng or Random()
         self._parking = parking = Parking(name)
         self._source_dialer = source
         self.name = name
         self.link = Link(settings or LinkSettings(), parking, rng)
-        self._forwarder = Forwarder(route, here, parking)
+        queue, wanted = _queue_of(name, pattern)
+        self._forwarder = Forwarder(routes, None if wanted else queue, parking)
         self._source = AmqpSource(
             source,
             queue,
             f"understudy.{name}",
             SourceHooks(self._on_deliveries, self._on_source_lost),
+            subscription=wanted,
         )
         self._target = AmqpTarget(
             target,
@@ -101,7 +115,8 @@ class LinkRunner:
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
         tags, parcels = self._forwarder.prepare(deliveries)
-        self._do(self.link.delivered(tags, parcels, self._loop.time()))
+        last = deliveries[-1][0]
+        self._do(self.link.delivered(tags, parcels, self._loop.time(), last))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
         self._do(self.link.confirmed(confirms, self._loop.time()))
@@ -234,11 +249,14 @@ async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, No
     await work
 
 
-class QueueRoute:
-    """Whatever comes goes to one queue."""
-
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
-
-    def __call__(self, exchange: str, routing_key: str) -> tuple[str, str]:
-        return ("", self._queue)
+def _queue_of(name: str, pattern: Pattern) -> tuple[str, Subscription | None]:
+    """The queue to read, and for a topic what is to fill it."""
+    wanted = subscription(pattern, RABBITMQ_AMQP)
+    if pattern.kind == QUEUE:
+        return wanted.name, None
+    exchange = pattern.exchange or TOPIC_EXCHANGE
+    queue = f"understudy.bridge.{name}.{pattern.text}"
+    if len(queue.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(queue.encode()).hexdigest()[:32]
+        queue = f"understudy.bridge.{name}.{digest}"
+    return queue, Subscription(exchange, wanted.name)

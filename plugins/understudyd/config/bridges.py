@@ -24,13 +24,10 @@ __all__ = ["BridgeConfig", "load_bridges"]
 LATER = {
     "dynamically_included": "forwarding on demand",
     "duplex": "both ways in one bridge; write a second bridge for the way back",
-    "excluded": "exclusion",
     "network_ttl": "a limit of hops",
     "selector": "selectors",
     "rate": "a limited rate",
     "transformer": "transformers",
-    "headers_set": "setting headers",
-    "headers_remove": "removing headers",
     "durable_expires": "durable subscriptions that expire",
 }
 
@@ -43,9 +40,13 @@ class BridgeConfig:
     source: Secret
     target: Secret
     statically_included: tuple[str, ...]
-    """Destinations at the source, as ``queue://NAME``."""
+    """Destinations at the source, as ``queue://NAME`` or ``topic://a.*``."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """What a destination is called at the target, where not the same."""
+    excluded: tuple[str, ...] = ()
+    """Goes before what is included."""
+    headers_set: Mapping[str, str] = field(default_factory=dict)
+    headers_remove: tuple[str, ...] = ()
     prefetch_size: int = 1000
     hold_time: float = 60.0
 
@@ -68,7 +69,10 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         table.secret("source", lambda value: _end(value, estate)),
         table.secret("target", lambda value: _end(value, estate)),
         included,
-        _rename(table.table("rename"), included),
+        _texts(table.table("rename")),
+        table.take("excluded", values.several(values.text), ()),
+        _texts(table.table("headers_set")),
+        table.take("headers_remove", values.several(values.text), ()),
         table.take("prefetch_size", values.whole(1, 65535), BridgeConfig.prefetch_size),
         table.take("hold_time", values.duration, BridgeConfig.hold_time),
     )
@@ -96,14 +100,8 @@ def _end(value: object, estate: Estate) -> Secret:
         raise Bad(f"is no address of a broker{names}: {exc}") from None
 
 
-def _rename(table: Table, included: tuple[str, ...]) -> dict[str, str]:
-    renamed = {}
-    for name in table:
-        renamed[name] = table.take(name, values.text)
-        if name not in included:
-            why = f"is not in statically_included ({', '.join(included)})"
-            table.refuse((name,), None, why)
-    return renamed
+def _texts(table: Table) -> dict[str, str]:
+    return {name: table.take(name, values.text) for name in table}
 
 
 def _places(uri: Secret) -> set[tuple[object, ...]]:

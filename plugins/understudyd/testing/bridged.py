@@ -16,11 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.names import Pattern
+from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.settings import LinkSettings
-from understudyd.bridge.shell import LinkRunner, QueueRoute
+from understudyd.bridge.shell import LinkRunner
 
 __all__ = ["BridgeProcess", "RunningLink", "until"]
 
@@ -45,21 +47,23 @@ class RunningLink:
         source: str,
         target: str,
         queue: str,
-        to: str | None = None,
         *,
         name: str = "test",
-        route: Callable[[str, str], tuple[str, str]] | None = None,
         settings: LinkSettings | None = None,
+        here: str = "source/",
+        there: str = "target/",
+        **options: Any,
     ) -> None:
-        """``to`` is the target's queue, where not of the same name; ``route`` says otherwise."""
-        self.shown: list[str] = []
-        self.reasons: list[str] = []
+        """``queue`` is a queue's name, or a pattern with its kind; ``options`` are of `Routes`."""
+        pattern = Pattern.parse(queue if "://" in queue else f"queue://{queue}")
+        given = {"statically_included": [str(pattern)], **options}
+        routes = Routes(Options(**given), here, there)
         self._loop = asyncio.new_event_loop()
         self._made = threading.Event()
         self._runner: LinkRunner
         self._thread = threading.Thread(
             target=self._run,
-            args=(name, source, target, queue, route or QueueRoute(to or queue), settings),
+            args=(name, source, target, pattern, routes, settings),
             name="link",
             daemon=True,
         )
@@ -127,8 +131,8 @@ class RunningLink:
         name: str,
         source: str,
         target: str,
-        queue: str,
-        route: Callable[[str, str], tuple[str, str]],
+        pattern: Pattern,
+        routes: Routes,
         settings: LinkSettings | None,
     ) -> None:
         async def serve() -> None:
@@ -137,10 +141,9 @@ class RunningLink:
             self._runner = LinkRunner(
                 name,
                 Dialer(source, {**about}, rng),
-                queue,
+                pattern,
                 Dialer(target, {**about}, rng),
-                route,
-                here="source/",
+                routes,
                 settings=settings,
                 rng=rng,
             )

@@ -30,7 +30,7 @@ from understudyd.bridge.wire.reader import (
     Told,
 )
 
-__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "TargetHooks", "park"]
+__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "Subscription", "TargetHooks", "park"]
 
 PASSIVE, DURABLE = 0b1, 0b10  # of queue.declare
 NO_FLAGS = 0
@@ -53,15 +53,32 @@ class TargetHooks:
     on_lost: Callable[[str, Closed | None], None]
 
 
+@dataclass(frozen=True)
+class Subscription:
+    """A durable queue of ours that an exchange fills, also while no bridge runs."""
+
+    exchange: str
+    key: str
+
+
 class AmqpSource:
     """A queue that is read."""
 
     def __init__(
-        self, dialer: Dialer, queue: str, tag: str, hooks: SourceHooks, priority: int | None = None
+        self,
+        dialer: Dialer,
+        queue: str,
+        tag: str,
+        hooks: SourceHooks,
+        *,
+        subscription: Subscription | None = None,
+        priority: int | None = None,
     ) -> None:
-        """``tag`` names our consumers, ``priority`` is theirs (x-priority)."""
+        """``tag`` names our consumers, ``priority`` is theirs (x-priority). With a subscription
+        the queue is ours, and made and bound when it is missing."""
         self._dialer = dialer
         self._queue = queue
+        self._subscription = subscription
         self._tag = tag
         self._hooks = hooks
         self._arguments = {} if priority is None else {"x-priority": priority}
@@ -73,6 +90,8 @@ class AmqpSource:
         hooks = Hooks(self._came, self._lost, lambda _: None)
         connection = await self._dialer.dial(hooks)
         try:
+            if self._subscription is not None:
+                await self._subscribe(connection, self._subscription)
             qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
             await connection.call(qos, Method.BASIC_QOS_OK)
             await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
@@ -80,6 +99,14 @@ class AmqpSource:
             connection.drop()
             raise
         self._connection = connection
+
+    async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
+        declare = encode_method(Method.QUEUE_DECLARE, 0, self._queue, DURABLE, {})
+        await connection.call(declare, Method.QUEUE_DECLARE_OK)
+        bind = encode_method(
+            Method.QUEUE_BIND, 0, self._queue, wanted.exchange, wanted.key, NO_FLAGS, {}
+        )
+        await connection.call(bind, Method.QUEUE_BIND_OK)
 
     def widen(self, window: int) -> None:
         """Consume with a larger prefetch."""
