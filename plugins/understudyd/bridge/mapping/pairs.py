@@ -14,10 +14,15 @@ from urllib.parse import unquote
 __all__ = ["from_pairs", "to_pairs"]
 
 _SPECIAL = re.compile(r"[^!-~]|[%=:\\]")
+_UNSAFE = re.compile(r"[^ -~]|[%:\\]")  # without what parts the pairs
 
 
 def to_pairs(values: Mapping[str, str]) -> str:
     """Raises UnicodeEncodeError for lone surrogates that stand for no byte."""
+    text = " ".join([f"{name}={value}" for name, value in values.items()])
+    count = len(values)
+    if text.count("=") == count == text.count(" ") + 1 and not _UNSAFE.search(text):
+        return text  # nothing to encode, seen at one look
     return " ".join([f"{_quoted(name)}={_quoted(value)}" for name, value in values.items()])
 
 
@@ -30,7 +35,7 @@ def from_pairs(text: str) -> dict[str, str]:
 
 
 def _quoted(text: str) -> str:
-    return _SPECIAL.sub(_quote, text) if _SPECIAL.search(text) else text
+    return _SPECIAL.sub(_quote, text)
 
 
 def _quote(found: re.Match[str]) -> str:

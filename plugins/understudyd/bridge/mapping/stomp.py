@@ -176,10 +176,14 @@ def _read_own(message: Message, facts: StompFacts) -> None:
 def _number(headers: dict[str, str], name: str) -> int | None:
     """A number out of the headers; what is none is the application's."""
     text = headers.get(name)
-    if text is None or not _INTEGER.fullmatch(text):
+    if text is None or not (_is_small(text) or _INTEGER.fullmatch(text)):
         return None
     del headers[name]
     return int(text)
+
+
+def _is_small(text: str) -> bool:
+    return len(text) < 19 and text.isdecimal() and text.isascii()
 
 
 def _read_deadline(message: Message, facts: StompFacts, dialect: Dialect, now: int) -> None:
