@@ -18,11 +18,11 @@ from pika import spec
 
 from understudy.stomp.codec import FrameParser, RawFrame, encode
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
-from understudyd.bridge.addresses import from_stomp, to_stomp
+from understudyd.bridge.addresses import from_stomp, subscribe_headers, to_stomp
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP, Dialect, of_stomp
 from understudyd.bridge.mapping import translate
-from understudyd.bridge.names import QUEUE, TOPIC, Destination
+from understudyd.bridge.names import QUEUE, TOPIC, Destination, Pattern
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value
@@ -35,13 +35,13 @@ TIMEOUT = 30  # seconds, for one frame
 class Stomp:
     """A connection of bare frames."""
 
-    def __init__(self, broker: RabbitMQ | ActiveMQ) -> None:
+    def __init__(self, broker: RabbitMQ | ActiveMQ, client_id: str = "") -> None:
         port = broker.stomp_port if isinstance(broker, RabbitMQ) else broker.port
         self._socket = socket.create_connection((broker.host, port), timeout=TIMEOUT)
         self._parser = FrameParser()
         self._frames: list[RawFrame] = []
         login = {"login": "guest", "passcode": "guest", "host": "/", "accept-version": "1.2"}
-        self.write("CONNECT", login)
+        self.write("CONNECT", login | ({"client-id": client_id} if client_id else {}))
         dialect = of_stomp(self.read("CONNECTED").headers["server"])
         assert dialect is not None
         self.dialect = dialect
@@ -78,6 +78,11 @@ class Stomp:
         self.write("ACK", {"id": frame.headers["ack"], "receipt": "taken"})
         self.read("RECEIPT")
         return StompContent(frame.headers, frame.body)
+
+    def leave(self) -> None:
+        """Wait until the broker has seen the end."""
+        self.write("DISCONNECT", {"receipt": "end"})
+        self.read("RECEIPT")
 
     def close(self) -> None:
         self._socket.close()
@@ -332,3 +337,28 @@ def test_topics_are_the_same_over_stomp_and_amqp(
         destination = to_stomp(Destination(TOPIC, key), stomp.dialect)
         stomp.send(destination, StompContent({}, b"there"))
     assert amqp.take().body == b"there"
+
+
+def test_a_durable_subscription_keeps_what_comes_while_nobody_is_there(
+    stomp_broker: RabbitMQ | ActiveMQ, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    pattern, at = Pattern.parse(f"topic://{unique}.>"), Destination(TOPIC, f"{unique}.x")
+    for body in (b"", b"while away"):
+        with closing(Stomp(stomp_broker, client_id=unique)) as stomp:
+            asked = subscribe_headers(pattern, stomp.dialect, window=1, durable=unique)
+            stomp.subscribe(asked.pop("destination"), **asked)
+            if body:
+                assert stomp.take().body == body
+            stomp.leave()
+        with closing(Stomp(stomp_broker)) as other:
+            sent = StompContent({"persistent": "true"}, b"while away")
+            other.send(to_stomp(at, other.dialect), sent)
+    if isinstance(stomp_broker, RabbitMQ):
+        with closing(pika.BlockingConnection(pika.URLParameters(rabbit_a.uri))) as connection:
+            connection.channel().queue_delete(unique)
+    else:
+        with closing(Stomp(stomp_broker, client_id=unique)) as stomp:
+            stomp.write(
+                "UNSUBSCRIBE", {"id": "0", "activemq.subscriptionName": unique, "receipt": "gone"}
+            )
+            stomp.read("RECEIPT")

@@ -13,6 +13,7 @@ from understudyd.bridge.addresses import (
     Subscription,
     from_amqp,
     from_stomp,
+    subscribe_headers,
     subscription,
     to_amqp,
     to_stomp,
@@ -268,3 +269,31 @@ def test_what_a_broker_cannot_name_is_untranslatable(
 def test_a_temporary_destination_is_none() -> None:
     with pytest.raises(Untranslatable, match="no queue or topic"):
         from_stomp("/remote-temp-queue/ID:x", QUEUE, ACTIVEMQ)
+
+
+def test_what_is_asked_of_each_broker_when_subscribing() -> None:
+    topic_, queue = Pattern.parse("topic://a.>"), Pattern.parse("queue://a")
+    assert subscribe_headers(topic_, RABBITMQ_STOMP, window=16, durable="n", expires=9) == {
+        "destination": "/topic/a.#",
+        "prefetch-count": "16",
+        "x-queue-name": "n",
+        "durable": "true",
+        "auto-delete": "false",
+        "x-expires": "9",
+    }
+    assert subscribe_headers(
+        topic_, ACTIVEMQ, window=16, durable="n", expires=9, selector="x = 1", after_others=True
+    ) == {
+        "destination": "/topic/a.>",
+        "activemq.prefetchSize": "16",
+        "activemq.subscriptionName": "n",
+        "selector": "x = 1",
+        "activemq.priority": "-5",
+    }
+    assert subscribe_headers(queue, ARTEMIS, window=1 << 20, durable="n", after_others=True) == {
+        "destination": "a",
+        "consumer-window-size": "1048576",
+        "subscription-type": "ANYCAST",
+    }
+    with pytest.raises(ConfigurationError, match="selector = 'x = 1'"):
+        subscribe_headers(queue, RABBITMQ_STOMP, window=1, selector="x = 1")

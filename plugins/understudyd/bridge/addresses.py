@@ -24,6 +24,7 @@ __all__ = [
     "Subscription",
     "from_amqp",
     "from_stomp",
+    "subscribe_headers",
     "subscription",
     "to_amqp",
     "to_stomp",
@@ -117,6 +118,46 @@ def subscription(pattern: Pattern, dialect: Dialect) -> Subscription:
         where = f"{_escaped(pattern.exchange)}/" if pattern.exchange else ""
         name = where + _escaped(name)
     return Subscription(prefix + name, is_exact)
+
+
+def subscribe_headers(
+    pattern: Pattern,
+    dialect: Dialect,
+    *,
+    window: int,
+    durable: str = "",
+    expires: int | None = None,
+    selector: str = "",
+    after_others: bool = False,
+) -> dict[str, str]:
+    """The headers of a SUBSCRIBE but for id, ack and receipt; raises ConfigurationError.
+
+    ``window`` is in messages, or in bytes where the dialect counts these. ``durable`` names the
+    subscription to a topic that stays while nobody is connected, and for ``expires`` milliseconds
+    where the broker can tell (``subscribing.client_id``: the CONNECT needs a client-id too).
+    ``after_others`` lets the broker's own consumers come first, where STOMP can ask for that.
+    """
+    facts, how = _facts(dialect), dialect.subscribing
+    headers = {
+        "destination": subscription(pattern, dialect).name,
+        how.prefetch: str(window),
+    }
+    if beside := facts.subscribed_beside.get(pattern.kind):
+        headers[beside[0]] = beside[1]
+    if durable and pattern.kind != QUEUE:
+        headers |= {how.durable_name: durable, **how.durable_beside}
+        if expires is not None and how.expires:
+            headers[how.expires] = str(expires)
+    if selector:
+        if not how.selector:
+            raise ConfigurationError(
+                f"selector = {selector!r}: {dialect.name} has no selectors; leave it out"
+            )
+        headers["selector"] = selector
+    if after_others and how.priority:
+        name, priority = how.priority
+        headers[name] = str(priority)
+    return headers
 
 
 def _widened(pattern: Pattern, dialect: Dialect) -> tuple[str, bool]:

@@ -29,6 +29,8 @@ As a source
   text. With ``transformation:jms-map-json`` on Debian's package nothing comes at all, as the jars
   for it are missing: queues of such messages cannot be bridged over STOMP.
 * A NACK moves the message to the dead letter queue.
+* A durable subscription belongs to a client-id; a second connection of that id gets ERROR. It goes
+  with an UNSUBSCRIBE that names id and activemq.subscriptionName, while nobody is subscribed.
 * message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
   are always there; persistent only when it is true.
 * A selector cannot name a header with a hyphen, quoted or not. ``>`` is understood at the end of a
@@ -70,7 +72,11 @@ ACTIVEMQ = Dialect(
     give_back=GiveBack.DISCONNECT,
     limits=Limits(body=100 << 20, headers=990, header_line=10_200),
     subscribing=Subscribing(
-        prefetch="activemq.prefetchSize", priority=("activemq.priority", -5), selector=True
+        prefetch="activemq.prefetchSize",
+        priority=("activemq.priority", -5),
+        selector=True,
+        durable_name="activemq.subscriptionName",
+        client_id=True,
     ),
     expiry=Expiry.ABSOLUTE,
     max_priority=9,

@@ -62,6 +62,14 @@ class Subscribing:
     """Header or argument and value that let the broker's own consumers come first."""
     selector: bool = False
     """Whether the broker filters with JMS selectors."""
+    durable_name: str = ""
+    """The header that names a durable subscription to a topic."""
+    durable_beside: Mapping[str, str] = field(default_factory=dict)
+    """Headers that go with it."""
+    client_id: bool = False
+    """A durable subscription belongs to the client-id of CONNECT, of which one may be connected."""
+    expires: str = ""
+    """The header for how long, in milliseconds, an unused durable subscription stays."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,12 @@ class StompFacts:
 
     reply_sent: str = ""
     """And in that of a SEND."""
+
+    sent_beside: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The header and value that a SEND to a queue, or to a topic, needs besides its name."""
+
+    subscribed_beside: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """The same of a SUBSCRIBE."""
 
     java_text: bool = False
     """Text that came from Java is shown as Java writes it, see `mapping.java_text`."""

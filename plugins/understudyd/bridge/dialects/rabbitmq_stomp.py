@@ -16,6 +16,9 @@ As a target
 * From 3.12.2 on a frame has 4 MiB at most by default (documented; no limit measured here).
 
 As a source
+* A durable subscription to ``/topic/`` or ``/exchange/`` is a durable queue, with ``x-queue-name``
+  of that name, with ``x-expires`` as that says. UNSUBSCRIBE leaves it there: it is removed as a
+  queue, over AMQP.
 * Of an AMQP message only strings and 32 and 64 bit integers among the headers arrive; booleans,
   floats, tables, arrays and the others are left out without a word: read such queues over AMQP.
 * Its headers stand before the properties and shadow them, the first of one name counts: a header
@@ -58,7 +61,13 @@ RABBITMQ_STOMP = Dialect(
         short_string=SHORT_STRING,
         expiration=MAX_EXPIRATION,
     ),
-    subscribing=Subscribing(prefetch="prefetch-count", priority=("x-priority", -1)),
+    subscribing=Subscribing(
+        prefetch="prefetch-count",
+        priority=("x-priority", -1),  # from 4.0 on; of no effect before (documented)
+        durable_name="x-queue-name",
+        durable_beside={"durable": "true", "auto-delete": "false"},
+        expires="x-expires",
+    ),
     expiry=Expiry.RELATIVE,
     max_priority=RABBITMQ_AMQP.max_priority,
     confirms_routing=False,
