@@ -158,9 +158,9 @@ def test_of_two_consumers_of_a_copy_each_one_does_the_work(make: Make) -> None:
         started = threading.Event()
         first = threading.Thread(target=consume, args=(windows[0], key, raises))
         first.start()
-        assert started.wait(10)
+        assert started.wait(60)
         consume(windows[1], key, False)
-        first.join(10)
+        first.join(60)
     assert worked == ["fine", "failing"]
 
 
