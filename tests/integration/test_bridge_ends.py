@@ -117,6 +117,31 @@ def test_a_body_of_100_mb_goes_through_in_bounded_memory(
     assert (first.body.encode() if isinstance(first.body, str) else first.body) == body
 
 
+def test_bodies_go_in_frames_that_the_target_takes(
+    plain: Plain, rabbit_a: RabbitMQ, launch: Any, queue: str
+) -> None:
+    """The source is asked for frames as small; headers that do not fit are parked there."""
+    small = launch(RabbitMQ(settings={"frame_max": "8192"}))
+    plain(small).queue_declare(queue, durable=True, auto_delete=False)
+    channel = plain(rabbit_a)
+    body = b"0123456789" * 5_000
+    large = {"large": "x" * 9_000}
+    for headers in ({}, large, {}):
+        message = amqp.Message(body, delivery_mode=2, application_headers=headers)
+        channel.basic_publish(message, routing_key=queue)
+    with RunningLink(rabbit_a.uri, small.uri, queue, name=queue) as link:
+        until(lambda: link.parked == 1, "the one with large headers is parked")
+        until(lambda: rabbit_a.queue_depth(queue) == 0 and not link.in_flight, "all is settled")
+    first = plain(small).basic_get(queue, no_ack=True)
+    assert first is not None
+    assert (first.body.encode() if isinstance(first.body, str) else first.body) == body
+    parking = f"understudy.parking.{queue}"
+    parked = channel.basic_get(parking, no_ack=True)
+    assert parked is not None
+    assert parked.properties["application_headers"]["large"] == large["large"]
+    channel.queue_delete(parking)
+
+
 def test_what_is_held_too_long_is_given_back_and_goes_on_when_the_target_is_back(
     plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
 ) -> None:

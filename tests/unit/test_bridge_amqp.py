@@ -298,6 +298,17 @@ def test_no_limit_of_the_broker_is_our_limit() -> None:
         opened(Session(Login()), tune(frame_max=100))
 
 
+def test_headers_larger_than_the_agreed_frames_are_read() -> None:
+    """RabbitMQ sends them so."""
+    session = Session(Login(), frame_max=4096)
+    opened(session)
+    head = encode_method(Method.BASIC_DELIVER, "c", 1, 0, "", "orders")
+    properties = b"\x20\0" + struct.pack(">I", 50_000) + bytes(50_000)
+    (batch,) = session.feed(head + content_header(properties, 0))
+    assert isinstance(batch, Deliveries)
+    assert batch.items[0][3] == properties
+
+
 def test_the_end_is_told_with_code_and_text_and_answered() -> None:
     session = Session(Login())
     session.feed(start())

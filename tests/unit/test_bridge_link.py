@@ -220,7 +220,7 @@ def test_a_window_is_bounded_by_bytes_too() -> None:
     assert not made.wants_reading
     made.confirmed([(1, 0, True)], 0.0)
     assert made.wants_reading
-    made.congested(True)
+    made.congested(True, 0.0)
     assert not made.wants_reading
 
 
@@ -232,6 +232,18 @@ def test_confirms_that_do_not_come_are_a_lost_target() -> None:
     assert CloseTarget() in made.tick(41.0)
     assert made.shown == "holding"
     assert "no confirm within 30 s" in made.reason
+
+
+def test_no_confirm_is_due_while_we_have_not_sent_all() -> None:
+    made = running(confirm_timeout=30.0)
+    deliver(made, 1)
+    made.congested(True, 1.0)
+    made.tick(59.0)
+    assert made.shown == "running"
+    made.congested(False, 100.0)
+    made.tick(129.0)
+    assert made.shown == "running"
+    assert CloseTarget() in made.tick(130.0)
 
 
 def test_what_is_refused_is_tried_again_with_few_and_without_a_hot_loop() -> None:

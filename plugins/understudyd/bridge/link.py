@@ -1,8 +1,8 @@
 """The machine of one link: what happened goes in, what to do comes out; no I/O, no clock.
 
-    WAITING_TARGET ──> WAITING_SOURCE ──> RUNNING <──> RETRYING        any ──stop──> DRAINING
-          ^                  ^              │  ^                                        │
-          └── hold is over ──┼── HOLDING <──┘  │                                     STOPPED
+    WAITING_TARGET ──> WAITING_SOURCE ──> RUNNING <──> RETRYING    stop: DRAINING ──> STOPPED
+          ^                  ^              │  ^
+          └── hold is over ──┼── HOLDING <──┘  │
                              └── source lost ──┘
 
 Rules
@@ -25,6 +25,7 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partialmethod
 from random import Random
 
 from understudyd.bridge.ledger import Ledger, Parcel
@@ -159,9 +160,11 @@ class Link:
         self._now = now
         self._expect_confirm()
 
-    def congested(self, is_congested: bool) -> None:
-        """Whether what was sent piles up on our side."""
+    def congested(self, is_congested: bool, now: float) -> None:
+        """Whether what was sent piles up on our side; then no confirm is due yet."""
         self._congested = is_congested
+        self._now = now
+        self._expect_confirm()
 
     def delivered(
         self, tags: list[int], parcels: list[Parcel], now: float, last: int = 0
@@ -229,7 +232,7 @@ class Link:
     def park_failed(self, reason: str, now: float) -> list[Action]:
         self._now = now
         self.reason = f"parking at the source: {reason}"
-        self._timers.back_off(Timer.PARK, self._now)
+        self._back_off(Timer.PARK)
         return self._take_actions()
 
     # What the table asks for
@@ -248,30 +251,15 @@ class Link:
         for step in steps:
             getattr(self, f"_{step}")()
 
-    def _open_target(self) -> None:
-        self._do(OpenTarget())
-
     def _open_source(self) -> None:
         self._settled, self.window = 0, min(FIRST_WINDOW, self._settings.prefetch)
         self._do(OpenSource(self.window))
-
-    def _close_target(self) -> None:
-        self._do(CloseTarget())
 
     def _close_source(self) -> None:
         """Everything that is not acknowledged goes back to its queue."""
         self._acknowledge()
         self._forget()
         self._do(CloseSource())
-
-    def _target_later(self) -> None:
-        self._timers.back_off(Timer.TARGET, self._now)
-
-    def _source_later(self) -> None:
-        self._timers.back_off(Timer.SOURCE, self._now)
-
-    def _retry_later(self) -> None:
-        self._timers.back_off(Timer.RETRY, self._now)
 
     def _lose(self) -> None:
         self.ledger.lose()
@@ -365,7 +353,7 @@ class Link:
                 self._expect_confirm()
 
     def _expect_confirm(self) -> None:
-        if self.ledger.is_under_way and not self._blocked:
+        if self.ledger.is_under_way and not self._blocked and not self._congested:
             self._timers.set(Timer.CONFIRM, self._now + self._settings.confirm_timeout)
         else:
             self._timers.drop(Timer.CONFIRM)
@@ -404,6 +392,15 @@ class Link:
     def _do(self, action: Action) -> None:
         self._actions.append(action)
 
+    def _back_off(self, timer: Timer) -> None:
+        self._timers.back_off(timer, self._now)
+
     def _take_actions(self) -> list[Action]:
         actions, self._actions = self._actions, []
         return actions
+
+    _open_target = partialmethod(_do, OpenTarget())
+    _close_target = partialmethod(_do, CloseTarget())
+    _target_later = partialmethod(_back_off, Timer.TARGET)
+    _source_later = partialmethod(_back_off, Timer.SOURCE)
+    _retry_later = partialmethod(_back_off, Timer.RETRY)

@@ -2,6 +2,7 @@
 
 Rules
 * The loop's thread is the only one. What a read brought is handled at once, in one go.
+* The source's frames are no larger than the target's: bodies go on in the frames they came in.
 * Opening and closing take time and are tasks; of each end at most one is under way. A task that
   was overtaken (its end was closed meanwhile) tells nothing.
 """
@@ -132,7 +133,7 @@ class LinkRunner:
         self._do([])
 
     def _on_congested(self, is_congested: bool) -> None:
-        self.link.congested(is_congested)
+        self.link.congested(is_congested, self._loop.time())
         self._do([])
 
     def _on_source_lost(self, reason: str) -> None:
@@ -184,11 +185,14 @@ class LinkRunner:
         except ConnectionFailed as failed:
             self._on_target_lost(str(failed), failed.closed)
         else:
+            if self._source.frame_max > self._target.frame_max:
+                await self._source.close()
+                self._on_source_lost("opened anew, since the target takes smaller frames now")
             self._do(self.link.target_up(self._loop.time()))
 
     async def _open_source(self, window: int) -> None:
         try:
-            await self._source.open(window)
+            await self._source.open(window, self._target.frame_max)
         except ConnectionFailed as failed:
             self._on_source_lost(str(failed))
         else:

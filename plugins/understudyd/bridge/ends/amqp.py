@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from understudyd.bridge.ends.connection import Connection, ConnectionFailed, Hooks
-from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
@@ -85,10 +85,13 @@ class AmqpSource:
         self._connection: Connection | None = None
         self._consumers = 0
 
-    async def open(self, window: int) -> None:
-        """Connect and consume with that prefetch; raises ConnectionFailed."""
+    async def open(self, window: int, frame_max: int) -> None:
+        """Connect and consume with that prefetch; raises ConnectionFailed.
+
+        ``frame_max`` is the target's: body frames go there as they come.
+        """
         hooks = Hooks(self._came, self._lost, lambda _: None)
-        connection = await self._dialer.dial(hooks)
+        connection = await self._dialer.dial(hooks, frame_max)
         try:
             if self._subscription is not None:
                 await self._subscribe(connection, self._subscription)
@@ -114,6 +117,11 @@ class AmqpSource:
             old = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
             qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
             self._connection.write(old + qos + self._consume())
+
+    @property
+    def frame_max(self) -> int:
+        """Bytes of the largest frame that may come; 0 while it is closed."""
+        return self._connection.frame_max if self._connection is not None else 0
 
     async def ready(self) -> int:
         """How many messages the queue has for anybody; raises ConnectionFailed."""
@@ -196,6 +204,11 @@ class AmqpTarget:
             connection.drop()
             raise
         self._connection = connection
+
+    @property
+    def frame_max(self) -> int:
+        """Bytes of the largest frame that it takes."""
+        return self._connection.frame_max if self._connection is not None else FRAME_MAX
 
     def send(self, pieces: list[bytes]) -> None:
         """Write publishes, in order."""

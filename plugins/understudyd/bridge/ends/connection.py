@@ -84,12 +84,15 @@ class Connection(asyncio.BufferedProtocol):
 
     @classmethod
     async def open(
-        cls, endpoint: Endpoint, hooks: Hooks, *, about: Table, timeout: float
+        cls, endpoint: Endpoint, hooks: Hooks, *, about: Table, timeout: float, frame_max: int
     ) -> Connection:
-        """Connect and log in within ``timeout`` seconds; raises ConnectionFailed."""
+        """Connect and log in within ``timeout`` seconds; raises ConnectionFailed.
+
+        ``frame_max`` (bytes) is the most that we agree to.
+        """
         heartbeat = endpoint.options.heartbeat
         seconds = HEARTBEAT_S if heartbeat is None else -(-heartbeat // 1000)
-        session = Session(_login(endpoint), heartbeat=seconds, about=about)
+        session = Session(_login(endpoint), heartbeat=seconds, frame_max=frame_max, about=about)
         connection = cls(session, hooks)
         try:
             async with _Deadline(timeout):
@@ -191,13 +194,12 @@ class Connection(asyncio.BufferedProtocol):
         self._heard_at = self._loop.time()
         try:
             events = self._session.feed(self._buffer[:nbytes])
+            if answer := self._session.take():
+                self.write(answer)
+            if events and not self._is_over:
+                self._dispatch(events)
         except WireError as error:
             self._lose(str(error), None)
-            return
-        if answer := self._session.take():
-            self.write(answer)
-        if events and not self._is_over:
-            self._dispatch(events)
         if self._session.is_closed and not self._gone.done():
             self._gone.set_result(None)
 

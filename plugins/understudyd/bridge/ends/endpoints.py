@@ -11,7 +11,9 @@ from understudy.errors import Attempt, ConfigurationError
 from understudyd.bridge.ends.connection import SCHEMES, Connection, ConnectionFailed, Hooks
 from understudyd.bridge.wire.tables import Table
 
-__all__ = ["Dialer"]
+__all__ = ["FRAME_MAX", "Dialer"]
+
+FRAME_MAX = 131072  # bytes; RabbitMQ's own
 
 
 class Dialer:
@@ -35,8 +37,10 @@ class Dialer:
     def __str__(self) -> str:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
 
-    async def dial(self, hooks: Hooks) -> Connection:
+    async def dial(self, hooks: Hooks, frame_max: int = FRAME_MAX) -> Connection:
         """The first member that answers; raises ConnectionFailed with all attempts.
+
+        ``frame_max`` (bytes) is the most that we agree to.
 
         The member that was used before comes last: it is the one that failed.
         """
@@ -49,6 +53,7 @@ class Dialer:
                     hooks,
                     about=self._about,
                     timeout=self._options.connect_timeout / 1000,
+                    frame_max=frame_max,
                 )
             except ConnectionFailed as failed:
                 attempts.append(Attempt(str(endpoint), str(failed)))

@@ -19,7 +19,14 @@ from typing import Any, Final, TypeAlias
 
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.methods import CHANNEL, Method, encode_method
-from understudyd.bridge.wire.reader import MAX_BODY, Arrived, Event, FrameReader, Told
+from understudyd.bridge.wire.reader import (
+    FIRST_FRAME_MAX,
+    MAX_BODY,
+    Arrived,
+    Event,
+    FrameReader,
+    Told,
+)
 from understudyd.bridge.wire.tables import Table, Value
 
 __all__ = ["Closed", "Login", "Opened", "Session", "SessionEvent"]
@@ -207,7 +214,8 @@ class Session:
             raise WireError(f"frames of {frame_max} bytes; AMQP needs {FRAME_MIN}")
         if self._heartbeat:
             self._heartbeat = min(self._heartbeat, heartbeat or self._heartbeat)
-        self._reader.frame_max = self._frame_max
+        # RabbitMQ cuts bodies to what was agreed, and sends headers in one frame however large.
+        self._reader.frame_max = max(self._frame_max, FIRST_FRAME_MAX)
         self._say(Method.CONNECTION_TUNE_OK, CHANNEL, self._frame_max, self._heartbeat)
         self._say(Method.CONNECTION_OPEN, self._login.vhost, "", 0)
 
