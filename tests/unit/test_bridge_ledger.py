@@ -100,6 +100,19 @@ def test_what_was_forgotten_is_for_nobody() -> None:
     assert ledger.acknowledge() == 1
 
 
+def test_a_return_of_what_was_forgotten_may_send_an_equal_one_twice_and_loses_none() -> None:
+    ledger = Ledger()
+    taken(ledger, 1)
+    ledger.send()
+    ledger.forget()
+    taken(ledger, 1)
+    ledger.send()
+    assert ledger.came_back(*parcel(b"1")[:3], "NO_ROUTE") == 1
+    assert ledger.confirm([(1, 0, True)]) == (0, [], [])
+    assert ledger.confirm([(2, 0, True)]) == (0, [], [1])
+    assert ledger.acknowledge() is None
+
+
 def test_tags_nobody_wants_are_acknowledged_with_the_others() -> None:
     ledger = Ledger()
     taken(ledger, 2, 4)
@@ -209,19 +222,26 @@ class Model(RuleBasedStateMachine):
             body = self.sent.pop(each)
             if is_ack:
                 self.arrived.add(int(body))
-        self.ledger.confirm([(number, int(multiple), is_ack)])
+        self.tell(number, int(multiple), is_ack)
+
+    def tell(self, number: int, multiple: int, is_ack: bool) -> list[int]:
+        """A confirm; what had come back goes out again, to the parking queue say."""
+        _, _, back = self.ledger.confirm([(number, multiple, is_ack)])
+        for tag in back:
+            self.ledger.replace(tag, self.ledger.parcel(tag))
+        return back
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), confirmed=st.booleans())
     def come_back(self, data: Any, confirmed: bool) -> None:
-        """Unroutable: it comes back, is confirmed and goes out again, to the parking queue say."""
+        """Unroutable: it comes back and is confirmed."""
         number = data.draw(st.sampled_from(sorted(self.sent)))
         body = self.sent.pop(number)
         tag = self.ledger.came_back(*parcel(body)[:3], "NO_ROUTE")
-        _, _, back = self.ledger.confirm([(number, 0, True)])
-        assert back == ([] if tag is None else [tag])
-        if tag is not None:
-            self.ledger.replace(tag, parcel(body))
+        is_owed = self.ledger.is_owed_to_nobody
+        back = self.tell(number, 0, True)
+        # One that is owed to nobody may have had an equal one blamed; that is sent twice then.
+        assert is_owed or back == [tag]
 
     @rule()
     def acknowledge(self) -> None:
@@ -254,10 +274,11 @@ class Model(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever happened: sending what waits and confirming all settles everything."""
-        self.send(None)
-        for number in list(self.sent):
-            self.arrived.add(int(self.sent.pop(number)))
-            self.ledger.confirm([(number, 0, True)])
+        for _ in range(2):
+            self.send(None)
+            for number in list(self.sent):
+                self.arrived.add(int(self.sent.pop(number)))
+                self.tell(number, 0, True)
         self.acknowledge()
         assert len(self.ledger) == self.ledger.size == 0
         assert set(self.message_of.values()) <= self.acknowledged
