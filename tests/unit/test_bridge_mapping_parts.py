@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudyd.bridge.content import AmqpContent, Expired, Untranslatable
-from understudyd.bridge.dialects import RABBITMQ_AMQP
+from understudyd.bridge.content import AmqpContent, Expired, StompContent, Untranslatable
+from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, RABBITMQ_AMQP, RABBITMQ_STOMP
 from understudyd.bridge.mapping import relay, translate
 from understudyd.bridge.mapping.fields import read_fields, write_fields
 from understudyd.bridge.mapping.java_text import from_java, to_java
@@ -21,6 +21,7 @@ from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value, encode_value
 
 NOW = 1_700_000_000_000
+MIXED = b"\xed\xa0\xbd\xed\xb8\x80" + "😀".encode()  # one of each form
 SOME_TEXT = st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
 KINDS = st.text(st.sampled_from("tbBsuIilLUTfdDSxVFA*"), max_size=5)
 
@@ -214,3 +215,26 @@ def test_what_java_did_not_write_is_left_alone(body: bytes) -> None:
 
 def test_how_java_writes() -> None:
     assert to_java("a\0😀".encode()) == b"a\xc0\x80\xed\xa0\xbd\xed\xb8\x80"
+
+
+def test_13_text_of_java_is_utf8_elsewhere_and_java_reads_it_again() -> None:
+    java, plain = b"a\xed\xa0\xbd\xed\xb8\x80\xc0\x80", "a😀\0".encode()
+    shown = StompContent({"ack": "1"}, java)
+    for other in (RABBITMQ_AMQP, RABBITMQ_STOMP, ARTEMIS):
+        there = translate(shown, ACTIVEMQ, other, NOW)
+        assert there.body == plain
+        again = translate(there, other, ACTIVEMQ, NOW)
+        assert isinstance(again, StompContent)
+        assert (again.body, again.has_length) == (java, False)
+        assert "content-type" not in again.headers
+    same = translate(shown, ACTIVEMQ, ACTIVEMQ, NOW)
+    assert same.body == java
+
+
+def test_13_a_body_that_is_no_text_of_java_any_more_goes_as_bytes() -> None:
+    there = translate(StompContent({}, b"\xc0\x80"), ACTIVEMQ, RABBITMQ_AMQP, NOW)
+    assert isinstance(there, AmqpContent)
+    there = AmqpContent(there.properties, b"\xff")
+    again = translate(there, RABBITMQ_AMQP, ACTIVEMQ, NOW)
+    assert isinstance(again, StompContent)
+    assert (again.body, again.has_length) == (b"\xff", True)
