@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 RECORD = LockRecord("g", "a", "a-1", token=1, sequence=1, lease=3.0)
 PATIENCE = 90.0  # s
-TIMEOUT = 4.0  # s, of one attempt
+TIMEOUT = 10.0  # s, of one attempt
 
 
 @pytest.fixture
