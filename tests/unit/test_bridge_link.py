@@ -116,7 +116,7 @@ def test_a_batch_is_sent_at_once_and_acknowledged_when_nothing_is_left() -> None
 
 def test_acknowledgements_are_grouped() -> None:
     made = running()
-    made.window = 100
+    made.window = 400
     deliver(made, *range(1, 41))
     assert made.confirmed([(9, 1, True)], 1.0) == []
     assert made.due == pytest.approx(1.025)

@@ -10,7 +10,9 @@ __all__ = ["ACK_DELAY", "ACK_SHARE", "FIRST_WINDOW", "LinkSettings"]
 
 FIRST_WINDOW = 16  # messages
 ACK_DELAY = 0.025  # s
-ACK_SHARE = 10  # an acknowledgement for the tenth part of the window
+ACK_SHARE = (
+    40  # an acknowledgement for that part of the window; a tenth leaves less to be delivered
+)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def load_bridges(path: str | Path, environ: Mapping[str, str]) -> dict[str, Brid
 def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
     for option, what in LATER.items():
         if option in table:
-            table.refuse((option,), None, f"cannot be used yet: there is no {what}")
+            table.refuse((option,), None, f"cannot be used yet: {what}")
     included = table.take("statically_included", values.several(values.text))
     bridge = BridgeConfig(
         name,
