@@ -144,6 +144,7 @@ def test_the_window_doubles_with_each_that_was_settled_in_full() -> None:
 
 def test_what_is_in_flight_is_held_for_a_lost_target_and_sent_again() -> None:
     made = running()
+    made.window = 400
     deliver(made, 1, 2, 3)
     made.confirmed([(1, 0, True)], 0.0)
     assert made.target_lost("connection reset", 1.0) == []
@@ -179,6 +180,7 @@ def test_what_was_held_long_enough_is_given_back() -> None:
 
 def test_settled_messages_are_acknowledged_before_the_rest_is_given_back() -> None:
     made = running(hold_time=0.01)
+    made.window = 400
     deliver(made, 1, 2)
     made.confirmed([(1, 0, True)], 0.0)
     made.target_lost("gone", 0.0)

@@ -16,7 +16,8 @@ Rules
   nothing is read.
 * A back-off begins anew when the end worked, not when it was opened: a target that closes over the
   first message is not opened in a hot loop.
-* Acknowledgements go out for a part of the window (`ACK_SHARE`), after `ACK_DELAY`, or when nothing is left.
+* Acknowledgements go out for a part of the window (`ACK_SHARE`), after `ACK_DELAY`, or when
+  nothing is left.
 * Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``; a source that
   has messages and delivers none for ``watch_time`` is opened anew.
 * A state that does not list a happening in `TABLE` does not care for it.
