@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from understudyd.clock import now
 from understudyd.config.model import BrokerConfig, Command
 from understudyd.drivers import command
+from understudyd.drivers import exec as exec_driver
 from understudyd.drivers.exec import ExecDriver
 from understudyd.drivers.port import Event, Reign
 from understudyd.guard.words import Dead, GuardLost, Lock, Started
@@ -37,6 +39,15 @@ def drivers() -> Iterator[list[ExecDriver]]:
     yield made
     for driver in made:
         driver.close()
+
+
+@pytest.fixture(autouse=True)
+def _sidecar(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that is killed instead of this one, when this one is taken to stand still."""
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        monkeypatch.setattr(exec_driver, "_ourselves", lambda: os.pidfd_open(sleeper.pid))
+        yield
+        sleeper.kill()
 
 
 @pytest.fixture

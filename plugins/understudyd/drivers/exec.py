@@ -147,7 +147,8 @@ class ExecDriver:
         """Start a fencer, which fences first what may live; orders wait for it."""
         ours, theirs = Wire.pair()
         plan = self._plan()
-        descriptors = (plan, theirs.fileno(), self._page.descriptor)
+        ourselves = _ourselves()
+        descriptors = (plan, theirs.fileno(), self._page.descriptor, ourselves)
         argv = [sys.executable, "-m", "understudyd.drivers.fencer", *map(str, descriptors)]
         argv.append(str(self._living))
         try:
@@ -164,6 +165,7 @@ class ExecDriver:
         finally:
             theirs.close()
             os.close(plan)
+            os.close(ourselves)
         pid = self._process.pid
         self._begun = time.monotonic()
         self._fencer = End("fencer", ours, pid, os.pidfd_open(pid))
@@ -200,6 +202,11 @@ class ExecDriver:
         self._process.wait()
         self._fencer.close(self._poll)
         self._fencer = None
+
+
+def _ourselves() -> int:
+    """A pidfd. A fencer that asked for its parent would find another, where we die early."""
+    return os.pidfd_open(os.getpid())
 
 
 def _early(config: BrokerConfig, timings: Timings) -> float:

@@ -259,12 +259,12 @@ def _strangers(known: Callable[[], set[int]]) -> list[int]:
 
 
 def main() -> None:
-    hidden, wire, page, token = map(int, sys.argv[1:])
+    hidden, wire, page, sidecar, token = map(int, sys.argv[1:])
     name_process("understudyfence")
     plan = Plan.of_descriptor(hidden)
     end = Wire(socket.socket(fileno=wire))
     become_subreaper()
-    fencer = Fencer(plan, Page(page), os.pidfd_open(os.getppid()), end)
+    fencer = Fencer(plan, Page(page), sidecar, end)
     if token:  # of a broker that lost its fencer
         fencer.feed(fencing.TakeOver(token))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
