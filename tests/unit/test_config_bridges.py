@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def loaded(tmp_path: Path, text: str, **environ: str) -> dict[str, BridgeConfig]
     file = tmp_path / "understudy.toml"
     file.write_text(text)
     return load_bridges(file, environ)
+
+
+def test_the_readmes_bridge_can_be_run(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (text,) = re.findall(r"```toml\n(# bridges.toml.*?)```", readme, re.DOTALL)
+    (bridge,) = loaded(tmp_path, text).values()
+    assert bridge.rename == {"queue://orders": "queue://orders.branch"}
+    assert bridge.excluded == ("topic://prices.test",)
 
 
 def test_a_bridge_has_two_ends_and_what_it_moves(tmp_path: Path) -> None:
