@@ -6,9 +6,9 @@ ARGS ?=
 LIMIT ?= 40m
 BOUNDED = timeout --foreground --signal=INT --kill-after=60s $(LIMIT)
 
-# Most of a run is waiting for brokers, so two run side by side, each with brokers of its own.
+# Most of a run is waiting for brokers, so three run side by side, each with brokers of its own.
 # For a debugger: make test WORKERS=0
-WORKERS ?= 2
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench chaos fmt

@@ -55,6 +55,13 @@ def test_answers_on_one_connection_again_and_again(api: tuple[ApiProcess, Settin
         assert client.get() == 200
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may go first")
+def test_goes_first(api: tuple[ApiProcess, Settings]) -> None:
+    process, _ = api
+    assert process.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) < os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_a_broker_that_ends_is_no_master_at_that_moment(api: tuple[ApiProcess, Settings]) -> None:
     """Catalogue 9: told by the kernel, while control has not noticed yet."""
     process, given = api

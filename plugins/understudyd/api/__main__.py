@@ -6,24 +6,24 @@ sidecar's process id.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import socket
 import sys
 
 from understudyd.api.page import Page
 from understudyd.api.server import serve
+from understudyd.guard.system import go_first
 
-NICENESS = -10  # it needs the processor seldom and shortly, but at once
+# It needs the processor seldom and shortly, but at once.
+NICENESS = -10
+TURN = 0.0001  # s
 
 
 def main() -> int:
     page, channel, control = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the sidecar decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so does systemd
-    with contextlib.suppress(PermissionError):  # then it waits its turn
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    go_first(NICENESS, TURN)
     return serve(Page(page), socket.socket(fileno=channel), control)
 
 
