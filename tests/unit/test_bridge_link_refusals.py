@@ -1,0 +1,186 @@
+"""What the target of a link does not take: tried again, parked, or found one by one."""
+
+from __future__ import annotations
+
+import pytest
+
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.bodies import join_body
+from understudyd.bridge.wire.methods import encode_publish
+from understudyd.bridge.wire.properties import get_header
+from understudyd.bridge.wire.reader import Returned
+from understudyd.bridge.words import (
+    Acknowledge,
+    CloseTarget,
+    ParkAtSource,
+    Send,
+    State,
+)
+from understudyd.testing.linked import (
+    back,
+    bodies,
+    deliver,
+    only,
+    running,
+)
+
+
+def test_what_is_refused_is_tried_again_with_few_and_without_a_hot_loop() -> None:
+    made = running()
+    deliver(made, *range(1, 9))
+    refused = made.confirmed([(2, 1, True), (8, 1, False)], 0.0)
+    assert bodies(refused) == []
+    assert made.shown == "retrying"
+    assert not made.wants_reading
+    now, number, waits = 0.0, 8, []
+    for _ in range(6):  # still full
+        made.tick(now + 0.03)
+        assert made.due is not None
+        waits.append(round(made.due - now, 3))
+        now = made.due
+        assert bodies(made.tick(now)) == [b"3"]
+        number += 1
+        made.confirmed([(number, 0, False)], now)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    assert made.due is not None
+    made.tick(made.due)
+    number += 1
+    assert bodies(made.confirmed([(number, 0, True)], now)) == [b"4", b"5"]
+    number += 2
+    assert bodies(made.confirmed([(number, 1, True)], now)) == [b"6", b"7", b"8"]
+    number += 3
+    made.confirmed([(number, 1, True)], now)
+    assert made.shown == "running"
+    assert made.retried == 12
+
+
+def test_acks_that_were_under_way_do_not_end_a_retry() -> None:
+    made = running()
+    deliver(made, 1, 2, 3)
+    made.confirmed([(1, 0, False)], 0.0)
+    made.confirmed([(3, 1, True)], 0.0)
+    assert made.shown == "retrying"
+    assert made.due == pytest.approx(0.1)
+
+
+def test_an_unroutable_message_goes_to_the_parking_queue_before_it_is_settled() -> None:
+    made = running()
+    deliver(made, 1, 2)
+    assert made.returned(back(b"1"), 0.0) == []
+    (send,) = made.confirmed([(2, 1, True)], 0.0)
+    assert isinstance(send, Send)
+    publish, header, frames = send.pieces
+    assert publish == encode_publish("", "understudy.parking.b")
+    assert join_body(frames) == b"1"
+    told = {name: get_header(header[19:-1], f"x-understudy-parked-{name}") for name in PARKED}
+    assert told == {
+        "reason": "312 NO_ROUTE",
+        "bridge": "b",
+        "exchange": "",
+        "routing-key": "orders",
+    }
+    assert made.confirmed([(3, 0, True)], 0.0) == [Acknowledge(2)]
+    assert made.parked == 1
+
+
+PARKED = ("reason", "bridge", "exchange", "routing-key")
+
+
+def test_a_return_that_fits_nothing_ends_the_connection() -> None:
+    made = running()
+    deliver(made, 1)
+    assert made.returned(back(b"unknown"), 0.0) == [CloseTarget()]
+    assert made.shown == "holding"
+    assert len(made.ledger) == 1
+
+
+def test_a_parking_queue_that_is_gone_is_made_again() -> None:
+    made = running()
+    deliver(made, 1)
+    made.returned(back(b"1"), 0.0)
+    (send,) = made.confirmed([(1, 0, True)], 0.0)
+    assert isinstance(send, Send)
+    header, frames = send.pieces[1:]
+    parked = Returned(312, "NO_ROUTE", "", "understudy.parking.b", header[19:-1], 1, frames)
+    assert made.returned(parked, 0.0) == [CloseTarget()]
+    assert made.shown == "holding"
+    made.tick(1.0)
+    assert bodies(made.target_up(1.0)) == [b"1"]
+
+
+def test_the_message_that_closes_the_channel_is_found_and_parked() -> None:
+    made = running()
+    deliver(made, 1, 2, 3)
+    closed = Closed("channel", 406, "PRECONDITION_FAILED - message size is larger")
+    made.target_lost(str(closed), 0.0, closed)
+    made.tick(1.0)
+    assert bodies(made.target_up(1.0)) == [b"1"]
+    assert bodies(made.confirmed([(1, 0, True)], 1.0)) == [b"2"]
+    aside = only(ParkAtSource, made.target_lost(str(closed), 1.0, closed))
+    assert aside.parcel[0] == encode_publish("", "understudy.parking.b")
+    assert join_body(aside.parcel[2]) == b"2"
+    made.tick(2.0)
+    assert bodies(made.target_up(2.0)) == [b"3"]
+    made.confirmed([(1, 0, True)], 2.0)
+    assert made.ledger.acknowledgeable == 0, "2 is nowhere yet"
+    made.park_failed("gone", 2.0)
+    assert only(ParkAtSource, made.tick(2.5)) == aside
+    assert made.park_done(aside, 2.5) == [Acknowledge(3)]
+    assert made.parked == 1
+    assert made.wants_reading
+    assert made.park_done(aside, 2.5) == []
+
+
+def test_what_came_meanwhile_follows_those_that_went_one_by_one() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("channel", 406, "PRECONDITION_FAILED")
+    made.target_lost(str(closed), 0.0, closed)
+    deliver(made, 2, 3)
+    made.tick(1.0)
+    assert bodies(made.target_up(1.0)) == [b"1"]
+    assert bodies(made.confirmed([(1, 0, True)], 1.0)) == [b"2", b"3"]
+
+
+def test_what_was_parked_for_a_source_that_is_gone_settles_nothing_of_the_next() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("channel", 406, "PRECONDITION_FAILED")
+    made.target_lost(str(closed), 0.0, closed)
+    made.tick(1.0)
+    made.target_up(1.0)
+    aside = only(ParkAtSource, made.target_lost(str(closed), 1.0, closed))
+    made.source_lost("gone", 1.0)
+    for _ in range(3):
+        made.tick(10.0)
+        made.target_up(10.0)
+        made.source_up(10.0)
+    assert made.state is State.RUNNING
+    deliver(made, 1)
+    assert made.park_done(aside, 10.0) == []
+    assert len(made.ledger) == 1
+
+
+def test_codes_that_tell_of_the_broker_blame_no_message() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("connection", 320, "CONNECTION_FORCED - broker forced connection closure")
+    for turn in range(3):
+        made.target_lost(str(closed), float(turn), closed)
+        made.tick(turn + 0.9)
+        assert bodies(made.target_up(turn + 0.9)) == [b"1"]
+    assert made.parked == 0
+
+
+def test_a_target_that_closes_over_the_first_message_is_no_hot_loop() -> None:
+    made = running()
+    deliver(made, 1)
+    now, waits = 0.0, []
+    for _ in range(5):
+        made.target_lost("404 NOT_FOUND - no exchange", now)
+        assert made.due is not None
+        waits.append(round(made.due - now, 3))
+        now = made.due
+        made.tick(now)
+        made.target_up(now)
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
