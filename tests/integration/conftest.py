@@ -28,7 +28,7 @@ from understudy.testing import Background, FaultProxy, ScriptedPeer
 from understudy.testing.brokers import RabbitMQ
 from understudyd.api.client import ApiProcess
 from understudyd.api.words import Settings
-from understudyd.testing import role_api
+from understudyd.testing import commanded, role_api
 
 T = TypeVar("T")
 
@@ -253,3 +253,17 @@ def sidecar() -> Iterator[Callable[..., tuple[subprocess.Popen[str], int]]]:
     """As `role_api.sidecars`; they end with the test."""
     with role_api.sidecars() as start:
         yield start
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[commanded.Estate]:
+    with contextlib.ExitStack() as stack:
+        yield commanded.Estate(tmp_path, stack)
+
+
+@pytest.fixture
+def cluster(estate: commanded.Estate) -> commanded.Call:
+    def call(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return commanded.run(command, "-c", str(estate.file), *arguments)
+
+    return call

@@ -1,4 +1,4 @@
-"""``understudy cluster`` against APIs and boards: what it shows, orders, and how it ends."""
+"""``understudy cluster`` shows who is master, from APIs and boards, and how it ends."""
 
 from __future__ import annotations
 
@@ -7,144 +7,28 @@ import io
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from understudy.testing.brokers import free_port
-from understudyd.api.client import ApiProcess
-from understudyd.api.page import Snapshot
-from understudyd.api.words import Order, Settings
-from understudyd.board.file import FileBoard
-from understudyd.board.port import Answer
 from understudyd.cli.cluster import show
 from understudyd.cli.cluster.look import Look
-from understudyd.clock import now
 from understudyd.config import load
 from understudyd.status import (
-    BrokerStatus,
     ClusterStatus,
     HistoryEntry,
     Member,
-    NodeStatus,
     Role,
     stamp,
 )
+from understudyd.testing.commanded import COMMAND, SECONDS, Call, Estate, run
 
 pytestmark = pytest.mark.integration
-
-COMMAND = [sys.executable, "-c", "from understudyd.cli import main; main()", "cluster"]
-SECONDS = 90.0  # nothing here takes so long
-SECRET = "s3cret-Zq7"
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert SECRET not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-class Estate:
-    """A group ``g`` of two nodes whose APIs the test answers for."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack, *, token: bool = True) -> None:
-        self.file = folder / "understudy.toml"
-        self._stack = stack
-        text = '[groups.g]\nlock = "file:g.lock"\n'
-        for name in "ab":
-            text += f'[groups.g.nodes.{name}]\nuri = "amqp://app:{SECRET}@h-{name}:5672/x"\n'
-            text += f'api = "127.0.0.1:{free_port()}"\nbroker.command = "sleep 1"\n'
-        self.file.write_text(text + (f'[api]\ntoken = "{SECRET}"\n' if token else ""))
-        self.estate = load(self.file, {})
-        self.group = self.estate.groups["g"]
-        self.board = FileBoard(folder / "g.lock")
-        self.orders: list[Order] = []
-        self.master, self.token = "a", 3
-        self.is_paused = False
-        self.warnings: tuple[str, ...] = ()
-        self._apis: dict[str, ApiProcess] = {}
-
-    def start(self, *names: str, obey: bool = True) -> None:
-        """The sidecars of these nodes; they do what they are told unless they refuse."""
-        for name in names:
-            node = self.group.nodes[name]
-            settings = Settings(node.listen, self.estate.api)
-            self._apis[name] = self._stack.enter_context(ApiProcess(settings))
-        self.show()
-        for api in self._apis.values():
-            api.start()
-        over = threading.Event()
-        thread = threading.Thread(target=self._serve, args=(over, obey))
-        thread.start()
-        self._stack.callback(thread.join)
-        self._stack.callback(over.set)
-
-    def member(self, name: str) -> Member:
-        role = Role.MASTER if name == self.master else Role.STANDBY
-        token = self.token if name == self.master else None
-        api = str(self.group.nodes[name].api)
-        return Member(name, role, role, 1, api, True, 0.1, token=token)
-
-    def show(self) -> None:
-        members = tuple(map(self.member, "ab"))
-        cluster = ClusterStatus(
-            "g", "file:g.lock", self.master, self.token, members, self.is_paused
-        )
-        for name, api in self._apis.items():
-            me = self.member(name)
-            broker = BrokerStatus(name == self.master)
-            status = NodeStatus(
-                "g", name, me.role, me.state, me.token, None, self.master, broker, self.warnings
-            )
-            entry = HistoryEntry(self.token, self.master, Role.MASTER, stamp(9), "told so", 0.5)
-            api.page.publish(Snapshot(status, cluster, (entry,)))
-            api.page.beat(now() + 3600, me.token or 0)
-
-    def _serve(self, over: threading.Event, obey: bool) -> None:
-        while not over.is_set():
-            select.select(list(self._apis.values()), [], [], 0.1)
-            for api in self._apis.values():
-                for word in api.receive():
-                    if isinstance(word, Order):
-                        self.orders.append(word)
-                        api.reply(word, *((202, "") if obey else (409, "not now")))
-                        self._obey(word.command, word.to) if obey else None
-            self.show()
-
-    def _obey(self, command: str, to: str | None) -> None:
-        if command in ("pause", "resume"):
-            self.is_paused = command == "pause"
-        else:
-            self.master, self.token = to or "b", self.token + 1
-
-
-@pytest.fixture
-def estate(tmp_path: Path) -> Iterator[Estate]:
-    with contextlib.ExitStack() as stack:
-        yield Estate(tmp_path, stack)
-
-
-@pytest.fixture
-def cluster(estate: Estate) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def call(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(command, "-c", str(estate.file), *arguments)
-
-    return call
-
-
-Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_lists_by_the_nodes_own_word(estate: Estate, cluster: Call) -> None:
@@ -242,18 +126,6 @@ def test_who_says_it_is_standby_is_not_shown_as_master(estate: Estate, cluster: 
     assert cluster("list").stdout.startswith("group g no master lock")
 
 
-def test_nothing_is_moved_where_nobody_is_master(estate: Estate, cluster: Call) -> None:
-    """Not even asked on the board, where nobody would answer."""
-    for name in "ab":
-        estate.board.publish(replace(estate.member(name), role=Role.NONE, state="stopped"))
-    done = cluster("switchover")
-    assert (done.returncode, done.stderr) == (
-        1,
-        "understudy: g has no master now, so nothing can be moved\n",
-    )
-    assert list(estate.board.read().requests) == []
-
-
 def test_lists_from_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
     estate.board.publish(estate.member("a"))
     done = cluster("list")
@@ -276,36 +148,6 @@ def test_says_loudly_that_two_are_master(estate: Estate, cluster: Call) -> None:
     assert "MORE THAN ONE NODE SAYS IT IS MASTER: a, b" in cluster("list").stdout
 
 
-def test_switches_over_through_the_masters_api(estate: Estate, cluster: Call) -> None:
-    """Catalogue 97."""
-    estate.start("a", "b")
-    done = cluster("switchover", "--to", "b")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("b is master of g now (token 4), after ")
-    assert [(order.command, order.to) for order in estate.orders] == [("switchover", "b")]
-    told = json.loads(cluster("failover", "--to", "a", "--json").stdout)
-    assert (told["master"], told["token"], told["way"]) == ("a", 5, "api")
-
-
-def test_tells_the_groups_refusal(estate: Estate, cluster: Call) -> None:
-    estate.start("a", "b", obey=False)
-    done = cluster("switchover")
-    assert done.returncode == 1
-    assert done.stderr == "understudy: a refused the switchover: not now\n"
-
-
-def test_tells_of_a_token_that_is_not_the_sidecars(estate: Estate, cluster: Call) -> None:
-    estate.start("a", "b")
-    estate.file.write_text(
-        estate.file.read_text().replace(f'token = "{SECRET}"', 'token = "other"')
-    )
-    done = cluster("pause")
-    assert done.returncode == 1
-    told = f"a refused the pause: its token is not that of {estate.file}"
-    assert done.stderr == f"understudy: {told}\n"
-    assert estate.orders == []
-
-
 def test_a_sidecar_does_not_import_what_prints_tables(tmp_path: Path) -> None:
     """It costs memory for as long as the sidecar runs."""
     code = (
@@ -326,68 +168,6 @@ def test_without_h11_a_sidecar_tells_the_pip_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == 'understudy: h11 is not installed: pip install "understudy[sidecar]"\n'
-
-
-def test_gives_up_waiting(estate: Estate, cluster: Call) -> None:
-    estate._obey = lambda *_: None  # type: ignore[method-assign]
-    estate.start("a", "b")
-    done = cluster("switchover", "--wait", "1s")
-    assert done.returncode == 1
-    assert "it is not done after 1 s" in done.stderr
-
-
-def test_pauses_and_resumes(estate: Estate, cluster: Call) -> None:
-    """Catalogue 98."""
-    estate.start("a", "b")
-    assert cluster("pause").stdout == "g is paused\n"
-    assert "master a token 3 paused" in cluster("list").stdout
-    assert cluster("resume").stdout == "g goes on\n"
-    assert [order.command for order in estate.orders] == ["pause", "resume"]
-
-
-def test_asks_on_the_board_when_no_api_answers(estate: Estate, cluster: Call) -> None:
-    estate.board.publish(estate.member("a"))
-    results: list[subprocess.CompletedProcess[str]] = []
-    thread = threading.Thread(target=lambda: results.append(cluster("switchover", "--to", "b")))
-    thread.start()
-    request = _asked(estate.board)
-    assert (request.command, request.to) == ("switchover", "b")
-    estate.board.answer(request, Answer(409, "b is not ready"))
-    thread.join()
-    assert results[0].returncode == 1
-    assert "the group refused the switchover: b is not ready" in results[0].stderr
-
-    thread = threading.Thread(target=lambda: results.append(cluster("switchover", "--to", "b")))
-    thread.start()
-    _asked(estate.board, after=request.id)
-    estate.master, estate.token = "b", 4
-    for name in "ab":
-        estate.board.publish(estate.member(name))
-    thread.join()
-    assert results[1].returncode == 0
-    assert "b is master of g now (token 4)" in results[1].stdout
-    assert json.loads(cluster("pause", "--json").stdout)["way"] == "board"
-    assert [request.command for request in estate.board.read().requests] == ["pause", "switchover"]
-
-
-def _asked(board: FileBoard, after: str = "") -> Any:
-    over = threading.Event()
-    for _ in range(int(SECONDS / 0.05)):
-        for request in board.read().requests:
-            if request.id != after:
-                return request
-        over.wait(0.05)
-    raise AssertionError("nothing was asked")
-
-
-def test_without_a_token_the_board_is_asked(tmp_path: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        estate = Estate(tmp_path, stack, token=False)
-        estate.start("a", "b")
-        done = run("switchover", "-c", str(estate.file), "--wait", "500ms")
-        assert done.returncode == 1
-        assert estate.orders == []
-        assert [request.command for request in estate.board.read().requests] == ["switchover"]
 
 
 def test_shows_the_history(estate: Estate, cluster: Call) -> None:
