@@ -22,13 +22,11 @@ from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.ends.amqp import (
     AmqpSource,
     AmqpTarget,
-    SourceHooks,
     Subscription,
-    TargetHooks,
     park,
 )
-from understudyd.bridge.ends.connection import ConnectionFailed
 from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.link import Link
 from understudyd.bridge.names import QUEUE, Pattern

@@ -12,16 +12,16 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from understudyd.bridge.ends.connection import Connection, ConnectionFailed, Hooks
+from understudyd.bridge.dialects import Dialect, of_amqp
+from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
+from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
 from understudyd.bridge.wire.reader import (
-    Confirm,
     Confirms,
     Deliveries,
     Delivery,
@@ -30,27 +30,11 @@ from understudyd.bridge.wire.reader import (
     Told,
 )
 
-__all__ = ["AmqpSource", "AmqpTarget", "SourceHooks", "Subscription", "TargetHooks", "park"]
+__all__ = ["AmqpSource", "AmqpTarget", "Subscription", "park"]
 
 PASSIVE, DURABLE = 0b1, 0b10  # of queue.declare
 NO_FLAGS = 0
 PARKING_TIMEOUT = 30.0  # s
-
-
-@dataclass(frozen=True)
-class SourceHooks:
-    on_deliveries: Callable[[list[Delivery]], None]
-    on_lost: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class TargetHooks:
-    on_confirms: Callable[[list[Confirm]], None]
-    on_returned: Callable[[Returned], None]
-    on_blocked: Callable[[str | None], None]
-    """With the reason; None: it reads again."""
-    on_congested: Callable[[bool], None]
-    on_lost: Callable[[str, Closed | None], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +53,7 @@ class AmqpSource:
         dialer: Dialer,
         queue: str,
         tag: str,
-        hooks: SourceHooks,
+        hooks: SourceHooks[Delivery],
         *,
         subscription: Subscription | None = None,
         priority: int | None = None,
@@ -84,6 +68,7 @@ class AmqpSource:
         self._arguments = {} if priority is None else {"x-priority": priority}
         self._connection: Connection | None = None
         self._consumers = 0
+        self.dialect: Dialect | None = None
 
     async def open(self, window: int, frame_max: int) -> None:
         """Connect and consume with that prefetch; raises ConnectionFailed.
@@ -102,6 +87,7 @@ class AmqpSource:
             connection.drop()
             raise
         self._connection = connection
+        self.dialect = _dialect_of(connection)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
         declare = encode_method(Method.QUEUE_DECLARE, 0, self._queue, DURABLE, {})
@@ -189,6 +175,7 @@ class AmqpTarget:
         self._parking = parking
         self._hooks = hooks
         self._connection: Connection | None = None
+        self.dialect: Dialect | None = None
 
     async def open(self) -> None:
         """Connect, with confirms and the parking queue; raises ConnectionFailed."""
@@ -204,6 +191,7 @@ class AmqpTarget:
             connection.drop()
             raise
         self._connection = connection
+        self.dialect = _dialect_of(connection)
 
     @property
     def frame_max(self) -> int:
@@ -237,6 +225,11 @@ class AmqpTarget:
                     self._hooks.on_blocked(event.arguments[0])
                 elif event.method == Method.CONNECTION_UNBLOCKED:
                     self._hooks.on_blocked(None)
+
+
+def _dialect_of(connection: Connection) -> Dialect:
+    version = connection.server.get("version")
+    return of_amqp(version if isinstance(version, str) else "", connection.frame_max)
 
 
 async def park(dialer: Dialer, queue: str, parcel: Parcel) -> None:

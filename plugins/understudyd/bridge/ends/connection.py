@@ -24,14 +24,14 @@ from urllib.parse import unquote
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.redact import redact
-from understudy.errors import UnderstudyError
+from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.wire.amqp import Closed, Login, Opened, Session, SessionEvent
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.methods import HEARTBEAT
 from understudyd.bridge.wire.reader import Event, Told
 from understudyd.bridge.wire.tables import Table
 
-__all__ = ["Connection", "ConnectionFailed", "Hooks"]
+__all__ = ["SCHEMES", "Connection", "Hooks"]
 
 READ_SIZE = 256 << 10  # bytes
 WRITE_SIZE = 1 << 20  # bytes on our side, above which the target counts as congested
@@ -40,15 +40,6 @@ HEARTBEAT_S = 10
 GOODBYE_TIMEOUT = 1.0  # s that the broker gets to agree to an end
 TLS_SCHEMES = frozenset({"amqps", "ssl"})
 SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "tcp", "ssl"})
-
-
-class ConnectionFailed(UnderstudyError):
-    """The connection could not be opened, or ended while something was asked."""
-
-    def __init__(self, message: str, closed: Closed | None = None) -> None:
-        super().__init__(message)
-        self.closed = closed
-        """What the broker said, where it said something."""
 
 
 @dataclass(frozen=True)

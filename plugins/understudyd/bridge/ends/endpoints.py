@@ -8,7 +8,8 @@ from understudy import parse
 from understudy.core.endpoint import Endpoint
 from understudy.core.order import connect_list
 from understudy.errors import Attempt, ConfigurationError
-from understudyd.bridge.ends.connection import SCHEMES, Connection, ConnectionFailed, Hooks
+from understudyd.bridge.ends.connection import SCHEMES, Connection, Hooks
+from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.wire.tables import Table
 
 __all__ = ["FRAME_MAX", "Dialer"]
