@@ -10,6 +10,7 @@ import contextlib
 import logging
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,6 +113,15 @@ class Lab:
                 if window is not None:
                     window.inner.close(0.0)
         assert not hanging, "Connection.close() hangs"
+
+
+@pytest.fixture
+def swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a destructor, or a weak reference's callback, is swallowed by Python.
+
+    pytest would collect it, and be interrupted at that.
+    """
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_f53_interrupted_in_the_middle_of_frames(
     assert found == ["before", *(f"after {n}" for n in range(5))]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in weakref's own
+@pytest.mark.usefixtures("swallowed")
 def test_f53_many_interruptions_at_random_moments(
     lab: Lab, rabbit_a: RabbitMQ, unique: str, take_all: Take
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,15 +26,6 @@ SHORTEST, LONGEST = 0.0002, 0.003  # s; about what a send takes
 
 class Alarm(BaseException):
     pass
-
-
-@pytest.fixture
-def swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is raised in a destructor, or a weak reference's callback, is swallowed by Python.
-
-    pytest would collect it, and be interrupted at that.
-    """
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)
 
 
 @pytest.fixture
