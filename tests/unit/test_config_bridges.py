@@ -72,12 +72,28 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("source", "sauce"), "sauce is no known key; did you mean source"),
         (('"queue://orders"', ""), "statically_included names nothing"),
         (("statically_included", "dynamically_included"), "forwarding on demand"),
-        (("[bridges.orders]", "[bridges.orders]\nduplex = true"), "write a second bridge"),
+        (("[bridges.orders]", "[bridges.orders]\nduplex = 1"), "duplex = 1 must be true or false"),
         (("[bridges.orders]", "[bridges.orders]\nprefetch_size = 0"), "from 1 to 65535"),
         (("[bridges.orders]", "[bridges.orders]\nhold_time = 5"), "a duration with its unit"),
         (("amqp://app:s3cret@a/shop", "sight"), "is no address of a broker"),
         (("failover:(amqp://app:s3cret@b,amqp://c)", "amqp://a/shop"), "in a circle"),
         (("[bridges.orders]", "[bridges.orders]\nrename = {a = 5}"), "a text that is not empty"),
+        (("[bridges.orders]", "[bridges.orders]\nnetwork_ttl = 0"), "with 0 nothing is forwarded"),
+        (("[bridges.orders]", "[bridges.orders]\nnetwork_ttl = -2"), "from -1 to 100"),
+        (("[bridges.orders]", "[bridges.orders]\nrate = 0"), "a number from 0.1 to 1000000"),
+        (("[bridges.orders]", "[bridges.orders]\nbody = 'txt'"), "auto, bytes, text.*mean text"),
+        (("[bridges.orders]", "[bridges.orders]\ntransformer = 'clean'"), "function of a module"),
+        (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '1h'"), "none is included"),
+        (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '2000h'"), "up to 1000h"),
+        (("[bridges.orders]", "[bridges.orders]\nconsumer_priority_base = 200"), "-127 to 127"),
+        (
+            (
+                "[bridges.orders]",
+                "[bridges.orders]\nconsumer_priority_base = -5\n"
+                "decrease_network_consumer_priority = false",
+            ),
+            "has no effect with",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_what_is_valid(
@@ -87,6 +103,91 @@ def test_what_is_wrong_is_told_with_what_is_valid(
         loaded(tmp_path, PLAIN.replace(*change))
     assert "s3cret" not in str(raised.value)
     assert "understudy.toml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("conduit_subscriptions", "forwarding on demand"),
+        ("remote_user_name", "belongs into the addresses"),
+        ("always_sync_send", "need not be said"),
+        ("gc_sweep_time", "the inside of ActiveMQ"),
+        ("auto_start", "name those to run"),
+    ],
+)
+def test_an_option_of_activemqs_networks_without_effect_is_refused_with_the_reason(
+    tmp_path: Path, option: str, why: str
+) -> None:
+    """B06: none of them is accepted and then means nothing."""
+    text = PLAIN.replace("[bridges.orders]", f"[bridges.orders]\n{option} = true")
+    with pytest.raises(ConfigurationError, match=rf"bridges\.orders\.{option} .*{why}"):
+        loaded(tmp_path, text)
+
+
+def test_every_option_says_what_it_is(tmp_path: Path) -> None:
+    """B06: the defaults are those of ActiveMQ's networks where these have the option."""
+    (plain,) = loaded(tmp_path, PLAIN).values()
+    assert (plain.network_ttl, plain.prefetch_size, plain.duplex) == (1, 1000, False)
+    assert (plain.lowers_priority, plain.priority) == (True, None)
+    said = """
+    duplex = true
+    network_ttl = -1
+    source_name = "branch"
+    target_name = "hq"
+    selector = "colour = 'red'"
+    rate = 0.5
+    transformer = "orders.bridging:clean"
+    body = "text"
+    parking = "queue://parked"
+    durable_expires = "36h"
+    consumer_priority_base = -9
+    """
+    text = PLAIN.replace("queue://orders", "topic://orders") + said
+    (bridge,) = loaded(tmp_path, text).values()
+    assert (bridge.duplex, bridge.network_ttl, bridge.rate) == (True, -1, 0.5)
+    assert (bridge.source_name, bridge.target_name) == ("branch", "hq")
+    assert (bridge.selector, bridge.transformer) == ("colour = 'red'", "orders.bridging:clean")
+    assert (bridge.body, bridge.parking) == ("text", "queue://parked")
+    assert (bridge.durable_expires, bridge.priority) == (36 * 3600.0, -9)
+
+
+def test_message_ttl_is_the_part_of_network_ttl_that_is_about_messages(tmp_path: Path) -> None:
+    text = PLAIN + "network_ttl = 2\nmessage_ttl = 3\n"
+    assert loaded(tmp_path, text)["orders"].network_ttl == 3
+
+
+MEMBERS = "masterslave:(amqp://one,amqp://two)"
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "why"),
+    [
+        ("amqp://one", "amqp://two", "members of the group site"),
+        ("amqp://one/a", "amqp://two/b", "members of the group site"),
+        ("site", "amqp://two", "one list of brokers"),
+        (MEMBERS, "amqp://two", "one list of brokers"),
+        ("failover:(amqp://x,amqp://y)", "failover:(amqp://z,amqp://x)", "one list of brokers"),
+        ("site", "site", ""),
+        (MEMBERS, MEMBERS.replace("one", "one/b").replace("two", "two/b"), ""),
+        ("amqp://one", "amqp://elsewhere", ""),
+    ],
+)
+def test_a_bridge_between_members_of_one_group_is_refused(
+    tmp_path: Path, source: str, target: str, why: str
+) -> None:
+    """Scenario 59, B26: also where the names differ, since it could never run."""
+    text = f"""{GROUP}
+    [bridges.orders]
+    source = "{source}"
+    target = "{target}"
+    statically_included = ["queue://orders"]
+    rename = {{ "queue://orders" = "queue://copied" }}
+    """
+    if not why:
+        assert loaded(tmp_path, text)
+        return
+    with pytest.raises(ConfigurationError, match=f"bridges.orders.target .*{why}"):
+        loaded(tmp_path, text)
 
 
 def test_one_broker_may_be_both_ends_where_the_names_differ(tmp_path: Path) -> None:

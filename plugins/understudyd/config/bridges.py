@@ -2,34 +2,35 @@
 
 Rules
 * What a destination is, is not judged here: the bridge reads its patterns itself.
-* An option that belongs to bridges and is not there yet is refused, so that nobody relies on it.
+* An option that belongs to bridges and is not there yet is refused, so that nobody relies on it; so
+  is one of ActiveMQ's networks that a bridge has no use for (see `refused`).
 * Either end is a URI, or the name of a group in the same file: then its nodes in their order.
+* One broker may be both ends where the names differ. Different members of one group may not: one of
+  them alone is open at a time, so that such a bridge could never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from understudy import ConfigurationError, parse
 from understudyd.config import values
 from understudyd.config.load import load, read_toml
 from understudyd.config.model import Estate, Secret
+from understudyd.config.refused import REFUSED
 from understudyd.config.table import Source, Table
 from understudyd.config.values import Bad
 
-__all__ = ["BridgeConfig", "load_bridges"]
+__all__ = ["BODIES", "BridgeConfig", "load_bridges", "places"]
 
-LATER = {
-    "dynamically_included": "forwarding on demand",
-    "duplex": "both ways in one bridge; write a second bridge for the way back",
-    "network_ttl": "a limit of hops",
-    "selector": "selectors",
-    "rate": "a limited rate",
-    "transformer": "transformers",
-    "durable_expires": "durable subscriptions that expire",
-}
+Place: TypeAlias = tuple[object, ...]  # host, port and vhost
+
+BODIES = ("auto", "bytes", "text")
+PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
+LONGEST_EXPIRY = 1000 * 3600.0  # s; RabbitMQ takes 2 ** 32 ms
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class BridgeConfig:
     headers_remove: tuple[str, ...] = ()
     prefetch_size: int = 1000
     hold_time: float = 60.0
+    duplex: bool = False
+    """Whether the same is done from the target to the source."""
+    network_ttl: int = 1
+    """Brokers that a message may be forwarded to in a row; -1: any number."""
+    source_name: str | None = None
+    """What the broker is called in the path of messages; None: by its address."""
+    target_name: str | None = None
+    selector: str = ""
+    rate: float | None = None
+    """Messages in a second, each way; None: as many as come."""
+    transformer: str = ""
+    """``module:function``, see `understudyd.bridge.transform`."""
+    body: str = "auto"
+    """One of `BODIES`: what a body is to a broker that tells text from bytes."""
+    parking: str = ""
+    """The queue for what cannot be forwarded; empty: ``understudy.parking.NAME``."""
+    durable_expires: float | None = None
+    """How long a subscription to a topic stays that no bridge reads; None: for ever."""
+    lowers_priority: bool = True
+    """Whether the brokers' own consumers come first."""
+    priority: int | None = None
+    """Of our consumers then; None: what is usual with the broker."""
 
 
 def load_bridges(path: str | Path, environ: Mapping[str, str]) -> dict[str, BridgeConfig]:
@@ -59,11 +82,19 @@ def load_bridges(path: str | Path, environ: Mapping[str, str]) -> dict[str, Brid
     return {name: _bridge(name, table, estate) for name, table in root.tables("bridges").items()}
 
 
+def places(uri: Secret) -> frozenset[Place]:
+    """Host, port and vhost of each member."""
+    members = parse(uri.reveal()).endpoints
+    return frozenset((*one.identity[1:3], one.identity[5]) for one in members if one.host)
+
+
 def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
-    for option, what in LATER.items():
+    for option, why in REFUSED.items():
         if option in table:
-            table.refuse((option,), None, f"cannot be used yet: {what}")
+            table.refuse((option,), None, why)
     included = table.take("statically_included", values.several(values.text))
+    default = BridgeConfig
+    ttl = table.take("network_ttl", _ttl, default.network_ttl)
     bridge = BridgeConfig(
         name,
         table.secret("source", lambda value: _end(value, estate)),
@@ -73,17 +104,59 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         table.take("excluded", values.several(values.text), ()),
         _texts(table.table("headers_set")),
         table.take("headers_remove", values.several(values.text), ()),
-        table.take("prefetch_size", values.whole(1, 65535), BridgeConfig.prefetch_size),
-        table.take("hold_time", values.duration, BridgeConfig.hold_time),
+        table.take("prefetch_size", values.whole(1, 65535), default.prefetch_size),
+        table.take("hold_time", values.duration, default.hold_time),
+        duplex=table.take("duplex", values.flag, default.duplex),
+        network_ttl=table.take("message_ttl", _ttl, ttl),
+        source_name=table.take("source_name", values.text, None),
+        target_name=table.take("target_name", values.text, None),
+        selector=table.take("selector", values.text, default.selector),
+        rate=table.take("rate", values.number(0.1, 1_000_000), None),
+        transformer=table.take("transformer", _callable, default.transformer),
+        body=table.take("body", values.choice(BODIES, "kind of body"), default.body),
+        parking=table.take("parking", values.text, default.parking),
+        durable_expires=table.take("durable_expires", values.duration_up_to(LONGEST_EXPIRY), None),
+        lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
+        priority=table.take("consumer_priority_base", PRIORITIES, None),
     )
-    if not included:
-        table.refuse(("statically_included",), None, "names nothing")
     table.finish()
-    kept = [text for text in included if bridge.rename.get(text, text) == text]
-    if kept and _places(bridge.source) & _places(bridge.target):
-        why = f"is a broker of the source, and {kept[0]} would go in a circle; rename it"
-        table.refuse(("target",), None, why)
+    _check(bridge, table, estate)
     return bridge
+
+
+def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
+    """What one option means together with others."""
+    if not bridge.statically_included:
+        table.refuse(("statically_included",), None, "names nothing")
+    if bridge.priority is not None and not bridge.lowers_priority:
+        why = "has no effect with decrease_network_consumer_priority = false; leave one of them out"
+        table.refuse(("consumer_priority_base",), bridge.priority, why)
+    if bridge.durable_expires is not None and _all_queues(bridge.statically_included):
+        why = "has no effect: only topics are read by subscriptions, and none is included"
+        table.refuse(("durable_expires",), None, why)
+    here, there = places(bridge.source), places(bridge.target)
+    if here == there and here:
+        kept = [
+            text for text in bridge.statically_included if bridge.rename.get(text, text) == text
+        ]
+        if kept:
+            why = f"is the broker of the source, and {kept[0]} would go in a circle; rename it"
+            table.refuse(("target",), None, why)
+    elif group := _shared(here, there, estate):
+        why = f"and the source are members of {group}, of which one alone is open at a time"
+        table.refuse(("target",), None, why)
+
+
+def _shared(here: Iterable[Place], there: Iterable[Place], estate: Estate) -> str:
+    """The group that both ends belong to, in different members; empty: there is none."""
+    if set(here) & set(there):
+        return "one list of brokers"
+    ours, theirs = ({place[:2] for place in end} for end in (here, there))
+    for group in estate.groups.values():
+        members = {place[:2] for node in group.nodes.values() for place in places(node.uri)}
+        if ours != theirs and ours & members and theirs & members:
+            return f"the group {group.name}"
+    return ""
 
 
 def _end(value: object, estate: Estate) -> Secret:
@@ -92,6 +165,8 @@ def _end(value: object, estate: Estate) -> Secret:
     if group := estate.groups.get(address):
         members = [node.uri.reveal() for node in group.nodes.values()]
         shown = [node.uri.shown for node in group.nodes.values()]
+        if len(members) == 1:
+            return Secret(members[0], shown[0])
         return Secret(f"masterslave:({','.join(members)})", f"masterslave:({','.join(shown)})")
     try:
         return Secret(address, str(parse(address)))
@@ -100,11 +175,24 @@ def _end(value: object, estate: Estate) -> Secret:
         raise Bad(f"is no address of a broker{names}: {exc}") from None
 
 
+def _ttl(value: object) -> int:
+    hops = values.whole(-1, 100)(value)
+    if not hops:
+        raise Bad("must be 1 or more, or -1 for any number of hops: with 0 nothing is forwarded")
+    return hops
+
+
+def _callable(value: object) -> str:
+    text = values.text(value)
+    module, colon, function = text.partition(":")
+    if not (colon and all(part.isidentifier() for part in (*module.split("."), function))):
+        raise Bad('must be a function of a module, as "orders.bridging:clean"')
+    return text
+
+
+def _all_queues(included: Iterable[str]) -> bool:
+    return all(text.startswith("queue:") for text in included)
+
+
 def _texts(table: Table) -> dict[str, str]:
     return {name: table.take(name, values.text) for name in table}
-
-
-def _places(uri: Secret) -> set[tuple[object, ...]]:
-    """Host, port and vhost of each member."""
-    members = parse(uri.reveal()).endpoints
-    return {(*member.identity[1:3], member.identity[5]) for member in members if member.host}

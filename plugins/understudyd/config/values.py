@@ -28,9 +28,11 @@ __all__ = [
     "choice",
     "dotted",
     "duration",
+    "duration_up_to",
     "flag",
     "lock",
     "network",
+    "number",
     "place",
     "secret",
     "several",
@@ -79,6 +81,18 @@ def whole(lowest: int, highest: int) -> Callable[[object], int]:
     return read
 
 
+def number(lowest: float, highest: float) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        if isinstance(value, Said) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            value = float(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not lowest <= value <= highest:  # type: ignore[operator]
+            raise Bad(f"must be a number from {lowest:g} to {highest:.10g}")
+        return float(value)  # type: ignore[arg-type]
+
+    return read
+
+
 def flag(value: object) -> bool:
     if isinstance(value, Said):
         value = {"true": True, "false": False}.get(value.casefold(), value)
@@ -101,10 +115,23 @@ def choice(valid: Iterable[str], what: str) -> Callable[[object], str]:
 
 def duration(value: object) -> float:
     """Seconds, above 0."""
+    return _seconds(value, LONGEST, "a day")
+
+
+def duration_up_to(longest: float) -> Callable[[object], float]:
+    """Seconds, above 0; for what may last longer than a day, ``longest`` in seconds."""
+
+    def read(value: object) -> float:
+        return _seconds(value, longest, f"{longest / 3600:g}h")
+
+    return read
+
+
+def _seconds(value: object, longest: float, told: str) -> float:
     found = DURATION.fullmatch(value) if isinstance(value, str) else None
     seconds = float(found[1]) * UNITS[found[2]] if found else 0.0
-    if not 0 < seconds <= LONGEST:
-        raise Bad('must be a duration with its unit, as "20s", "500ms" or "2m", up to a day')
+    if not 0 < seconds <= longest:
+        raise Bad(f'must be a duration with its unit, as "20s", "500ms" or "2m", up to {told}')
     return seconds
 
 
