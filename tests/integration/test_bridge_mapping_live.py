@@ -16,8 +16,8 @@ import pika
 import pytest
 from pika import spec
 
-from understudy.stomp.codec import FrameParser, RawFrame, encode
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudy.wire.stomp import FrameParser, RawFrame, encode
 from understudyd.bridge.addresses import from_stomp, subscribe_headers, to_stomp
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP, Dialect, of_stomp

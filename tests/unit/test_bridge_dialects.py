@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.stomp import dialects as clients
+from understudy.wire import stomp_dialects as clients
 from understudyd.bridge.dialects import (
     ACTIVEMQ,
     ARTEMIS,

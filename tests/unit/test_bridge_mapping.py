@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.stomp.codec import FrameParser, encode
+from understudy.wire.stomp import FrameParser, encode
 from understudyd.bridge.content import AmqpContent, Expired, StompContent, Untranslatable
 from understudyd.bridge.dialects import (
     ACTIVEMQ,

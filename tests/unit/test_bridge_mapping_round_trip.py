@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.stomp.codec import FrameParser, encode
+from understudy.wire.stomp import FrameParser, encode
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.dialects import (
     ACTIVEMQ,

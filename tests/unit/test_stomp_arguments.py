@@ -10,8 +10,8 @@ import stomp
 
 from understudy.errors import ConfigurationError
 from understudy.stomp import Connection, Connection11
-from understudy.stomp.dialects import ACTIVEMQ, ARTEMIS, GENERIC, RABBITMQ
 from understudy.stomp.subscriptions import Subscription
+from understudy.wire.stomp_dialects import ACTIVEMQ, ARTEMIS, GENERIC, RABBITMQ
 
 LIST = "failover:(stomp://a:1,stomp://b:2)"
 

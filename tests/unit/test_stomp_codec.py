@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.stomp.codec import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
+from understudy.wire.stomp import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 NAMES = TEXT.filter(bool)

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from understudy.core.uri import parse
-from understudy.stomp.codec import FrameParser, RawFrame
-from understudy.stomp.dialects import ACTIVEMQ, ARTEMIS, GENERIC, RABBITMQ, detect
 from understudy.stomp.dispatcher import Dispatcher
-from understudy.stomp.inner import Handshake, error_text
+from understudy.stomp.inner import Handshake
 from understudy.stomp.message import OutMessage
 from understudy.stomp.subscriptions import Subscription, to_be_acked
+from understudy.wire.stomp import FrameParser, RawFrame
+from understudy.wire.stomp_dialects import ACTIVEMQ, ARTEMIS, GENERIC, RABBITMQ, detect
+from understudy.wire.stomp_login import error_text
 
 
 def read(data: bytes) -> RawFrame:

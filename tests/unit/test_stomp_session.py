@@ -13,9 +13,7 @@ from understudy.core.endpoint import Endpoint
 from understudy.core.uri import parse
 from understudy.failover.deadline import NEVER
 from understudy.stomp import inner as inner_module
-from understudy.stomp.codec import FrameParser, RawFrame
 from understudy.stomp.commands import Commands
-from understudy.stomp.dialects import ACTIVEMQ, RABBITMQ
 from understudy.stomp.errors import ConnectionLost
 from understudy.stomp.incoming import Incoming
 from understudy.stomp.inner import Handshake, Inner
@@ -25,6 +23,8 @@ from understudy.stomp.subscriptions import Command, Subscription
 from understudy.stomp.transport import Transport
 from understudy.stomp.wire import Wire, WireBroken
 from understudy.testing.interrupting import is_interrupted
+from understudy.wire.stomp import FrameParser, RawFrame
+from understudy.wire.stomp_dialects import ACTIVEMQ, RABBITMQ
 
 URI = parse("failover:(stomp://a)?timeout=5000")
 

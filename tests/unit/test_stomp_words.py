@@ -9,9 +9,10 @@ import pytest
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.uri import parse
-from understudy.stomp.codec import ProtocolError
 from understudy.stomp.wire import WireBroken
-from understudy.stomp.words import LoginRefused, OtherProtocol, check_begin, in_words
+from understudy.stomp.words import in_words
+from understudy.wire.stomp import ProtocolError
+from understudy.wire.stomp_login import LoginRefused, OtherProtocol, check_begin
 
 
 def endpoint(member: str) -> Endpoint:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import logger
-from understudy.stomp.codec import encode
 from understudy.stomp.dispatcher import receipt_job
 from understudy.stomp.errors import CommandRefused, SendTimeout, TransactionRolledBack
 from understudy.stomp.inner import Inner
@@ -26,6 +25,7 @@ from understudy.stomp.session import Session
 from understudy.stomp.subscriptions import Command, Subscription, Transaction, to_be_acked
 from understudy.stomp.turns import SLICE
 from understudy.stomp.wire import WireBroken
+from understudy.wire.stomp import encode
 
 if TYPE_CHECKING:
     from understudy.failover.waiters import Waiter

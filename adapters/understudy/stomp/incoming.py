@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from stomp.utils import Frame
 
 from understudy.failover.message_ids import OVERHEAD
-from understudy.stomp.codec import HEARTBEAT, ProtocolError, RawFrame
 from understudy.stomp.dispatcher import Job, receipt_job
 from understudy.stomp.errors import CommandRefused
-from understudy.stomp.inner import Inner, error_text
+from understudy.stomp.inner import Inner
 from understudy.stomp.sender import RECEIPT
+from understudy.wire.stomp import HEARTBEAT, ProtocolError, RawFrame
+from understudy.wire.stomp_login import error_text
 
 if TYPE_CHECKING:
     from understudy.stomp.session import Session

@@ -19,30 +19,24 @@ from typing import Any
 from urllib.parse import unquote
 
 from understudy.core.endpoint import Endpoint
-from understudy.core.redact import redact
 from understudy.failover import forking
 from understudy.failover.deadline import Deadline, DeadlinePassed
-from understudy.stomp.codec import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
-from understudy.stomp.dialects import Dialect, detect
 from understudy.stomp.wire import Wire, WireBroken, read_until
-from understudy.stomp.words import LoginRefused, check_begin
+from understudy.wire.stomp import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
+from understudy.wire.stomp_dialects import Dialect, detect
+from understudy.wire.stomp_login import (
+    DEFAULT_PORTS,
+    TLS_SCHEMES,
+    LoginAnswer,
+    agree_on_beats,
+    error_text,
+)
 
-__all__ = ["DEFAULT_PORTS", "Handshake", "Inner", "error_text", "open_inner"]
+__all__ = ["DEFAULT_PORTS", "TLS_SCHEMES", "Handshake", "Inner", "open_inner"]
 
-DEFAULT_PORTS = {"stomp": 61613, "tcp": 61613, "stomp+ssl": 61614, "ssl": 61614}
-TLS_SCHEMES = frozenset({"stomp+ssl", "ssl"})
-HANDSHAKE_LIMIT = 65536  # bytes that a peer may send before it has said CONNECTED
 BUFFER_FULL = 65536  # unread bytes above which a buffer that does not grow proves nothing
 FORK_PATIENCE = 1.0  # s; what is taken in takes moments
 BEAT = b"\n"
-
-
-def error_text(frame: RawFrame) -> str:
-    """What an ERROR frame says, in one line."""
-    body = frame.body.decode("utf-8", "replace").strip().partition("\n")[0]
-    said = frame.headers.get("message", "")
-    text = said if not body or body in said else f"{said}: {body}" if said else body
-    return redact(text[:300]) or "an ERROR frame without text"
 
 
 @dataclass
@@ -105,39 +99,13 @@ class Inner:
     def log_in(self, frame: bytes, beats: tuple[int, int], deadline: Deadline) -> None:
         """Raises LoginRefused, OtherProtocol, WireBroken, ProtocolError or DeadlinePassed."""
         self.wire.send(frame)
-        parser = FrameParser(
-            self.parser.version, max_head=HANDSHAKE_LIMIT, max_body=HANDSHAKE_LIMIT
-        )
-        begin = b""
-        while True:
-            data = read_until(self.wire, deadline)
-            begin = (begin + data)[:8]
-            check_begin(begin)
-            frames = [f for f in parser.feed(data) if f.command]
-            answers = [f for f in frames if f.command != HEARTBEAT]
-            if answers:
-                break
+        login = LoginAnswer(self.parser.version)
+        while (answer := login.feed(read_until(self.wire, deadline))) is None:
             deadline.check()
-        answer = answers[0]
-        if answer.command == "ERROR":
-            raise LoginRefused(error_text(answer))
-        if answer.command != "CONNECTED" or len(answers) > 1 or not parser.is_between_frames:
-            raise ProtocolError(f"the broker answered CONNECT with {answer.command[:40]!r}")
-        if answer.headers.get("version", "1.0") != self.parser.version:
-            told = answer.headers.get("version", "1.0")[:20]
-            raise ProtocolError(f"the broker speaks STOMP {told}, not {self.parser.version}")
         self.connected = answer
         self.dialect = detect(answer.headers.get("server", ""))
-        self._agree_on_beats(beats, answer.headers.get("heart-beat", "0,0"))
-
-    def _agree_on_beats(self, ours: tuple[int, int], told: str) -> None:
-        try:
-            theirs = [int(number) for number in told.split(",")]
-            can, wants = theirs[0], theirs[1]
-            self._send_every = max(ours[0], wants) / 1000 if ours[0] and wants > 0 else 0.0
-            self._receive_every = max(ours[1], can) / 1000 if ours[1] and can > 0 else 0.0
-        except (ValueError, IndexError, OverflowError):
-            raise ProtocolError("the broker's heart-beat header is none") from None
+        told = answer.headers.get("heart-beat", "0,0")
+        self._send_every, self._receive_every = agree_on_beats(beats, told)
 
     # --- use ------------------------------------------------------------------------------------
 

@@ -16,8 +16,8 @@ from understudy.failover.message_ids import (
     new_message_id,
 )
 from understudy.failover.waiters import Waiter
-from understudy.stomp.codec import encode
-from understudy.stomp.dialects import Dialect
+from understudy.wire.stomp import encode
+from understudy.wire.stomp_dialects import Dialect
 
 __all__ = ["OutMessage"]
 

@@ -19,7 +19,6 @@ from understudy import errors
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import logger
-from understudy.stomp.codec import ProtocolError, encode
 from understudy.stomp.dispatcher import Job
 from understudy.stomp.errors import ConnectFailed, ConnectionLost
 from understudy.stomp.incoming import Incoming, OverMessage
@@ -27,6 +26,7 @@ from understudy.stomp.inner import Inner
 from understudy.stomp.subscriptions import Subscription, Transaction
 from understudy.stomp.turns import PARKED, SLICE, Turns
 from understudy.stomp.wire import INTERRUPTED, WireBroken
+from understudy.wire.stomp import ProtocolError, encode
 
 if TYPE_CHECKING:
     from understudy.stomp.message import OutMessage

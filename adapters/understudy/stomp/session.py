@@ -23,7 +23,6 @@ from understudy.failover.deadline import Deadline
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.failover.waiters import Waiter, Waiters
-from understudy.stomp.codec import encode
 from understudy.stomp.dialing import SCHEMES, StompDialer
 from understudy.stomp.dispatcher import Dispatcher
 from understudy.stomp.ending import flush_at_exit
@@ -35,6 +34,7 @@ from understudy.stomp.sender import Sender
 from understudy.stomp.subscriptions import Command, Subscription, Transaction
 from understudy.stomp.turns import SLICE
 from understudy.stomp.wire import WireBroken
+from understudy.wire.stomp import encode
 
 if TYPE_CHECKING:
     from understudy.stomp.transport import Transport

@@ -11,10 +11,10 @@ from typing import Any
 from understudy.core.transaction import TransactionLog
 from understudy.failover.waiters import Waiter
 from understudy.stomp.arguments import check_ack_mode
-from understudy.stomp.codec import encode
-from understudy.stomp.dialects import Dialect
 from understudy.stomp.inner import Inner
 from understudy.stomp.message import OutMessage
+from understudy.wire.stomp import encode
+from understudy.wire.stomp_dialects import Dialect
 
 __all__ = ["Command", "Subscription", "Transaction", "to_be_acked"]
 

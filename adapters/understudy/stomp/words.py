@@ -6,40 +6,17 @@ import ssl
 
 from understudy.core.endpoint import Endpoint
 from understudy.errors import UnderstudyError
-from understudy.stomp.codec import ProtocolError
 from understudy.stomp.wire import WireBroken, said_by_system
+from understudy.wire.stomp import ProtocolError
+from understudy.wire.stomp_login import LoginRefused, OtherProtocol
 
-__all__ = ["CannotConnect", "LoginRefused", "OtherProtocol", "check_begin", "in_words"]
+__all__ = ["CannotConnect", "in_words"]
 
-#: how what is not STOMP begins, and what is said of it
-OTHERS = (
-    (b"AMQP", "AMQP; {place} seems to be an AMQP port"),
-    (b"HTTP/", "HTTP; {place} seems to be a web server's port"),
-    (b"<", "HTTP; {place} seems to be a web server's port"),  # the answer to a line that is no HTTP
-    (b"\x15\x03", "TLS; for STOMP in TLS write {tls}"),
-    (b"\x00\x00\x01", "OpenWire, it seems; ActiveMQ has another port for STOMP"),
-    (b"-ERR", "Redis; {place} seems to be a Redis port"),
-)
 NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
 
 
 class CannotConnect(UnderstudyError):
     """No connection to this endpoint."""
-
-
-class LoginRefused(Exception):
-    """The broker answered CONNECT with ERROR."""
-
-
-class OtherProtocol(Exception):
-    """The peer speaks a protocol that is known, and is not STOMP."""
-
-
-def check_begin(begin: bytes) -> None:
-    """Raises OtherProtocol for the first bytes of a peer that will never say CONNECTED."""
-    for sign, hint in OTHERS:
-        if begin.startswith(sign):
-            raise OtherProtocol(hint)
 
 
 def in_words(exc: Exception, endpoint: Endpoint) -> str:

@@ -68,7 +68,7 @@ class AmqpContent:
 class StompContent:
     """The headers and the body of one STOMP message, a MESSAGE or a SEND.
 
-    The headers are unescaped, and of repeated ones the first, as `understudy.stomp.codec` reads
+    The headers are unescaped, and of repeated ones the first, as `understudy.wire.stomp` reads
     them; those of the transport (subscription, ack ...) are among them in what an end received.
     """
 

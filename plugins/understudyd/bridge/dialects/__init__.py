@@ -1,12 +1,12 @@
 """What differs between the brokers a bridge joins: one file of facts for each way to talk to one.
 
 What a client has to know too (receipts, cumulative acks, what a NACK does) stands in
-`understudy.stomp.dialects` and is referred to; nothing is said twice.
+`understudy.wire.stomp_dialects` and is referred to; nothing is said twice.
 """
 
 from __future__ import annotations
 
-from understudy.stomp.dialects import detect
+from understudy.wire.stomp_dialects import detect
 from understudyd.bridge.dialects import rabbitmq_amqp, rabbitmq_stomp
 from understudyd.bridge.dialects.activemq import ACTIVEMQ
 from understudyd.bridge.dialects.artemis import ARTEMIS

@@ -41,7 +41,7 @@ from __future__ import annotations
 
 import re
 
-from understudy.stomp.dialects import ACTIVEMQ as CLIENT
+from understudy.wire.stomp_dialects import ACTIVEMQ as CLIENT
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 
-from understudy.stomp.dialects import ARTEMIS as CLIENT
+from understudy.wire.stomp_dialects import ARTEMIS as CLIENT
 from understudyd.bridge.dialects.activemq import JMS_RESERVED
 from understudyd.bridge.dialects.facts import (
     Dialect,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from understudy.stomp.dialects import Dialect as ClientDialect
+from understudy.wire.stomp_dialects import Dialect as ClientDialect
 
 __all__ = ["Dialect", "Expiry", "GiveBack", "Limits", "StompFacts", "Subscribing"]
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from understudy.stomp.dialects import RABBITMQ
+from understudy.wire.stomp_dialects import RABBITMQ
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
