@@ -54,6 +54,19 @@ def test_checks_what_a_node_needs_of_its_machine(tmp_path: Path) -> None:
         check_here(estate, *select_node(estate, "orders/a"))
 
 
+def test_more_than_half_of_the_stores_have_to_be_here(tmp_path: Path) -> None:
+    text = FILE.replace('"data"', '["d1", "d2", "d3"]').replace('["rabbitmq-server"]', '["sleep"]')
+    estate = read(tmp_path, text)
+    assert estate.groups["orders"].stores == tuple(tmp_path / name for name in ("d1", "d2", "d3"))
+    (tmp_path / "d2").mkdir()
+    with pytest.raises(ConfigurationError, match=r"orders\.store: the store .*/d1 does not exist"):
+        check_here(estate, *select_node(estate, "orders/a"))
+    (tmp_path / "d3").mkdir()
+    check_here(estate, *select_node(estate, "orders/a"))
+    stores = read(tmp_path, text, UNDERSTUDY_GROUPS__ORDERS__STORE="/x, /y").groups["orders"].stores
+    assert stores == (Path("/x"), Path("/y"))
+
+
 def test_a_program_is_looked_for_where_it_will_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ def test_reads_a_whole_estate(tmp_path: Path) -> None:
     estate = read(tmp_path)
     group = estate.groups["orders"]
     assert group.timings == PRESETS["fast"]
-    assert group.store == tmp_path / "data"
+    assert group.stores == (tmp_path / "data",)
     assert list(group.nodes) == ["a", "b"]
     a, b = group.nodes.values()
     assert (a.weight, a.nofailover, b.weight, b.nofailover) == (2, False, 1, True)
@@ -158,6 +158,11 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
             'store  = "data"',
             'store = "d\\u0000"',
             'orders.store = "d\\u0000" must be without a NUL',
+        ),
+        (
+            'store  = "data"',
+            'store = ["data", "data"]',
+            "orders.store (a list) must name a folder, or several different ones",
         ),
         ("redis://:hush@10.0.0.9:6379/0", "file:l%00", 'lock = "file:l%00" must be without a NUL'),
         ('token = "hush"', 'tls_cert = "c.pem"', "api.tls_key is missing"),

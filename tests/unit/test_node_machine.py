@@ -13,7 +13,7 @@ from understudyd.lock.memory import Store
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LockRecord
 from understudyd.lock.words import Hint
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.tenure import STAMPING, Phase
 from understudyd.sidecar.words import (
     Close,
     Demote,
@@ -44,7 +44,7 @@ def master(store: Store) -> NodeContender:
 def test_the_order_of_a_promotion(store: Store) -> None:
     """Catalogue I6: the lock, then hooks and stamp, then the broker, then master."""
     node = NodeContender(store)
-    assert node.go_on(5) == [Prepare(Reign(node.token, "life 1"), "")]
+    assert node.go_on(5) == [Prepare(Reign(node.token, "life 1"), "", STAMPING)]
     (launch,) = node.feed(Prepared(node.token))
     assert isinstance(launch, Launch)
     assert launch.deadline == node.machine.keeper.deadline

@@ -64,9 +64,8 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
     if scheme == "file":
         with about(estate, f"{base}.lock"):
             _check_lock_file(Path(unquote(path)))
-    if group.store is not None:
-        with about(estate, f"{base}.store"):
-            _check_folder(group.store, "the store")
+    with about(estate, f"{base}.store"):
+        _check_stores(group.stores)
     broker, key = node.broker, f"{base}.nodes.{node.name}.broker"
     if broker.cwd is not None:
         with about(estate, f"{key}.cwd"):
@@ -99,6 +98,18 @@ def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
         raise ConfigurationError(f"{what} {folder} does not exist")
     if writable and not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(f"{what} {folder} is not writable for us")
+
+
+def _check_stores(stores: tuple[Path, ...]) -> None:
+    """More than half of them have to be here for a promotion."""
+    missing: list[ConfigurationError] = []
+    for store in stores:
+        try:
+            _check_folder(store, "the store")
+        except ConfigurationError as exc:
+            missing.append(exc)
+    if missing and 2 * len(missing) >= len(stores):
+        raise missing[0]
 
 
 def _check_lock_file(file: Path) -> None:

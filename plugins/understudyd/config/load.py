@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
@@ -86,13 +86,27 @@ def _group(name: str, table: Table) -> Group:
     lock = table.secret("lock", values.lock)
     lock = _with_whole_path(lock, table)
     timings = _timings(table)
-    store = table.take("store", table.file_path, None)
+    stores: tuple[Path, ...] = table.take("store", _stores(table), ())
     hooks = _hooks(table.table("hooks"))
     nodes = {key: _node(key, inner, timings) for key, inner in table.tables("nodes").items()}
     if not nodes:
         table.refuse(("nodes",), None, f"are missing: write [groups.{name}.nodes.NAME]")
     table.finish()
-    return Group(name, lock, timings, nodes, store, hooks)
+    return Group(name, lock, timings, nodes, stores, hooks)
+
+
+def _stores(table: Table) -> Callable[[object], tuple[Path, ...]]:
+    """One folder or several; in a variable, separated by commas."""
+    several = values.several(table.file_path)
+
+    def read(value: object) -> tuple[Path, ...]:
+        is_list = isinstance(value, (list, values.Said))
+        stores = several(value) if is_list else (table.file_path(value),)
+        if not stores or len(set(stores)) < len(stores):
+            raise Bad("must name a folder, or several different ones")
+        return stores
+
+    return read
 
 
 def _with_whole_path(lock: Secret, table: Table) -> Secret:

@@ -144,7 +144,7 @@ class Group:
     lock: Secret
     timings: Timings
     nodes: Mapping[str, Node]  # by name, in the order of the file
-    store: Path | None = None  # the shared store that gets the token stamp
+    stores: tuple[Path, ...] = ()  # shared folders that get the token stamp
     hooks: Mapping[str, Command] = field(default_factory=dict)  # names: HOOKS
 
     def uris(self, master: str | None) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ from understudyd.sidecar.notify import notify, notify_alive, notify_reloading
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.preparer import follow, prepare
 from understudyd.sidecar.settings import Settings, check_reload
+from understudyd.sidecar.stamper import Stamper
 from understudyd.sidecar.tidings import Outage
 from understudyd.sidecar.words import (
     Action,
@@ -128,6 +129,7 @@ class Control:
         self._billboard = Billboard(board, self._inbox.put)
         self._orders = Orders(face.answer)
         self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
+        self._stamper = Stamper()
         self._checking = Worker[Checked]("understudy-health", self._inbox.put)
         self._weighing = Worker[Weighed]("understudy-memory", self._inbox.put)
         self._following = Worker[str]("understudy-hooks", self._hook_ended)
@@ -352,8 +354,9 @@ class Control:
 
     def _prepare(self, order: Prepare) -> None:
         group, node = self.machine.group, self.machine.node
-        if not self._preparing.do(lambda: prepare(group, node, order, self._log.warning)):
-            veto = "the hook or the stamp of an earlier promotion has not come back"
+        stamper, warn = self._stamper, self._log.warning
+        if not self._preparing.do(lambda: prepare(group, node, order, stamper, warn)):
+            veto = "a hook of an earlier promotion has not come back"
             self._inbox.put(Prepared(order.reign.token, veto))
 
     def _ask_health(self, number: int) -> None:

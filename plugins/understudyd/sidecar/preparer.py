@@ -1,7 +1,7 @@
 """What has to be done between taking the lock and starting the broker.
 
-Fence the old holder's broker where only the lease says that it is dead; stamp the store, which
-refuses an older token; run pre_promote, which may refuse for reasons of its own.
+Fence the old holder's broker where only the lease says that it is dead; stamp the stores, which
+refuse an older token; run pre_promote, which may refuse for reasons of its own.
 """
 
 from __future__ import annotations
@@ -10,17 +10,19 @@ import os
 from collections.abc import Callable
 
 from understudyd.config.model import Group, Node
-from understudyd.drivers import stamp
 from understudyd.drivers.command import run
 from understudyd.drivers.port import Reign
 from understudyd.drivers.process import environment
-from understudyd.lock.record import RecordError
+from understudyd.drivers.stamp import Stamp
+from understudyd.sidecar.stamper import Stamper
 from understudyd.sidecar.words import Prepare, Prepared
 
 __all__ = ["follow", "hook_environment", "prepare"]
 
 
-def prepare(group: Group, node: Node, order: Prepare, warn: Callable[[str], None]) -> Prepared:
+def prepare(
+    group: Group, node: Node, order: Prepare, stamper: Stamper, warn: Callable[[str], None]
+) -> Prepared:
     """Blocks; raises nothing."""
     token = order.reign.token
     env = hook_environment(group, node, order.reign, old=order.old)
@@ -28,14 +30,12 @@ def prepare(group: Group, node: Node, order: Prepare, warn: Callable[[str], None
         outcome = run(group.hooks["fence"], env)
         if not outcome.ok:  # the lease is over: its guard has fenced it, this was to make sure
             warn(f"the hook fence failed for {order.old}: {outcome.detail}")
-    if group.store is not None:
-        try:
-            there = stamp.put(group.store, stamp.Stamp(token, node.name))
-        except (OSError, RecordError) as error:
-            return Prepared(token, f"the store could not be stamped: {error}")
-        if there.token > token:
-            veto = f"the store has the stamp of token {there.token}, of {there.node}"
-            return Prepared(token, veto, there.token)
+    if group.stores:
+        stamped = stamper.put(group.stores, Stamp(token, node.name), order.patience)
+        if stamped.veto:
+            return Prepared(token, stamped.veto, stamped.known)
+        if stamped.trouble:
+            warn(f"not all stores have the stamp: {stamped.trouble}")
     if "pre_promote" in group.hooks:
         outcome = run(group.hooks["pre_promote"], env)
         if not outcome.ok:

@@ -4,7 +4,7 @@ table.
 Rules
 * The keeper alone knows whether the lock is ours. What belongs to an earlier token is not listened
   to.
-* Promotion: the lock is ours -> fence the old holder, stamp the store, pre_promote, which may veto
+* Promotion: the lock is ours -> fence the old holder, stamp the stores, pre_promote, which may veto
   -> start the broker -> healthy -> master. Demotion: no master any more -> clean stop while there
   is time, or kill at once -> dead and reaped -> let the lock go.
 * A broker that can't be killed keeps its lock: renewals go on, and so does the alarm.
@@ -59,9 +59,9 @@ from understudyd.sidecar.words import (
 )
 from understudyd.status import Role
 
-__all__ = ["Phase", "Tenure"]
+__all__ = ["STAMPING", "Phase", "Tenure"]
 
-STAMPING = 5.0  # s to stamp the store
+STAMPING = 5.0  # s to stamp the stores
 GRACE = 1.0  # s beyond their own limits until hooks count as unanswered
 
 
@@ -185,7 +185,7 @@ class Tenure:
         self._until = now + STAMPING + GRACE + sum(hook.timeout for hook in hooks)
         return [
             say(f"the lock is ours, token {event.token}: {event.cause}"),
-            Prepare(self._reign, self.sight.doubtful),
+            Prepare(self._reign, self.sight.doubtful, STAMPING),
         ]
 
     def _extended(self, event: lock.Extend, _: float) -> list[Action]:

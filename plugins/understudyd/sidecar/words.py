@@ -49,7 +49,7 @@ class Prepared:
 
     token: int
     veto: str = ""
-    known: int = 0  # the highest token that the shared store has seen
+    known: int = 0  # the highest token that a store has seen
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,11 @@ Event: TypeAlias = lock.Event | driver.Event | Prepared | Checked | Peers | Aske
 
 @dataclass(frozen=True)
 class Prepare:
-    """Fence the old holder, stamp the store, run pre_promote; answer with Prepared."""
+    """Fence the old holder, stamp the stores, run pre_promote; answer with Prepared."""
 
     reign: Reign
     old: str  # the holder before, whose broker may have to be fenced; empty: proven dead, or none
+    patience: float  # s, for the stores
 
 
 @dataclass(frozen=True)
