@@ -6,6 +6,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import understudyd
 from understudy.testing.brokers import Redis
 from understudyd.testing import witness
-from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, eventually
+from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, eventually, is_alive
 
 pytestmark = pytest.mark.chaos
 
@@ -33,6 +36,32 @@ def _ahead():
 _time, _time_ns = time.time, time.time_ns
 time.time = lambda: _time() + _ahead()
 time.time_ns = lambda: _time_ns() + int(_ahead() * 1e9)
+"""
+# read by each process of a node, guards and broker too; how long the machine slept is in a file
+SLEEPER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t clock, struct timespec *moment)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    static volatile long *slept;
+    if (!slept) {
+        int file = open(getenv("SLEPT"), O_RDONLY);
+        real = dlsym(RTLD_NEXT, "clock_gettime");
+        slept = mmap(0, sizeof *slept, PROT_READ, MAP_SHARED, file, 0);
+        close(file);
+    }
+    int result = real(clock, moment);
+    if (clock == CLOCK_BOOTTIME)
+        moment->tv_sec += *slept;
+    return result;
+}
 """
 WALL = re.compile(r"\btime\.(time|time_ns|localtime|gmtime)\(|CLOCK_REALTIME|\.(utc)?now\(\)")
 ASKED_BY = {  # what may ask for the time of day, to show it or to name a file by it
@@ -141,3 +170,40 @@ def test_a_machine_that_has_just_booted(kind: str, redis_server: Redis, unique: 
         (first, *_) = witness.intervals(estate.book)
         assert first.begin < 60, "the clocks of its broker are not near 0"
         assert estate.judge() == []
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: apt install gcc")
+def test_a_master_whose_machine_has_slept_ends_its_reign(redis_server: Redis, unique: str) -> None:
+    """Catalogue 37: at once, and not only where it slept for longer than its lease."""
+    lock = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}"
+    with SidecarEstate(lock, timings="normal") as estate, Clients(estate):
+        slept = _may_sleep(estate)
+        master = estate.start().master()
+        for seconds in (2, int(HOUR)):
+            broker, token = master.broker, master.token
+            assert broker is not None
+            _sleep(slept[master.name], seconds)
+            eventually(lambda token=token: estate.master().token > token)  # type: ignore[misc]
+            assert not is_alive(broker)
+            assert "the machine slept" in master.log
+            assert seconds > 2 or "could not be renewed" not in master.log
+            master = estate.master()
+        assert estate.judge() == []
+
+
+def _may_sleep(estate: SidecarEstate) -> dict[str, Path]:
+    """For each node the file by which it is told how long its machine has slept."""
+    library = estate.folder / "sleeper.so"
+    source = library.with_suffix(".c")
+    source.write_text(SLEEPER)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    files = {name: estate.folder / f"{name}.slept" for name in estate.nodes}
+    for name, file in files.items():
+        file.write_bytes(bytes(8))
+        estate[name].prefix = ("env", f"LD_PRELOAD={library}", f"SLEPT={file}")
+    return files
+
+
+def _sleep(file: Path, seconds: int) -> None:
+    with file.open("r+b", buffering=0) as there:
+        there.write(struct.pack("@l", seconds))

@@ -156,6 +156,23 @@ def _failures(text: str) -> str:
     return next((line for line in lines if float(line.split()[-1]) > 0), "")
 
 
+def test_a_log_that_is_full_costs_no_master() -> None:
+    """Catalogue 102: nothing can be told any more, and all is done as ever."""
+    with SidecarEstate() as estate, Clients(estate):
+        for node in estate.nodes.values():
+            node.prefix = ("sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh")
+        master = estate.start().master()
+        other = estate.other(master)
+        other.until("/readiness")
+        master.move(other)
+        other.until("/master")
+        master.until("/readiness")
+        other.kill()
+        master.until("/master")
+        assert (master.log, other.log) == ("", "")
+        assert estate.judge() == []
+
+
 def test_a_hook_that_fails_does_not_change_the_role_that_is_told() -> None:
     """Catalogue 88 and 94: who labels pods after a promotion may fail; /master is the truth."""
     hooks = {"post_promote": "false"}

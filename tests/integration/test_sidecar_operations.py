@@ -37,9 +37,11 @@ def running(**options: Any) -> Iterator[SidecarEstate]:
         assert estate.judge() == []
 
 
-def test_one_of_five_is_master() -> None:
-    """Catalogue 1: and each API answers, so that a rollout goes on."""
-    with running(names="abcde") as estate:
+@pytest.mark.parametrize("kind", ["file", "redis"])
+def test_one_of_five_is_master(kind: str, redis_server: Redis, unique: str) -> None:
+    """Catalogue 1: all start at once; each API answers, so that a rollout goes on."""
+    uri = f"redis://127.0.0.1:{redis_server.port}/0?key={unique}"
+    with running(lock=uri if kind == "redis" else None, names="abcde") as estate:
         master = estate.master()
         others = [node for node in estate.nodes.values() if node is not master]
         for node in others:
@@ -170,7 +172,7 @@ def test_a_group_whose_brokers_never_work_does_not_ping_pong() -> None:
 
 
 def test_the_store_refuses_an_older_master(tmp_path: Path) -> None:
-    """The stamp: a lock that knows less than the store has to learn first."""
+    """Catalogue 90, 92: a lock that knows less than the store's stamp has to learn first."""
     (tmp_path / ".understudy-token").write_text('{"token": 5000, "node": "z"}\n')
     with running(more={"store": str(tmp_path)}) as estate:
         master = estate.master()
