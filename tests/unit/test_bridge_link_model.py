@@ -174,6 +174,14 @@ class Model(RuleBasedStateMachine):
         else:
             self.link.unblocked(self.now)
 
+    @rule(at_once=st.booleans())
+    def pause(self, at_once: bool) -> None:
+        self.do(self.link.pause(self.now, at_once=at_once))
+
+    @rule()
+    def resume(self) -> None:
+        self.do(self.link.resume(self.now))
+
     @rule()
     def stop(self) -> None:
         if self.now > 30.0:
@@ -190,14 +198,25 @@ class Model(RuleBasedStateMachine):
         assert len(self.link.ledger) <= max(self.prefetch, 64)
         assert not self.link.wants_reading or self.link.state is not State.HOLDING
 
+    @invariant()
+    def who_rests_holds_nothing(self) -> None:
+        if self.link.state is State.PAUSED:
+            ends = [self.source_open, self.source_wanted, self.target_open, self.target_wanted]
+            assert not any(ends)
+            assert not self.link.ledger
+            assert self.link.due is None
+        assert self.link.reason or self.link.state in (State.RUNNING, State.STOPPED)
+
     def teardown(self) -> None:
         """Whatever happened, a good hour ends it all: everything settled, or stopped."""
         self.link.unblocked(self.now)
+        self.do(self.link.resume(self.now))
         for _ in range(300):
             if self.finished:
                 break
             self.now += 31.0
             self.do(self.link.tick(self.now))
+            self.do(self.link.resume(self.now))
             if self.target_wanted and not self.target_open:
                 self.answer_target(works=True)
             if self.source_wanted and not self.source_open:

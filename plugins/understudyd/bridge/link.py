@@ -2,8 +2,8 @@
 
     WAITING_TARGET ──> WAITING_SOURCE ──> RUNNING <──> RETRYING    stop: DRAINING ──> STOPPED
           ^                  ^              │  ^
-          └── hold is over ──┼── HOLDING <──┘  │
-                             └── source lost ──┘
+          └── hold is over ──┼── HOLDING <──┘  │         drain: PAUSING ──> PAUSED
+                             └── source lost ──┘         pause: PAUSED ──> WAITING_TARGET
 
 Rules
 * The target is connected first: nothing is taken from a source that could not be sent.
@@ -20,7 +20,10 @@ Rules
   nothing is left.
 * Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``; a source that
   has messages and delivers none for ``watch_time`` is opened anew.
+* A pause gives back what is in flight and closes both ends, so there is nothing left to lose; a
+  drain settles it first.
 * A state that does not list a happening in `TABLE` does not care for it.
+* Every state but RUNNING has its reason.
 """
 
 from __future__ import annotations
@@ -30,13 +33,12 @@ from functools import partialmethod
 from random import Random
 
 from understudyd.bridge.ledger import Ledger, Parcel
-from understudyd.bridge.outcomes import Outcome, of_closed, of_return
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.reasons import Reasons
+from understudyd.bridge.rejects import Rejects
 from understudyd.bridge.settings import ACK_DELAY, ACK_SHARE, FIRST_WINDOW, LinkSettings
 from understudyd.bridge.timers import Timers
 from understudyd.bridge.wire.amqp import Closed
-from understudyd.bridge.wire.bodies import content_header
-from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
     TABLE,
@@ -64,37 +66,39 @@ class Link:
 
     def __init__(self, settings: LinkSettings, parking: Parking, rng: Random) -> None:
         self.state = State.IDLE
-        self.reason = ""
-        """Why it is in this state, where that is not the aim."""
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0
         self.window = FIRST_WINDOW
         self._settings = settings
-        self._parking = parking
+        self._rejects = Rejects(self.ledger, parking)
         self._timers = Timers(settings.backoff, rng)
         self._actions: list[Action] = []
         self._now = 0.0
-        self._blocked = ""  # why the target reads nothing
+        self.reasons = Reasons()
         self._congested = False
         self._settled = 0  # since the window was opened
         self._delivered_at = 0.0
-        self._careful = 0  # so many are to be sent one by one
         self._probes = 1  # so many of those that were refused are sent at a time
 
     @property
     def shown(self) -> str:
         """The state as a status shows it."""
-        is_blocked = self._blocked and self.state in (State.RUNNING, State.RETRYING)
+        is_blocked = self.reasons.blocked and self.state in (State.RUNNING, State.RETRYING)
         return "blocked" if is_blocked else self.state.value
+
+    @property
+    def reason(self) -> str:
+        """Why it is in this state; of one that runs, what hinders it."""
+        return self.reasons.of(self.state, is_careful=self._rejects.suspects > 0)
 
     @property
     def wants_reading(self) -> bool:
         """Whether the source is to be read."""
         return (
             self.state in (State.RUNNING, State.WAITING_SOURCE)
-            and not self._blocked
+            and not self.reasons.blocked
             and not self._congested
-            and not self._careful
+            and not self._rejects.suspects
             and self.ledger.size < self._settings.size
         )
 
@@ -113,6 +117,17 @@ class Link:
         self._happen_within(Happening.STOP)
         return self._drained()
 
+    def pause(self, now: float, reason: str = "", *, at_once: bool = True) -> list[Action]:
+        """Rest, at once or when what is in flight is settled (`drain_time` at most); one that was
+        not started rests from the beginning."""
+        self._now, self.reasons.asked = now, reason
+        self._happen_within(Happening.PAUSE if at_once else Happening.DRAIN)
+        return self._drained()
+
+    def resume(self, now: float) -> list[Action]:
+        """Go on after a pause."""
+        return self._happen(Happening.RESUME, now)
+
     def tick(self, now: float) -> list[Action]:
         """Whatever is due."""
         self._now = now
@@ -124,15 +139,14 @@ class Link:
         return self._take_actions()
 
     def target_up(self, now: float) -> list[Action]:
-        self._blocked, self._congested = "", False
+        self.reasons.blocked, self._congested = "", False
         return self._happen(Happening.TARGET_UP, now)
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
         """``closed`` is what the broker said, where it said something."""
-        self.reason = f"target: {reason}"
-        if closed is not None:
-            self._judge(closed)
-        return self._happen(Happening.TARGET_LOST, now)
+        if closed is not None and (parking := self._rejects.judge(closed)) is not None:
+            self._do(parking)
+        return self._happen(Happening.TARGET_LOST, now, self.reasons.fail(f"target: {reason}"))
 
     def source_up(self, now: float) -> list[Action]:
         self._delivered_at = now
@@ -140,12 +154,12 @@ class Link:
         return self._happen(Happening.SOURCE_UP, now)
 
     def source_lost(self, reason: str, now: float) -> list[Action]:
-        self.reason = f"source: {reason}"
-        return self._happen(Happening.SOURCE_LOST, now)
+        why = self.reasons.fail(f"source: {reason}")
+        return self._happen(Happening.SOURCE_LOST, now, "" if self.state is State.HOLDING else why)
 
     def source_has(self, ready: int, now: float) -> list[Action]:
-        """The answer to `AskSource`."""
-        if not ready or not self._is_idle(now):
+        """The answer to `AskSource`; -1 where the broker cannot tell."""
+        if ready <= 0 or not self._is_idle(now):
             return []
         self._do(CloseSource())
         waited = self._settings.watch_time
@@ -153,11 +167,11 @@ class Link:
 
     def blocked(self, reason: str) -> None:
         """The target reads nothing for now (connection.blocked)."""
-        self._blocked = reason
+        self.reasons.blocked = reason
         self._timers.drop(Timer.CONFIRM)
 
     def unblocked(self, now: float) -> None:
-        self._blocked = ""
+        self.reasons.blocked = ""
         self._now = now
         self._expect_confirm()
 
@@ -172,7 +186,7 @@ class Link:
     ) -> list[Action]:
         """A batch from the source; what was left out of it, up to the tag ``last``, is settled."""
         self._now = now
-        if self.state in (State.DRAINING, State.STOPPED):
+        if self.state in (State.DRAINING, State.PAUSING, State.PAUSED, State.STOPPED):
             return []  # it was not taken, so closing gives it back
         self._timers.worked(Timer.SOURCE)
         self._delivered_at = now
@@ -190,16 +204,17 @@ class Link:
         settled, refused, came_back = self.ledger.confirm(confirms)
         self._expect_confirm()
         for tag in came_back:
-            self._park(tag, self.ledger.why(tag))
+            self._rejects.park(tag)
+        self.parked += len(came_back)
         if settled:
             self._count(settled)
         if refused:
             self.retried += len(refused)
-            self.reason = f"target: refused {len(refused)} messages"
-            self._happen_within(Happening.REFUSED)
+            why = self.reasons.fail(f"target: refused {len(refused)} messages")
+            self._happen_within(Happening.REFUSED, why)
         elif settled and self.state is State.RETRYING:
             self._accept()
-        if came_back and self.state in (State.RUNNING, State.DRAINING):
+        if came_back and self.state in (State.RUNNING, State.DRAINING, State.PAUSING):
             self._send_waiting()
         self._acknowledge_in_time()
         return self._drained()
@@ -207,23 +222,16 @@ class Link:
     def returned(self, message: Returned, now: float) -> list[Action]:
         """A message that the target could not route; its confirm follows."""
         self._now = now
-        why = f"{message.code} {message.text}"
-        publish = encode_publish(message.exchange, message.routing_key)
-        header = content_header(message.properties, message.size)
-        tag = self.ledger.came_back(publish, header, message.frames, why)
-        if tag is None:
-            is_clear = self.ledger.is_owed_to_nobody
-        else:
-            is_parked = self._parking.holds(self.ledger.parcel(tag))
-            is_clear = of_return(is_parked=is_parked) is Outcome.REJECT
-        if is_clear:
+        if self._rejects.is_accounted_for(message):
             return []
         self._do(CloseTarget())
-        return self.target_lost(f"{why}: {message.exchange or '-'}/{message.routing_key}", now)
+        where = f"{message.exchange or '-'}/{message.routing_key}"
+        return self.target_lost(f"{message.code} {message.text}: {where}", now)
 
     def park_done(self, action: ParkAtSource, now: float) -> list[Action]:
         self._now = now
         self._timers.worked(Timer.PARK)
+        self.reasons.unparked = ""
         if self.ledger.settle(action.tag, action.parcel):
             self.parked += 1
             self._acknowledge_in_time()
@@ -232,23 +240,22 @@ class Link:
 
     def park_failed(self, reason: str, now: float) -> list[Action]:
         self._now = now
-        self.reason = f"parking at the source: {reason}"
+        self.reasons.unparked = self.reasons.fail(f"parking at the source: {reason}")
         self._back_off(Timer.PARK)
         return self._take_actions()
 
     # What the table asks for
 
-    def _happen(self, happening: Happening, now: float) -> list[Action]:
+    def _happen(self, happening: Happening, now: float, reason: str = "") -> list[Action]:
         self._now = now
-        self._happen_within(happening)
+        self._happen_within(happening, reason)
         return self._take_actions()
 
-    def _happen_within(self, happening: Happening) -> None:
+    def _happen_within(self, happening: Happening, reason: str = "") -> None:
         if (found := TABLE.get((self.state, happening))) is None:
             return
-        self.state, steps = found
-        if self.state is State.RUNNING:
-            self.reason = ""
+        before, (self.state, steps) = self.state, found
+        self.reasons.enter(self.state, before, reason)
         for step in steps:
             getattr(self, f"_{step}")()
 
@@ -269,7 +276,7 @@ class Link:
     def _forget(self) -> None:
         self.ledger.forget()
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
-        self._careful = 0
+        self._rejects.suspects = 0
 
     def _hold(self) -> None:
         self._timers.start(Timer.HOLD, self._now + self._settings.hold_time)
@@ -296,11 +303,15 @@ class Link:
 
     def _stall(self) -> None:
         timeout = self._settings.confirm_timeout
-        self.reason = f"target: no confirm within {timeout:g} s"
+        why = self.reasons.fail(f"target: no confirm within {timeout:g} s")
+        self.reasons.enter(self.state, self.state, why)
 
     def _drain(self) -> None:
         self._timers.set(Timer.DRAIN, self._now + self._settings.drain_time)
         self._send_waiting()
+
+    def _rest(self) -> None:
+        self._timers.clear()
 
     def _finish(self) -> None:
         self._timers.clear()
@@ -318,31 +329,12 @@ class Link:
         waited = now - self._delivered_at >= self._settings.watch_time
         return waited and not self.ledger and self.wants_reading and self.state is State.RUNNING
 
-    def _judge(self, closed: Closed) -> None:
-        """Find out whether a message closed the channel, and which."""
-        under_way = self.ledger.under_way()
-        outcome = of_closed(closed, is_alone=len(under_way) == 1 and self._careful > 0)
-        if outcome is Outcome.RETRY:
-            self._careful = len(under_way)
-        elif outcome is Outcome.REJECT:
-            tag = under_way[0]
-            parcel = self._parking.park(self.ledger.parcel(tag), str(closed))
-            self.ledger.set_aside(tag, parcel)
-            self._careful -= 1
-            self._park_aside()
-
-    def _park(self, tag: int, why: str) -> None:
-        """At the target, by way of the window."""
-        self.ledger.replace(tag, self._parking.park(self.ledger.parcel(tag), why))
-        self.parked += 1
-
     def _park_aside(self) -> None:
-        """At the source: the target would close over it there too. One after the other."""
-        if aside := self.ledger.aside:
-            self._do(ParkAtSource(*next(iter(aside.items()))))
+        if (parking := self._rejects.aside()) is not None:
+            self._do(parking)
 
     def _send_waiting(self) -> None:
-        if not self._careful:
+        if not self._rejects.suspects:
             self._send(None)
         elif not self.ledger.is_under_way:
             self._send(1)
@@ -354,7 +346,7 @@ class Link:
                 self._expect_confirm()
 
     def _expect_confirm(self) -> None:
-        if self.ledger.is_under_way and not self._blocked and not self._congested:
+        if self.ledger.is_under_way and not self.reasons.blocked and not self._congested:
             self._timers.set(Timer.CONFIRM, self._now + self._settings.confirm_timeout)
         else:
             self._timers.drop(Timer.CONFIRM)
@@ -363,8 +355,8 @@ class Link:
         self._timers.worked(Timer.TARGET)
         self.forwarded += settled
         self._settled += settled
-        if self._careful and self.state is State.RUNNING:
-            self._careful = max(0, self._careful - settled)
+        if self._rejects.suspects and self.state is State.RUNNING:
+            self._rejects.acquit(settled)
             self._send_waiting()
         window = self._settings.prefetch
         if self.window < window and self._settled >= self.window and self.state is State.RUNNING:
@@ -386,7 +378,7 @@ class Link:
             self._do(Acknowledge(tag))
 
     def _drained(self) -> list[Action]:
-        if self.state is State.DRAINING and not self.ledger:
+        if self.state in (State.DRAINING, State.PAUSING) and not self.ledger:
             self._happen_within(Happening.SETTLED)
         return self._take_actions()
 

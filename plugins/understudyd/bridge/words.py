@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from understudyd.bridge.ledger import Parcel
 
 __all__ = [
+    "AIMS",
     "TABLE",
     "Acknowledge",
     "Action",
@@ -41,13 +42,22 @@ class State(Enum):
     HOLDING = "holding"
     """The target is lost; what is in flight is held for it."""
     DRAINING = "draining"
-    """Nothing more is taken; what is in flight is to be settled."""
+    """Nothing more is taken; what is in flight is to be settled, then the link ends."""
+    PAUSING = "pausing"
+    """The same, then the link rests."""
+    PAUSED = "paused"
+    """Both ends are closed until somebody lets it go on."""
     STOPPED = "stopped"
 
 
 class Happening(Enum):
     START = "start"
     STOP = "stop"
+    PAUSE = "pause"
+    """At once: what is in flight goes back to its queue."""
+    DRAIN = "drain"
+    """Settle what is in flight, then pause."""
+    RESUME = "resume"
     TARGET_UP = "target up"
     TARGET_LOST = "target lost"
     """Or could not be opened."""
@@ -149,16 +159,32 @@ Action: TypeAlias = (
 )
 
 _S, _H = State, Happening
+_PAUSED = (_S.PAUSED, ("close_source", "close_target", "lose", "rest"))
+
+AIMS: Final = {
+    State.IDLE: "not started yet",
+    State.WAITING_SOURCE: "connecting to the source",
+    State.RUNNING: "",
+    State.DRAINING: "settling what is in flight",
+    State.PAUSING: "settling what is in flight",
+    State.PAUSED: "paused",
+    State.STOPPED: "",
+}
+"""Why a link is in a state that it was brought to by nothing that failed; in the others the reason
+stays what it was."""
 
 #: From a state and a happening to the next state and the steps to take, methods of the link.
 TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.IDLE, _H.START): (_S.WAITING_TARGET, ("open_target",)),
     (_S.IDLE, _H.STOP): (_S.STOPPED, ("finish",)),
+    (_S.IDLE, _H.PAUSE): (_S.PAUSED, ("rest",)),
     #
     (_S.WAITING_TARGET, _H.TARGET_UP): (_S.WAITING_SOURCE, ("open_source",)),
     (_S.WAITING_TARGET, _H.TARGET_LOST): (_S.WAITING_TARGET, ("target_later",)),
     (_S.WAITING_TARGET, _H.TARGET_DUE): (_S.WAITING_TARGET, ("open_target",)),
     (_S.WAITING_TARGET, _H.STOP): (_S.STOPPED, ("close_target", "finish")),
+    (_S.WAITING_TARGET, _H.PAUSE): _PAUSED,
+    (_S.WAITING_TARGET, _H.DRAIN): _PAUSED,
     #
     (_S.WAITING_SOURCE, _H.SOURCE_UP): (_S.RUNNING, ("resume",)),
     (_S.WAITING_SOURCE, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("source_later",)),
@@ -172,6 +198,8 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
         ("stall", "close_target", "lose", "close_source", "target_later"),
     ),
     (_S.WAITING_SOURCE, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.WAITING_SOURCE, _H.PAUSE): _PAUSED,
+    (_S.WAITING_SOURCE, _H.DRAIN): _PAUSED,
     #
     (_S.RUNNING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
     (_S.RUNNING, _H.STALLED): (
@@ -181,6 +209,8 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.RUNNING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
     (_S.RUNNING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
     (_S.RUNNING, _H.STOP): (_S.DRAINING, ("drain",)),
+    (_S.RUNNING, _H.PAUSE): _PAUSED,
+    (_S.RUNNING, _H.DRAIN): (_S.PAUSING, ("drain",)),
     #
     (_S.RETRYING, _H.RETRY_DUE): (_S.RETRYING, ("probe",)),
     (_S.RETRYING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
@@ -192,6 +222,8 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     ),
     (_S.RETRYING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
     (_S.RETRYING, _H.STOP): (_S.DRAINING, ("drain",)),
+    (_S.RETRYING, _H.PAUSE): _PAUSED,
+    (_S.RETRYING, _H.DRAIN): (_S.PAUSING, ("drain",)),
     #
     (_S.HOLDING, _H.TARGET_UP): (_S.RUNNING, ("resume",)),
     (_S.HOLDING, _H.TARGET_LOST): (_S.HOLDING, ("target_later",)),
@@ -199,10 +231,24 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.HOLDING, _H.HOLD_OVER): (_S.WAITING_TARGET, ("close_source",)),
     (_S.HOLDING, _H.SOURCE_LOST): (_S.WAITING_TARGET, ("forget",)),
     (_S.HOLDING, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    (_S.HOLDING, _H.PAUSE): _PAUSED,
+    (_S.HOLDING, _H.DRAIN): _PAUSED,
     #
     (_S.DRAINING, _H.SETTLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.DRAIN_OVER): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.STALLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.TARGET_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.SOURCE_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
+    #
+    (_S.PAUSING, _H.SETTLED): _PAUSED,
+    (_S.PAUSING, _H.DRAIN_OVER): _PAUSED,
+    (_S.PAUSING, _H.STALLED): _PAUSED,
+    (_S.PAUSING, _H.TARGET_LOST): _PAUSED,
+    (_S.PAUSING, _H.SOURCE_LOST): _PAUSED,
+    (_S.PAUSING, _H.PAUSE): _PAUSED,
+    (_S.PAUSING, _H.RESUME): (_S.WAITING_TARGET, (*_PAUSED[1], "open_target")),
+    (_S.PAUSING, _H.STOP): (_S.DRAINING, ("drain",)),
+    #
+    (_S.PAUSED, _H.RESUME): (_S.WAITING_TARGET, ("open_target",)),
+    (_S.PAUSED, _H.STOP): (_S.STOPPED, ("finish",)),
 }

@@ -1,0 +1,70 @@
+"""What the target will never take: what it returns, and what it closes over. No I/O.
+
+Rules
+* A message that came back is parked at the target, by way of the window.
+* One that the target closes over is looked for by sending one at a time, and parked at the source:
+  the target would close over it in its parking queue too. One after the other.
+"""
+
+from __future__ import annotations
+
+from understudyd.bridge.ledger import Ledger
+from understudyd.bridge.outcomes import Outcome, of_closed, of_return
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.bodies import content_header
+from understudyd.bridge.wire.methods import encode_publish
+from understudyd.bridge.wire.reader import Returned
+from understudyd.bridge.words import ParkAtSource
+
+__all__ = ["Rejects"]
+
+
+class Rejects:
+    """Of one link, whose ledger it changes."""
+
+    def __init__(self, ledger: Ledger, parking: Parking) -> None:
+        self.suspects = 0
+        """So many are to be sent one by one."""
+        self._ledger = ledger
+        self._parking = parking
+
+    def judge(self, closed: Closed) -> ParkAtSource | None:
+        """Find out whether a message closed the channel, and which."""
+        under_way = self._ledger.under_way()
+        outcome = of_closed(closed, is_alone=len(under_way) == 1 and self.suspects > 0)
+        if outcome is Outcome.RETRY:
+            self.suspects = len(under_way)
+        elif outcome is Outcome.REJECT:
+            tag = under_way[0]
+            parcel = self._parking.park(self._ledger.parcel(tag), str(closed))
+            self._ledger.set_aside(tag, parcel)
+            self.suspects -= 1
+            return self.aside()
+        return None
+
+    def acquit(self, count: int) -> None:
+        """So many were taken."""
+        self.suspects = max(0, self.suspects - count)
+
+    def aside(self) -> ParkAtSource | None:
+        """The next one to park at the source."""
+        aside = self._ledger.aside
+        return ParkAtSource(*next(iter(aside.items()))) if aside else None
+
+    def park(self, tag: int) -> None:
+        """One that came back goes to the target's parking queue."""
+        parcel = self._parking.park(self._ledger.parcel(tag), self._ledger.why(tag))
+        self._ledger.replace(tag, parcel)
+
+    def is_accounted_for(self, message: Returned) -> bool:
+        """Whether a message that came back is one of ours, whose confirm follows; one from the
+        parking queue is not: that is gone."""
+        publish = encode_publish(message.exchange, message.routing_key)
+        header = content_header(message.properties, message.size)
+        why = f"{message.code} {message.text}"
+        tag = self._ledger.came_back(publish, header, message.frames, why)
+        if tag is None:
+            return self._ledger.is_owed_to_nobody
+        is_parked = self._parking.holds(self._ledger.parcel(tag))
+        return of_return(is_parked=is_parked) is Outcome.REJECT
