@@ -9,7 +9,6 @@ no time of the API's, and a balancer is on another machine.
 from __future__ import annotations
 
 import http.client
-import math
 import os
 import statistics
 import subprocess
@@ -19,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from tests.bench.lab import Lab
+from tests.bench.measures import memory, percentile
 from tests.bench.outcome import Bar, Case, Outcome, Step
 
 from understudy.testing.brokers import free_port
@@ -87,21 +86,21 @@ def probing(name: str, busy: int, slow: int, lab: Lab, rounds: int, step: Step) 
                 samples.append(1000 * (time.perf_counter() - began))
                 time.sleep(PAUSE)
             step()
-        memory = _memory(pid)
+        pss = memory(pid)
     samples.sort()
     return [
         Outcome(
             name,
-            f"{_percentile(samples, 0.99):.2f} ms",
+            f"{percentile(samples, 0.99):.2f} ms",
             "-",
-            _percentile(samples, 0.99),
+            percentile(samples, 0.99),
             "ms",
             Bar(5, at_most=True),
             spread=f"median {statistics.median(samples):.2f}, p99.9 "
-            f"{_percentile(samples, 0.999):.2f}, max {samples[-1]:.2f}",
-            notes=(f"99 % of {len(samples)} probes of /master; API process {memory:.1f} MB",),
+            f"{percentile(samples, 0.999):.2f}, max {samples[-1]:.2f}",
+            notes=(f"99 % of {len(samples)} probes of /master; API process {pss:.1f} MB",),
             flaws=(f"{wrong} probes were no 200",) if wrong else (),
-            details={"samples_ms": [round(sample, 3) for sample in samples], "pss_mb": memory},
+            details={"samples_ms": [round(sample, 3) for sample in samples], "pss_mb": pss},
         )
     ]
 
@@ -124,18 +123,6 @@ def _probe(port: int) -> int:
         return response.status
     finally:
         connection.close()
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-def _memory(pid: int) -> float:
-    """MB, with its share of what it shares."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("the kernel tells no Pss")
 
 
 CASES = tuple(

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.bench import (
     bridge,
+    bridge_steady,
     endurance,
     kombu_adapter,
     pika_adapter,
@@ -44,6 +45,7 @@ CASES: tuple[Case, ...] = (
     *sidecar.CASES,
     *role_api.CASES,
     *bridge.CASES,
+    *bridge_steady.CASES,
 )
 
 STUCK = 180  # s without a finished round; then the stacks are shown and the run ends

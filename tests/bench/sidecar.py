@@ -9,7 +9,6 @@ process that kills.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import statistics
@@ -28,6 +27,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.lab import BODY, QUEUE, Lab
+from tests.bench.measures import memory, percentile, processor
 from tests.bench.outcome import Bar, Case, Outcome, Step
 
 import understudy.pika
@@ -207,7 +207,7 @@ def _outcome(
     name: str, samples: Sequence[float], bar: float, about: str, flaws: Sequence[str] = ()
 ) -> Outcome:
     ordered = sorted(samples)
-    tenth = ordered[math.ceil(0.9 * len(ordered)) - 1]
+    tenth = percentile(ordered, 0.9)
     return Outcome(
         name,
         f"{statistics.median(ordered) * 1000:.0f} ms",
@@ -231,19 +231,6 @@ def _family(pid: int, broker: int | None) -> list[int]:
     return [pid, *below]
 
 
-def _memory(pid: int) -> float:
-    """MB that are this process's own, shared ones in proportion."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
-
-
-def _processor(pid: int) -> float:
-    """Seconds, as the scheduler counts them: what wakes with the clock's ticks is sampled wrongly
-    by them."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((one / "schedstat").read_text().split()[0]) for one in threads) / 1e9
-
-
 def idle(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     """Memory and processor time of a master's sidecar and of a standby's, with all they consist
     of; the worse of the two."""
@@ -251,23 +238,23 @@ def idle(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
         estate.start()
         families = [_family(node.pid, node.broker) for node in _pair(estate)]
         time.sleep(SETTLE)
-        before = [sum(map(_processor, family)) for family in families]
+        before = [sum(map(processor, family)) for family in families]
         time.sleep(IDLE)
-        after = [sum(map(_processor, family)) for family in families]
-        memory = [sum(map(_memory, family)) for family in families]
+        after = [sum(map(processor, family)) for family in families]
+        pss = [sum(map(memory, family)) for family in families]
     step()
     loads = [100 * (late - early) / IDLE for early, late in zip(before, after, strict=True)]
     about = f"control, API process, watcher and guard, {len(families[0])} processes in all"
     return [
         Outcome(
             "sidecar-memory",
-            f"{max(memory):.0f} MB",
+            f"{max(pss):.0f} MB",
             "-",
-            max(memory),
+            max(pss),
             " MB",
             Bar(90, at_most=True),
             notes=(about, "PSS"),
-            details={"mb": memory},
+            details={"mb": pss},
         ),
         Outcome(
             "sidecar-processor",
