@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.errors import ConfigurationError
-from understudyd.bridge.content import AmqpContent, StompContent
+from understudyd.bridge.content import AmqpContent, StompContent, Untranslatable
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
 from understudyd.bridge.mapping import translate
 from understudyd.bridge.names import Destination, Pattern
@@ -183,6 +183,31 @@ def test_headers_are_removed_and_set_in_both_forms() -> None:
             assert "secret" not in sent.headers
         else:
             assert properties.get(sent.properties, "headers") == wanted | {"x-understudy-path": "a"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "has_length"),
+    [
+        ("auto", b"plain", True),
+        ("text", b"plain", False),
+        ("text", "ä\U0001f600".encode(), False),
+        ("bytes", b"plain", True),
+    ],
+)
+def test_all_bodies_become_what_the_option_says(kind: str, body: bytes, has_length: bool) -> None:
+    """Scenario 2: to ActiveMQ one with a length is bytes, one without is text."""
+    content = AmqpContent(properties.build({}), body)
+    sent = translate(content, RABBITMQ_AMQP, ACTIVEMQ, NOW, routes(body=kind).change)
+    assert isinstance(sent, StompContent)
+    assert sent.has_length is has_length
+    assert sent.body == body
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"a\0b"])
+def test_a_body_that_is_no_text_is_parked_where_text_is_asked(body: bytes) -> None:
+    content = AmqpContent(properties.build({}), body)
+    with pytest.raises(Untranslatable, match="no text"):
+        translate(content, RABBITMQ_AMQP, ACTIVEMQ, NOW, routes(body="text").change)
 
 
 @pytest.mark.parametrize(

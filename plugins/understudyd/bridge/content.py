@@ -11,7 +11,15 @@ from __future__ import annotations
 import struct
 from typing import TypeAlias
 
-__all__ = ["AmqpContent", "Content", "Expired", "StompContent", "Untranslatable"]
+__all__ = [
+    "AmqpContent",
+    "Content",
+    "Dropped",
+    "Expired",
+    "Hidden",
+    "StompContent",
+    "Untranslatable",
+]
 
 _FRAME_HEAD = struct.Struct(">BHI")  # kind, channel, size of the payload
 _FRAME_END = 1  # byte after the payload
@@ -28,8 +36,17 @@ class Untranslatable(Exception):
         super().__init__(reason)
 
 
+class Hidden(Untranslatable):
+    """A broker has more of the message than it shows: whoever settles it on what is shown loses
+    the rest."""
+
+
 class Expired(Exception):
     """A message's time to live was over before it could be sent; it is settled and counted."""
+
+
+class Dropped(Exception):
+    """A transformer wants nothing of a message; it is settled and counted."""
 
 
 class AmqpContent:

@@ -16,7 +16,7 @@ Rules (5.4 and 5.5 of ActiveMQ's networks, whose options these are)
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.mapping import Message
 from understudyd.bridge.mapping.headers import PATH, PATH_TWIN
+from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT
 from understudyd.bridge.names import QUEUE, Destination, Pattern
 from understudyd.bridge.wire.properties import remove_header, set_header
 
@@ -66,6 +67,10 @@ class Options:
     headers_remove: Sequence[str] = ()
     network_ttl: int = 1
     """Brokers a message may be forwarded to in a row; ActiveMQ's default."""
+    body: str = "auto"
+    """The kind of all bodies, ``text`` or ``bytes``; ``auto`` is what each message has."""
+    transformer: Callable[[Message], None] | None = None
+    """Changes a message, before headers are removed and set; see `transform`."""
 
 
 class Routes:
@@ -86,8 +91,15 @@ class Routes:
         self.renames = tuple(_rename(*pair) for pair in options.rename.items())
         _check_headers([*options.headers_set, *options.headers_remove])
         self._set, self._remove = dict(options.headers_set), tuple(options.headers_remove)
+        self._kind = {"text": TEXT, "bytes": BYTES}.get(options.body)
+        self._transformer = options.transformer
         self._ttl = MAX_HOPS if options.network_ttl == -1 else min(options.network_ttl, MAX_HOPS)
         self._known: dict[Destination, Destination | None] = {}
+
+    @property
+    def needs_messages(self) -> bool:
+        """Whether `change` does more than `change_amqp` can."""
+        return self._transformer is not None
 
     def permits(self, destination: Destination) -> bool:
         """Whether messages of this destination may be forwarded at all."""
@@ -132,7 +144,14 @@ class Routes:
         return f"{path},{self.here}" if path else self.here
 
     def change(self, message: Message) -> None:
-        """Set and remove headers and write the path: for `mapping.translate`."""
+        """Set and remove headers and write the path: for `mapping.translate`.
+
+        Raises Dropped or Untranslatable where a transformer wants it so.
+        """
+        if self._transformer is not None:
+            self._transformer(message)
+        if self._kind is not None:
+            _give_kind(message, self._kind)
         headers = message.headers
         for name in self._remove:
             headers.pop(name, None)
@@ -223,6 +242,25 @@ def _meet(one: Routes, pattern: Pattern, other: Routes, back: Pattern) -> bool:
         return is_kept and one.permits(same) and other.permits(same)
     excluded = {each.text for each in (*one.excluded, *other.excluded)}
     return back.overlaps(pattern) and not excluded & {pattern.text, back.text}
+
+
+def _give_kind(message: Message, kind: str) -> None:
+    """Raises Untranslatable for a body that cannot be text."""
+    if kind == TEXT:
+        if message.kind == JAVA:
+            return  # text that its broker keeps in another way
+        if not _is_text(message.body):
+            raise Untranslatable(
+                "its body is no text (UTF-8 without NUL), which body = 'text' asks"
+            )
+    message.kind = kind
+
+
+def _is_text(body: bytes) -> bool:
+    try:
+        return "\0" not in body.decode()
+    except UnicodeDecodeError:
+        return False
 
 
 def _liked(text: str) -> str:

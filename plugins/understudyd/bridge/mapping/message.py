@@ -19,6 +19,7 @@ class Message:
         "body",
         "deadline",
         "delivery_mode",
+        "destination",
         "headers",
         "kind",
         "priority",
@@ -29,6 +30,8 @@ class Message:
 
     def __init__(self, body: bytes) -> None:
         self.body = body
+        #: Where it comes from, as a configuration says it; told to a transformer.
+        self.destination = ""
         #: TEXT, BYTES or JAVA; None where the source knows no difference.
         self.kind: str | None = None
         #: The application's headers by their own names, and the bridge's that are no sidecars.
