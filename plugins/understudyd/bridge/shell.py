@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import time
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
@@ -33,6 +34,7 @@ from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.status import Glance, LinkStatus, Teller
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Delivery, Returned
 from understudyd.bridge.words import (
@@ -100,11 +102,27 @@ class LinkRunner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self._shown = ""
+        self.status = LinkStatus(self.link, str(pattern))
+        self._teller = Teller()
+        self._shown = ("", "")
         self.finished = self._loop.create_future()
 
     def start(self) -> None:
         self._do(self.link.start(self._loop.time()))
+
+    def pause(self, reason: str, *, at_once: bool = True) -> None:
+        """Rest, at once or when what is in flight is settled; also in place of ``start()``."""
+        self._do(self.link.pause(self._loop.time(), reason, at_once=at_once))
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._do(self.link.resume(self._loop.time()))
+
+    def look(self) -> Glance:
+        """How it is; to be called from time to time, also for the log's sake."""
+        glance = self.status.look(self._loop.time())
+        self._tell(glance.state, glance.reason)
+        return glance
 
     def stop(self) -> None:
         """Settle what is in flight, then end; ``finished`` is done when both ends are closed."""
@@ -113,9 +131,9 @@ class LinkRunner:
     # What the ends tell
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        tags, parcels = self._forwarder.prepare(deliveries)
+        tags, parcels, aside = self._forwarder.prepare(deliveries, int(time.time() * 1000))
         last = deliveries[-1][0]
-        self._do(self.link.delivered(tags, parcels, self._loop.time(), last))
+        self._do(self.link.delivered(tags, parcels, self._loop.time(), last, aside))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
         self._do(self.link.confirmed(confirms, self._loop.time()))
@@ -158,8 +176,10 @@ class LinkRunner:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)
         self._set_timer()
-        if self.link.shown != self._shown:
-            self._tell()
+        shown = (self.link.shown, self.link.reason)
+        if shown != self._shown:
+            self._shown = shown
+            self._tell(*shown)
 
     def _do_slowly(self, action: Action) -> None:
         if isinstance(action, OpenTarget):
@@ -237,10 +257,10 @@ class LinkRunner:
             self._timer_due = due
             self._timer = self._loop.call_at(due, self._on_timer)
 
-    def _tell(self) -> None:
-        self._shown = self.link.shown
-        why = f": {self.link.reason}" if self.link.reason else ""
-        _log.info("bridge %s is %s%s", self.name, self._shown, why)
+    def _tell(self, state: str, reason: str) -> None:
+        if (line := self._teller.tell(state, reason, self._loop.time())) is not None:
+            level, text = line
+            _log.log(level, "bridge %s %s %s", self.name, self.status.destination, text)
 
 
 async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,173 @@
+"""What is told of links and bridges: state with its reason, counts, rate. No I/O, no clock.
+
+Rules
+* Whoever runs but does not move is not told to run: ``stalled``, while something is in flight or
+  waits at the source, and nothing was settled for `STALLED` seconds.
+* A look costs the same whatever a link has in flight.
+* What a log is told is bounded: `BURST` changes at once, then one every `PACE` seconds; the last
+  state is told in any case.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from understudyd.bridge.link import Link
+from understudyd.bridge.words import State
+
+__all__ = ["TROUBLE", "Glance", "LinkStatus", "Teller", "summary"]
+
+STALL = 5.0  # s; a confirm takes some milliseconds, with a busy disk a second
+RATE_SPAN = 5.0  # s that a rate is the mean of
+BURST = 10  # lines
+PACE = 10.0  # s
+LONGEST = 300  # characters of a reason; brokers repeat what they were sent
+
+STALLED = "stalled"
+TROUBLE = (
+    STALLED,
+    "blocked",
+    State.RETRYING.value,
+    State.HOLDING.value,
+    State.WAITING_TARGET.value,
+    State.WAITING_SOURCE.value,
+)
+"""States that nobody has asked for, the worst first."""
+_OTHERS = (State.DRAINING, State.PAUSING, State.PAUSED, State.IDLE, State.RUNNING, State.STOPPED)
+_WORST = (*TROUBLE, *(state.value for state in _OTHERS))
+
+
+@dataclass(frozen=True)
+class Glance:
+    """One link at one moment."""
+
+    destination: str
+    state: str
+    reason: str
+    rate: float  # messages settled in a second
+    in_flight: int
+    oldest_s: float | None  # how long the oldest of these is in flight
+    forwarded: int
+    parked: int
+    retried: int
+    lag: int | None  # messages that wait at the source; None where that is not known
+    last_error: str
+
+
+class LinkStatus:
+    """Looks at a link from time to time."""
+
+    def __init__(self, link: Link, destination: str) -> None:
+        self.destination = destination
+        self._link = link
+        self._counts: deque[tuple[float, int]] = deque()  # of a few seconds
+        self._moved_at = 0.0
+        self._moved = -1  # messages, when it moved last
+        self._lag: int | None = None
+        self._lagging_since = 0.0
+
+    def waits(self, lag: int | None, now: float) -> None:
+        """So many messages wait at the source; None: it does not tell."""
+        if lag and not self._lag:
+            self._lagging_since = now
+        self._lag = lag
+
+    def look(self, now: float) -> Glance:
+        link = self._link
+        done = link.forwarded + link.parked
+        if done != self._moved or link.state is not State.RUNNING:
+            self._moved, self._moved_at = done, now
+        taken = link.ledger.oldest()
+        state, reason = self._state(taken, now)
+        return Glance(
+            self.destination,
+            state,
+            reason[:LONGEST],
+            self._rate(link.forwarded, now),
+            len(link.ledger),
+            None if taken is None else round(max(0.0, now - taken), 3),
+            link.forwarded,
+            link.parked,
+            link.retried,
+            self._lag,
+            link.reasons.last_error[:LONGEST],
+        )
+
+    def _state(self, taken: float | None, now: float) -> tuple[str, str]:
+        link = self._link
+        if link.shown != State.RUNNING.value or link.reason:
+            return link.shown, link.reason
+        still = now - self._moved_at
+        if taken is not None and min(still, now - taken) >= STALL:
+            return STALLED, f"target: nothing was confirmed for {STALL:g} s and more"
+        if taken is None and self._lag and min(still, now - self._lagging_since) >= STALL:
+            return STALLED, f"source: messages wait there, none came for {STALL:g} s and more"
+        return link.shown, ""
+
+    def _rate(self, forwarded: int, now: float) -> float:
+        counts = self._counts
+        counts.append((now, forwarded))
+        while len(counts) > 2 and counts[1][0] <= now - RATE_SPAN:
+            counts.popleft()
+        since, before = counts[0]
+        return round((forwarded - before) / (now - since), 1) if now > since else 0.0
+
+
+class Teller:
+    """Decides what a log is told about one link."""
+
+    def __init__(self) -> None:
+        self._told = ("", "")
+        self._seen = ("", "")
+        self._room = float(BURST)
+        self._at = 0.0
+        self._missed = 0
+
+    def tell(self, state: str, reason: str, now: float) -> tuple[int, str] | None:
+        """Level and text of a line; None: nothing is new, or too much is."""
+        seen, self._seen = self._seen, (state, reason)
+        if self._seen == self._told:
+            self._missed += seen != self._seen  # there and back again
+            return None
+        self._room = min(BURST, self._room + (now - self._at) / PACE)
+        self._at = now
+        if self._room < 1:
+            self._missed += seen != self._seen
+            return None
+        self._room -= 1
+        missed = f" (and {self._missed} changes before that)" if self._missed else ""
+        self._told, self._missed = self._seen, 0
+        why = f": {reason}" if reason else ""
+        level = logging.WARNING if state in TROUBLE and reason else logging.INFO
+        return level, f"is {state}{why}{missed}"
+
+
+def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> dict[str, Any]:
+    """A bridge in the words of ``/status``: as bad as the worst of its links."""
+    worst = min(glances, key=lambda glance: _WORST.index(glance.state))
+    reason = worst.reason
+    if reason and any(glance.state != worst.state for glance in glances):
+        reason = f"{worst.destination}: {reason}"
+    ages = [glance.oldest_s for glance in glances if glance.oldest_s is not None]
+    lags = [glance.lag for glance in glances if glance.lag is not None]
+    errors = [glance.last_error for glance in glances if glance.last_error]
+    return {
+        "name": name,
+        "state": worst.state,
+        "reason": reason,
+        "source": source,
+        "target": target,
+        "rate": round(sum(glance.rate for glance in glances), 1),
+        "in_flight": sum(glance.in_flight for glance in glances),
+        "oldest_s": max(ages, default=None),
+        "forwarded": sum(glance.forwarded for glance in glances),
+        "parked": sum(glance.parked for glance in glances),
+        "retried": sum(glance.retried for glance in glances),
+        "lag": sum(lags) if lags else None,
+        "last_error": worst.last_error or next(iter(errors), ""),
+        "links": [asdict(glance) for glance in glances],
+    }
