@@ -88,6 +88,7 @@ class Member:
     nofailover: bool = False
     token: int | None = None
     stamp: int = 0  # the highest token that its store has seen
+    kill_s: float = 0.0  # a master's: how long its broker may take to be killed, as is reckoned
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,7 +18,7 @@ import pytest
 
 from understudy.testing.brokers import Redis, free_port
 from understudyd.testing import witness
-from understudyd.testing.estate import Clients, SidecarEstate, eventually
+from understudyd.testing.estate import QUICK, Clients, SidecarEstate, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -285,6 +285,21 @@ def test_a_lock_of_another_group_and_other_timings(estate: SidecarEstate) -> Non
         assert node.process is not None
         assert node.process.wait(60) == 2
         assert "has lease=3; all nodes of a group need the same timings" in node.log
+
+
+def test_timings_that_are_too_short_for_the_broker() -> None:
+    """Catalogue 6: where it runs it is told of, and a node that comes then is refused."""
+    fat = "import time; some = b'x' * 400_000_000; time.sleep(1000)"
+    broker = {"command": [sys.executable, "-c", fat], "health": ["true"]}
+    with SidecarEstate(timings={**QUICK, "kill": "25ms"}, broker=broker) as estate:
+        master = estate["a"].start()
+        master.until("/master")
+        eventually(lambda: "may take 0.0" in master.log)
+        standby = estate["b"].start()
+        assert standby.process is not None
+        assert standby.process.wait(60) == 2
+        assert "but kill of the timings is 0.025 s" in standby.log
+        assert master.is_master
 
 
 def test_a_bad_reload_changes_nothing(estate: SidecarEstate) -> None:

@@ -26,6 +26,12 @@ def test_unsafe_timings_are_refused_with_the_rule() -> None:
     assert "use a longer lease or shorter attempts" in text
 
 
+def test_no_broker_dies_in_less_than_this() -> None:
+    """Catalogue 6: K is what the inequality rests on."""
+    with pytest.raises(ConfigurationError, match=r"kill=0\.001 is shorter than any broker takes"):
+        Timings(lease=3, renew=0.7, attempt=0.5, kill=0.001)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "3"])
 def test_a_timing_is_a_number_above_zero(value: float) -> None:
     with pytest.raises(ConfigurationError, match="timing renew must be a number of seconds above"):

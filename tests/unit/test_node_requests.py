@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from understudyd.board.port import Request
@@ -61,6 +63,21 @@ def test_a_pause_stops_what_nodes_do_by_themselves(master: NodeContender, store:
     assert isinstance(reply, Reply)
     assert reply.answer.code == 409
     assert "Kill" in names(master.feed(ask("resume")))
+
+
+@pytest.mark.parametrize("kill_s", [0.1, 9.0])
+def test_a_node_whose_timings_are_too_short_for_the_broker_ends_when_it_comes(
+    store: Store, kill_s: float
+) -> None:
+    """Catalogue 6: as a living master says; what is old, and what comes later, is no reason."""
+    heavy = Member("b", Role.MASTER, "master", healthy=True, seen_s=0.5, kill_s=kill_s)
+    assert names(NodeContender(store).feed(Peers((heavy,)))) == (["Quit"] if kill_s > 1 else [])
+    assert names(NodeContender(store).feed(Peers((replace(heavy, seen_s=60.0),)))) == []
+    node = NodeContender(store)
+    node.feed(Peers(()))
+    node.reaches = False
+    node.go_on(60)
+    assert "Quit" not in names(node.feed(Peers((heavy,))))
 
 
 def test_exclusion_goes_before_a_pause(master: NodeContender) -> None:

@@ -33,3 +33,10 @@ def test_the_estimate_grows_with_memory() -> None:
     kill = KillTime(0.4)
     kill.sample(GB)
     assert 0.13 < kill.estimate < 0.17
+
+
+def test_a_master_whose_broker_takes_longer_refuses_who_comes() -> None:
+    kill = KillTime(0.4)
+    assert kill.refusal("a", 0.4) == ""
+    told = kill.refusal("a", 0.41)
+    assert "now with a, may take 0.41 s to be killed, but kill of the timings is 0.4 s" in told

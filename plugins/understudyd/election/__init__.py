@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from understudyd.status import Member, Role
 
-__all__ = ["FRESH", "STEP", "better", "delay", "is_candidate"]
+__all__ = ["FRESH", "STEP", "better", "delay", "is_candidate", "is_master"]
 
 STEP = 0.15  # s; several round trips to a lock
 FRESH = 3.0  # s; older news of a node, which tells each second, are none
@@ -23,8 +23,17 @@ FRESH = 3.0  # s; older news of a node, which tells each second, are none
 
 def is_candidate(member: Member) -> bool:
     """Whether this node said lately that it could be master."""
-    is_fresh = member.seen_s is not None and member.seen_s <= FRESH
-    return is_fresh and member.role == Role.STANDBY and member.healthy and not member.nofailover
+    is_ready = member.role == Role.STANDBY and member.healthy and not member.nofailover
+    return is_ready and _is_fresh(member)
+
+
+def is_master(member: Member) -> bool:
+    """Whether this node said lately that it is master."""
+    return member.role == Role.MASTER and _is_fresh(member)
+
+
+def _is_fresh(member: Member) -> bool:
+    return member.seen_s is not None and member.seen_s <= FRESH
 
 
 def better(members: Iterable[Member], name: str, weight: int) -> list[Member]:

@@ -21,6 +21,7 @@ from understudy.errors import ConfigurationError
 __all__ = ["ATTEMPTS", "DRIFT", "PRESETS", "Timings"]
 
 DRIFT = 1e-3  # e: how far a clock's rate may be off; quartz is a hundred times better
+SHORTEST_KILL = 0.025  # s; a RabbitMQ with nothing in it takes half of it, undisturbed
 LOOKS = 4  # of a standby in a renewal period
 ATTEMPTS = 3  # renewals that may time out before the lease is in danger
 
@@ -42,6 +43,11 @@ class Timings:
                 raise ConfigurationError(
                     f"timing {field.name} must be a number of seconds above 0, not {value!r}"
                 )
+        if self.kill < SHORTEST_KILL:
+            raise ConfigurationError(
+                f"these timings are not safe: kill={self.kill:g} is shorter than any broker takes "
+                f"to die, which is reckoned with {SHORTEST_KILL:g} s at least"
+            )
         needed = self.renew + ATTEMPTS * self.attempt
         if self.budget < needed:
             raise ConfigurationError(

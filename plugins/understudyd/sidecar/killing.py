@@ -1,5 +1,8 @@
 """Whether K, the time to kill that the timings allow, is enough for the broker. Pure.
 
+What a master knows of its broker is alarmed of while that runs, and refuses a node that comes later
+with a K that is too short: the broker is to be its own one day.
+
 Measured from SIGKILL to reaped: 12 ms with 150 MB of memory of its own, 76 ms with 1 GB, as the
 kernel gives it back page by page. Two of these times are reckoned with, for a busy machine.
 """
@@ -21,6 +24,15 @@ class KillTime:
         self.estimate = 0.0  # s
         self.warning = ""  # for people, while K is too short
         self._limit = limit
+
+    def refusal(self, master: str, estimate: float) -> str:
+        """Why not to be of a group whose master says that its broker takes so many seconds."""
+        if estimate <= self._limit:
+            return ""
+        return (
+            f"the broker, now with {master}, may take {estimate:.2g} s to be killed, but kill of "
+            f"the timings is {self._limit:g} s: give all nodes of the group a longer kill and lease"
+        )
 
     def sample(self, memory: int) -> str:
         """Bytes that the broker has of its own. Returns what is to be told, or nothing."""

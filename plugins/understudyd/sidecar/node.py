@@ -6,8 +6,8 @@ Rules
   end for a reason that is neither: a request, sleep, shutdown.
 * Every event is preceded by a look at the clock, so that nothing is begun after the deadline.
 * A pause stops what the nodes would do by themselves: campaign, and hand over for an ill broker.
-* A node that is refused when it comes (its name is taken, its timings differ) ends; one that is
-  refused later stays a standby until it is not any more.
+* A node that is refused when it comes (its name is taken, its timings differ or are too short for
+  the broker) ends; one that is refused later stays a standby until it is not any more.
 * Told to end it hands over first. Only a second word ends it while its broker can't be killed.
 """
 
@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from understudyd import election
 from understudyd.board.port import Answer, Request
 from understudyd.config.model import Group, Node
 from understudyd.lock.keeper import Keeper, State
@@ -126,7 +127,7 @@ class Machine:
             return []
         self._refused_since = min(self._refused_since, now)
         patience = self.group.timings.patience
-        is_at_start = self._refused_since <= self._campaign.began + 2 * patience
+        is_at_start = self._is_at_start(self._refused_since)
         has_stayed = now >= self._refused_since + 1.1 * patience
         return [Quit(2, self.keeper.refused)] if is_at_start and has_stayed else []
 
@@ -143,11 +144,24 @@ class Machine:
 
     # --- others, and what they ask for ----------------------------------------------------------
 
-    def _learn_peers(self, event: Peers, _: float) -> list[Action]:
+    def _learn_peers(self, event: Peers, now: float) -> list[Action]:
         self._campaign.hear(event.members)
         for member in event.members:
             self.keeper.learn(max(member.stamp, member.token or 0))
+        return self._weigh_broker(event, now)
+
+    def _weigh_broker(self, event: Peers, now: float) -> list[Action]:
+        """When this node comes."""
+        if self.phase is not Phase.STANDBY or not self._is_at_start(now):
+            return []
+        for one in event.members:
+            if election.is_master(one) and one.name != self.node.name:
+                reason = self.kill_time.refusal(one.name, one.kill_s)
+                return [Quit(2, reason)] if reason else []
         return []
+
+    def _is_at_start(self, moment: float) -> bool:
+        return moment <= self._campaign.began + 2 * self.group.timings.patience
 
     def _asked(self, event: Asked, now: float) -> list[Action]:
         is_pause = event.request.command in ("pause", "resume")

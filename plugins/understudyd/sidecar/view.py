@@ -77,6 +77,7 @@ def member(machine: Machine, now: float) -> Member:
         nofailover=machine.node.nofailover,
         token=machine.token,
         stamp=machine.keeper.highest_token,
+        kill_s=round(machine.kill_time.estimate, 3) if is_master else 0.0,
     )
 
 
