@@ -19,6 +19,7 @@ from understudyd.bridge.wire.tables import Value
 
 ROUTE = b"\x03amq\x06orders"
 BODY = body_frames(b"body", 4096)
+NOW = 1_800_000_000_000
 
 
 def delivery(tag: int, properties: bytes, route: bytes = ROUTE) -> Delivery:
@@ -32,14 +33,14 @@ def forwarder(queue: str | None = "orders", **options: Any) -> Forwarder:
 
 def sent(properties: dict[str, Value]) -> dict[str, Value]:
     """The properties of the one message that these became."""
-    _, ((_, header, _, _),) = forwarder().prepare([delivery(1, build(properties))])
+    ((_, header, _, _),) = forwarder().prepare([delivery(1, build(properties))], NOW).parcels
     return read(header[19:-1])
 
 
 def test_a_batch_keeps_its_order_and_its_bodies() -> None:
     raw = build({"delivery_mode": 2})
-    tags, parcels = forwarder().prepare([delivery(3, raw), delivery(4, raw)])
-    assert tags == [3, 4]
+    tags, parcels, aside = forwarder().prepare([delivery(3, raw), delivery(4, raw)], NOW)
+    assert (tags, aside) == ([3, 4], [])
     wanted = build({"delivery_mode": 2, "headers": {PATH_HEADER: "a/"}})
     expected = (encode_publish("to-amq", "ORDERS"), content_header(wanted, 4), BODY, 4)
     assert parcels == [expected, expected]
@@ -89,7 +90,8 @@ def test_what_a_broker_would_refuse_or_route_by_gets_another_name() -> None:
 def test_what_cannot_be_read_is_parked_and_the_batch_goes_on() -> None:
     broken = b"\x20\0\0\0\1\0"
     good = build({})
-    tags, parcels = forwarder().prepare([delivery(1, good), delivery(2, broken), delivery(3, good)])
+    batch = [delivery(1, good), delivery(2, broken), delivery(3, good)]
+    tags, parcels, _ = forwarder().prepare(batch, NOW)
     assert tags == [1, 2, 3]
     assert [parcel[0] for parcel in parcels] == [
         encode_publish("to-amq", "ORDERS"),
@@ -102,9 +104,8 @@ def test_what_is_kept_is_bounded_and_right() -> None:
     ours = forwarder()
     for number in range(KEPT + 10):
         raw = build({"message_id": str(number)})
-        _, (parcel,) = ours.prepare(
-            [delivery(1, raw, b"\0" + bytes([3]) + b"%03d" % (number % 999))]
-        )
+        route = b"\0" + bytes([3]) + b"%03d" % (number % 999)
+        (parcel,) = ours.prepare([delivery(1, raw, route)], NOW).parcels
         assert read(parcel[1][19:-1])["message_id"] == str(number)
     assert len(ours._patched) <= KEPT
     assert len(ours._publishes) <= KEPT
@@ -135,14 +136,45 @@ def test_a_topics_copy_that_is_excluded_or_came_far_enough_is_left_out() -> None
         delivery(6, plain, topic("prices.ibm")),
     ]
     for _ in range(2):  # what is kept decides alike
-        tags, parcels = ours.prepare(batch)
+        tags, parcels, _ = ours.prepare(batch, NOW)
         assert tags == [2, 6]
         assert parcels[0][0] == encode_publish("amq.topic", "quotes.ibm")
         assert read(parcels[0][1][19:-1])["headers"] == {PATH_HEADER: "x/,a/"}
+    assert (ours.dropped, ours.expired) == (8, 0)
 
 
 def test_headers_are_set_and_removed() -> None:
     ours = forwarder(headers_set={"site": "hq"}, headers_remove=["secret"])
     raw = build({"headers": {"secret": "x", "kept": 1.5}})
-    _, (parcel,) = ours.prepare([delivery(1, raw)])
+    (parcel,) = ours.prepare([delivery(1, raw)], NOW).parcels
     assert read(parcel[1][19:-1])["headers"] == {"kept": 1.5, "site": "hq", PATH_HEADER: "a/"}
+
+
+def test_10_a_time_to_live_does_not_begin_anew() -> None:
+    """What was spent at the source is known by the timestamp, later by the header beside it."""
+    ours = forwarder()
+    seconds = NOW // 1000
+    raw = build({"expiration": "5000", "timestamp": seconds - 3})
+    for later, left in ((0, 3000), (1000, 2000)):  # nothing of it is remembered
+        (parcel,) = ours.prepare([delivery(1, raw)], NOW + later).parcels
+        assert read(parcel[1][19:-1]) == {
+            "expiration": str(left),
+            "timestamp": seconds - 3,
+            "headers": {"x-understudy-deadline": f"{NOW + 3000} {left}", PATH_HEADER: "a/"},
+        }
+    (again,) = ours.prepare([delivery(1, parcel[1][19:-1])], NOW + 2500).parcels
+    assert read(again[1][19:-1])["expiration"] == "500"
+
+
+def test_10_what_has_expired_is_left_out_and_counted() -> None:
+    ours = forwarder()
+    deadline = {"x-understudy-deadline": f"{NOW - 1} 100"}
+    over = build({"expiration": "100", "headers": deadline})
+    tags, _, aside = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
+    assert (tags, aside, ours.expired) == ([2], [], 1)
+
+
+def test_11_an_expiration_that_is_no_number_goes_into_a_header() -> None:
+    assert sent({"expiration": "soon"}) == {
+        "headers": {"x-understudy-expiration": "soon", PATH_HEADER: "a/"}
+    }

@@ -2,13 +2,12 @@
 
 Rules
 * The body frames go on as they came. Of the properties only these change: the path gets our
-  broker's entry, headers are set and removed as configured, `user_id` and the headers `CC` and
-  `BCC` go under names of ours, since a broker refuses the one from anybody else and would route the
-  copy again by the others.
+  broker's entry, headers are set and removed as configured, and what `mapping.relay` changes.
 * What one destination costs is paid once: method frames and patched properties are kept, the
-  latter as long as producers repeat theirs.
+  latter as long as producers repeat theirs. Those with an expiration are not: what is left of it
+  depends on when.
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
-  the others have got theirs.
+  the others have got theirs. So is what has expired. Both are counted.
 * What cannot be read, or named at the target, goes to the parking queue as it is; the rest of the
   batch goes on.
 """
@@ -17,38 +16,41 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from understudyd.bridge.addresses import from_amqp, to_amqp
-from understudyd.bridge.content import Untranslatable
+from understudyd.bridge.content import Expired, Untranslatable
 from understudyd.bridge.ledger import Parcel
-from understudyd.bridge.mapping.headers import PATH, USER_ID
+from understudyd.bridge.mapping import relay
+from understudyd.bridge.mapping.headers import PATH
 from understudyd.bridge.names import Destination
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.routes import Routes, Verdict
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish, split_route
-from understudyd.bridge.wire.properties import (
-    append_entry,
-    get,
-    get_header,
-    patch,
-    remove_header,
-    set_header,
-)
+from understudyd.bridge.wire.properties import append_entry, get_header, set_header
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import encode_entry
 
-__all__ = ["Forwarder"]
+__all__ = ["Batch", "Forwarder"]
 
 KEPT: Final = 1000  # patched properties, and routes; more are not repeated
 
 _PATH_NAME = PATH.encode()
-_RENAMED = {"CC": "x-understudy-cc", "BCC": "x-understudy-bcc"}
-_CC_NAMES = (b"\x02CC", b"\x03BCC")
 _UNREADABLE = "its properties cannot be read"
-_HAS_USER = 0x10  # in the second byte of the flags
+_HAS_EXPIRATION = 0x01  # in the first byte of the flags
 _head = struct.Struct(">BHIHHQ").pack
+
+
+class Batch(NamedTuple):
+    """What a list of deliveries became."""
+
+    tags: list[int]
+    """Of the deliveries that go on, in order."""
+    parcels: list[Parcel]
+    """What each of these became."""
+    aside: list[int]
+    """Which of the tags are not for the target: their parcels are for the source."""
 
 
 class Forwarder:
@@ -61,25 +63,27 @@ class Forwarder:
         self._queue = None if queue is None else Destination("queue", queue)
         self._parking = parking
         self._entry = encode_entry(PATH, routes.here)
+        self.expired = self.dropped = 0
+        """Messages left out: their time was over; they were excluded or had come far enough."""
         self._publishes: dict[bytes, bytes] = {}  # by route; empty: left out
         self._patched: dict[bytes, bytes] = {}  # by properties; empty: left out or parked
 
-    def prepare(self, deliveries: Sequence[Delivery]) -> tuple[list[int], list[Parcel]]:
-        """Tags and parcels of a batch, in order."""
+    def prepare(self, deliveries: Sequence[Delivery], now: int) -> Batch:
+        """The parcels of a batch, in order; ``now`` is milliseconds since 1970."""
         publishes, patched = self._publishes, self._patched
         tags: list[int] = []
         parcels: list[Parcel] = []
         for tag, _, route, raw, size, frames in deliveries:
             publish = publishes.get(route) or self._publish(route)
-            properties = publish and (patched.get(raw) or self._patch(raw, route))
+            properties = publish and (patched.get(raw) or self._patch(raw, route, now))
             if properties:
                 head = _head(2, 1, 12 + len(properties), 60, 0, size)
                 parcels.append((publish, b"%b%b\xce" % (head, properties), frames, size))
                 tags.append(tag)
-            elif parcel := self._special(route, raw, size, frames):
+            elif parcel := self._special(route, raw, size, frames, now):
                 parcels.append(parcel)
                 tags.append(tag)
-        return tags, parcels
+        return Batch(tags, parcels, [])
 
     def _destination(self, route: bytes) -> Destination:
         return self._queue or from_amqp(*split_route(route))
@@ -98,27 +102,24 @@ class Forwarder:
         self._publishes[route] = frame
         return frame
 
-    def _patch(self, raw: bytes, route: bytes) -> bytes:
-        """The properties to send; nothing where they cannot be read, or have come far enough.
+    def _patch(self, raw: bytes, route: bytes, now: int) -> bytes:
+        """The properties to send; nothing where they cannot be read, are of a message that has
+        expired, or of one that has come far enough.
 
         The route is one that is permitted: how far a copy may go is the same for all of these.
         """
         try:
-            changed = self._change(raw, route)
-        except ValueError:
+            changed = self._change(raw, route, now)
+        except (ValueError, Untranslatable, Expired):
             return b""
-        if len(self._patched) >= KEPT:
-            self._patched.clear()
-        self._patched[raw] = changed
+        if not raw[0] & _HAS_EXPIRATION:
+            if len(self._patched) >= KEPT:
+                self._patched.clear()
+            self._patched[raw] = changed
         return changed
 
-    def _change(self, raw: bytes, route: bytes) -> bytes:
-        changed = raw
-        if len(raw) > 1 and raw[1] & _HAS_USER:
-            changed = _with_renamed_user(changed)
-        if any(name in raw for name in _CC_NAMES):
-            changed = _with_renamed_copies(changed)
-        changed = self._routes.change_amqp(changed)
+    def _change(self, raw: bytes, route: bytes, now: int) -> bytes:
+        changed = self._routes.change_amqp(relay(raw, now))
         if _PATH_NAME not in raw:
             return append_entry(changed, self._entry)
         path = _path_of(changed)
@@ -130,13 +131,20 @@ class Forwarder:
         decision = self._routes.decide(self._destination(route), path)
         return decision.verdict is Verdict.FORWARD
 
-    def _special(self, route: bytes, raw: bytes, size: int, frames: bytes) -> Parcel | None:
+    def _special(
+        self, route: bytes, raw: bytes, size: int, frames: bytes, now: int
+    ) -> Parcel | None:
         """Parked, or None: left out."""
         parcel = (encode_publish(*split_route(route)), content_header(raw, size), frames, size)
         try:
             if self._queue is None and not self._is_forwarded(route, _path_of(raw)):
+                self.dropped += 1
                 return None
             to_amqp(self._routes.target(self._destination(route)))
+            relay(raw, now)
+        except Expired:
+            self.expired += 1
+            return None
         except Untranslatable as error:
             return self._parking.park(parcel, error.reason)
         except ValueError:
@@ -147,16 +155,3 @@ class Forwarder:
 def _path_of(raw: bytes) -> str | None:
     path = get_header(raw, PATH)
     return path if isinstance(path, str) and path else None
-
-
-def _with_renamed_user(raw: bytes) -> bytes:
-    user = get(raw, "user_id")
-    return set_header(patch(raw, {"user_id": None}), USER_ID, user)
-
-
-def _with_renamed_copies(raw: bytes) -> bytes:
-    for name, ours in _RENAMED.items():
-        value = get_header(raw, name)
-        if value is not None:
-            raw = set_header(remove_header(raw, name), ours, value)
-    return raw

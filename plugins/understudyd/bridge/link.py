@@ -144,8 +144,8 @@ class Link:
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
         """``closed`` is what the broker said, where it said something."""
-        if closed is not None and (parking := self._rejects.judge(closed)) is not None:
-            self._do(parking)
+        if closed is not None:
+            self._park(self._rejects.judge(closed))
         return self._happen(Happening.TARGET_LOST, now, self.reasons.fail(f"target: {reason}"))
 
     def source_up(self, now: float) -> list[Action]:
@@ -182,15 +182,23 @@ class Link:
         self._expect_confirm()
 
     def delivered(
-        self, tags: list[int], parcels: list[Parcel], now: float, last: int = 0
+        self,
+        tags: list[int],
+        parcels: list[Parcel],
+        now: float,
+        last: int = 0,
+        aside: Sequence[int] = (),
     ) -> list[Action]:
-        """A batch from the source; what was left out of it, up to the tag ``last``, is settled."""
+        """A batch from the source; what was left out of it, up to the tag ``last``, is settled.
+        The parcels of the tags ``aside`` are for the parking queue of the source."""
         self._now = now
         if self.state in (State.DRAINING, State.PAUSING, State.PAUSED, State.STOPPED):
             return []  # it was not taken, so closing gives it back
         self._timers.worked(Timer.SOURCE)
         self._delivered_at = now
         self.ledger.take(tags, parcels, now)
+        if aside:
+            self._park(self._rejects.set_aside({tag: self.ledger.parcel(tag) for tag in aside}))
         if len(tags) == 0 or tags[-1] < last:
             self.ledger.skip(last)
             self._acknowledge_in_time()
@@ -330,7 +338,10 @@ class Link:
         return waited and not self.ledger and self.wants_reading and self.state is State.RUNNING
 
     def _park_aside(self) -> None:
-        if (parking := self._rejects.aside()) is not None:
+        self._park(self._rejects.aside())
+
+    def _park(self, parking: ParkAtSource | None) -> None:
+        if parking is not None:
             self._do(parking)
 
     def _send_waiting(self) -> None:

@@ -1,9 +1,11 @@
-"""Messages that cannot reach their destination, as they go to the parking queue. No I/O.
+"""Messages that cannot reach their destination, as they go to a parking queue. No I/O.
 
 Rules
 * Such a message keeps body, properties and headers. Headers `x-understudy-parked-*` tell why, from
   which bridge and where to; it is persistent, and its expiration moves into a header, so that it
   does not vanish from the parking queue.
+* What the target returned is parked there. What it would close over, and what it has no words for,
+  is parked at the source, without our broker in its path: it has not left.
 * Properties that cannot be read are kept whole as one header of bytes.
 """
 
@@ -11,29 +13,39 @@ from __future__ import annotations
 
 from typing import Final
 
+from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.ledger import Parcel
+from understudyd.bridge.mapping import relay
+from understudyd.bridge.mapping.headers import PATH
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.methods import encode_publish, split_route
-from understudyd.bridge.wire.properties import build, get, patch, set_header
+from understudyd.bridge.wire.properties import (
+    build,
+    get,
+    get_header,
+    patch,
+    remove_header,
+    set_header,
+)
 from understudyd.bridge.wire.tables import Value
 
-__all__ = ["PARKED", "Parking"]
+__all__ = ["PARKED", "PROPERTIES", "ROUTE", "Parking", "one_hop_less"]
 
 PARKED: Final = "x-understudy-parked-"
 PERSISTENT: Final = 2
 LONGEST_REASON: Final = 1000  # characters
 
-_PROPERTIES = slice(19, -1)  # of a header frame
-_ROUTE = slice(13, -2)  # of the method frame of a publish
+PROPERTIES = slice(19, -1)  # of a header frame
+ROUTE = slice(13, -2)  # of the method frame of a publish
 
 
 class Parking:
-    """The parking queue of one bridge."""
+    """The parking queues of one bridge, where both of its ends speak AMQP."""
 
     def __init__(self, bridge: str) -> None:
+        self.bridge = bridge
         self.queue = f"understudy.parking.{bridge}"
-        self._bridge = bridge
         self._publish = encode_publish("", self.queue)
 
     def holds(self, parcel: Parcel) -> bool:
@@ -41,24 +53,42 @@ class Parking:
         return parcel[0] == self._publish
 
     def park(self, parcel: Parcel, reason: str) -> Parcel:
-        """The same message, bound for the parking queue."""
+        """The same message, bound for the parking queue of the target."""
         publish, header, frames, size = parcel
-        exchange, routing_key = split_route(publish[_ROUTE])
+        exchange, routing_key = split_route(publish[ROUTE])
         told: dict[str, Value] = {
             "reason": reason[:LONGEST_REASON],
-            "bridge": self._bridge,
+            "bridge": self.bridge,
             "exchange": exchange,
             "routing-key": routing_key,
         }
-        raw = header[_PROPERTIES]
+        raw = header[PROPERTIES]
         try:
             told["expiration"] = get(raw, "expiration")
-            properties = patch(raw, {"delivery_mode": PERSISTENT, "expiration": None})
-            properties = _with(properties, told)
-        except WireError:
+            kept = patch(raw, {"delivery_mode": PERSISTENT, "expiration": None})
+            properties = _with(relay(kept, 0), told)
+        except (WireError, Untranslatable):
             told = {**told, "properties": raw, "expiration": None}
             properties = _with(build({"delivery_mode": PERSISTENT}), told)
         return (self._publish, content_header(properties, size), frames, size)
+
+    def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:
+        """The message of a parcel for the target, bound for the parking queue of the source."""
+        publish, header, frames, size = parcel
+        raw = header[PROPERTIES]
+        try:
+            path = get_header(raw, PATH)
+            if isinstance(path, str):
+                left = one_hop_less(path)
+                raw = set_header(raw, PATH, left) if left else remove_header(raw, PATH)
+        except WireError:
+            pass
+        return self.park((publish, content_header(raw, size), frames, size), reason)
+
+
+def one_hop_less(path: str) -> str:
+    """The path without the broker that was left last."""
+    return path.rpartition(",")[0]
 
 
 def _with(properties: bytes, told: dict[str, Value]) -> bytes:

@@ -1,14 +1,18 @@
-"""What the target will never take: what it returns, and what it closes over. No I/O.
+"""What the target will never take: what it returns, what it closes over, and what it has no words
+for. No I/O.
 
 Rules
 * A message that came back is parked at the target, by way of the window.
 * One that the target closes over is looked for by sending one at a time, and parked at the source:
-  the target would close over it in its parking queue too. One after the other.
+  the target would close over it in its parking queue too.
+* So is what nobody could translate. One after the other; one that fails lets the next go first.
 """
 
 from __future__ import annotations
 
-from understudyd.bridge.ledger import Ledger
+from collections.abc import Mapping
+
+from understudyd.bridge.ledger import Ledger, Parcel
 from understudyd.bridge.outcomes import Outcome, of_closed, of_return
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.wire.amqp import Closed
@@ -28,6 +32,7 @@ class Rejects:
         """So many are to be sent one by one."""
         self._ledger = ledger
         self._parking = parking
+        self._tried = 0  # the tag that was parked at the source last, or not
 
     def judge(self, closed: Closed) -> ParkAtSource | None:
         """Find out whether a message closed the channel, and which."""
@@ -37,11 +42,17 @@ class Rejects:
             self.suspects = len(under_way)
         elif outcome is Outcome.REJECT:
             tag = under_way[0]
-            parcel = self._parking.park(self._ledger.parcel(tag), str(closed))
-            self._ledger.set_aside(tag, parcel)
+            parcel = self._parking.park_at_source(self._ledger.parcel(tag), str(closed))
             self.suspects -= 1
-            return self.aside()
+            return self.set_aside({tag: parcel})
         return None
+
+    def set_aside(self, parcels: Mapping[int, Parcel]) -> ParkAtSource | None:
+        """These are for the parking queue of the source."""
+        is_busy = bool(self._ledger.aside)
+        for tag, parcel in parcels.items():
+            self._ledger.set_aside(tag, parcel)
+        return None if is_busy else self.aside()
 
     def acquit(self, count: int) -> None:
         """So many were taken."""
@@ -50,7 +61,10 @@ class Rejects:
     def aside(self) -> ParkAtSource | None:
         """The next one to park at the source."""
         aside = self._ledger.aside
-        return ParkAtSource(*next(iter(aside.items()))) if aside else None
+        if not aside:
+            return None
+        self._tried = next((tag for tag in aside if tag > self._tried), next(iter(aside)))
+        return ParkAtSource(self._tried, aside[self._tried])
 
     def park(self, tag: int) -> None:
         """One that came back goes to the target's parking queue."""
