@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from understudy.wire.stomp import FrameParser, encode
-from understudyd.bridge.content import AmqpContent, Expired, StompContent, Untranslatable
+from understudyd.bridge.content import AmqpContent, Expired, Hidden, StompContent, Untranslatable
 from understudyd.bridge.dialects import (
     ACTIVEMQ,
     ARTEMIS,
@@ -18,6 +18,7 @@ from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Value
 
 NOW = 1_700_000_000_000
+ID = "ID:h-1-2:3:-1:1:1"  # of a message that came over STOMP
 
 
 def amqp(body: bytes = b"", **fields: Value) -> AmqpContent:
@@ -43,7 +44,7 @@ def fields_of(content: AmqpContent) -> dict[str, Value]:
 def message_of(**headers: str) -> dict[str, str]:
     """The headers of a MESSAGE from ActiveMQ."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return {"priority": "4", "expires": "0", "message-id": "ID:1", "ack": "ID:2", **named}
+    return {"priority": "4", "expires": "0", "message-id": ID, "ack": "ID:2", **named}
 
 
 def test_2_an_empty_body_keeps_its_kind() -> None:
@@ -360,13 +361,26 @@ def test_the_path_has_a_twin_for_selectors() -> None:
 
 def test_what_a_broker_could_not_show_is_untranslatable() -> None:
     failed = StompContent(message_of(transformation_error="no jar"), b"")
-    with pytest.raises(Untranslatable, match="ActiveMQ could not"):
+    with pytest.raises(Hidden, match="ActiveMQ shows no content"):
         to_amqp(failed, ACTIVEMQ)
     with pytest.raises(Untranslatable, match="cannot be read"):
         to_stomp(AmqpContent(b"\xff", b""), ACTIVEMQ)
     twice = b"\x20\0\0\0\0\x10" + b"\x01aS\0\0\0\x011" * 2
     with pytest.raises(Untranslatable, match="twice"):
         to_stomp(AmqpContent(twice, b""), ACTIVEMQ)
+
+
+def test_an_empty_text_of_java_may_be_a_map() -> None:
+    """Not to be told from one; what STOMP has sent is text, and what has a length is bytes."""
+    java = "ID:h-1-2:3:1:1:1:1"
+    with pytest.raises(Hidden):
+        to_amqp(StompContent(message_of(message_id=java), b""), ACTIVEMQ)
+    for content in (
+        StompContent(message_of(), b""),
+        StompContent(message_of(message_id=java, content_length="0"), b""),
+        StompContent(message_of(message_id=java), b"x"),
+    ):
+        assert to_amqp(content, ACTIVEMQ).body == content.body
 
 
 def test_a_name_too_long_for_amqp_is_untranslatable() -> None:

@@ -27,7 +27,8 @@ As a source
   two); what STOMP sends is kept as it is, and a JMS consumer fails on characters of four bytes.
 * Messages of other kinds (map, object, stream, and those without a body) look just like an empty
   text. With ``transformation:jms-map-json`` on Debian's package nothing comes at all, as the jars
-  for it are missing: queues of such messages cannot be bridged over STOMP.
+  for it are missing. A producer of STOMP makes texts and bytes alone, and is known by its messages'
+  ids: these end in ``:-1:1:`` and a number, where a session of Java's has a number above 0.
 * A NACK moves the message to the dead letter queue.
 * A durable subscription belongs to a client-id; a second connection of that id gets ERROR. It goes
   with an UNSUBSCRIBE that names id and activemq.subscriptionName, while nobody is subscribed.
@@ -94,6 +95,7 @@ ACTIVEMQ = Dialect(
         reserved=JMS_RESERVED,
         prefixes={"queue": "/queue/", "topic": "/topic/"},
         shown_prefixes={"/queue/": "queue", "/topic/": "topic"},
+        making_prefix="/queue/",
         text_by_length=True,
         timestamp_unit=1,
         expiry="expires",
@@ -104,6 +106,8 @@ ACTIVEMQ = Dialect(
         reply_shown="/queue/",
         reply_sent="/queue/",
         shown_defaults=True,
+        shown_empty=True,
+        own_ids=re.compile(r".*:-1:1:[0-9]+"),
         java_text=True,
     ),
 )

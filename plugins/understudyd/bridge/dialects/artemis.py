@@ -57,6 +57,7 @@ ARTEMIS = Dialect(
         reserved=JMS_RESERVED | {"destination-type", "_AMQ_DUPL_ID", "_AMQ_GROUP_ID"},
         prefixes={"queue": "", "topic": ""},
         shown_prefixes={},
+        making_prefix="",
         text_by_length=True,
         timestamp_unit=1,
         expiry="expires",

@@ -93,6 +93,9 @@ class StompFacts:
     shown_prefixes: Mapping[str, str]
     """Prefixes of a MESSAGE's destination and what they stand for."""
 
+    making_prefix: str
+    """How the name of a queue begins in a SEND that makes the queue where it is missing."""
+
     text_by_length: bool
     """A body without content-length is text, one with it is bytes; else bodies have no kind."""
 
@@ -128,6 +131,12 @@ class StompFacts:
 
     subscribed_beside: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """The same of a SUBSCRIBE."""
+
+    shown_empty: bool = False
+    """Messages of the kinds that STOMP does not have are shown like an empty text."""
+
+    own_ids: re.Pattern[str] = field(default=re.compile(r"(?!)"))
+    """The message-id of what came over STOMP, where that can be told."""
 
     java_text: bool = False
     """Text that came from Java is shown as Java writes it, see `mapping.java_text`."""

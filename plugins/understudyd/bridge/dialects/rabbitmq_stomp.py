@@ -90,6 +90,7 @@ RABBITMQ_STOMP = Dialect(
             "/exchange/": "exchange",
         },
         percent_encodes=True,
+        making_prefix="/queue/",
         text_by_length=False,
         timestamp_unit=1000,
         expiry="expiration",

@@ -8,6 +8,8 @@ Rules, beside those of `fitting`, `values` and `times`
 * Of bodies only text that is as Java writes it changes: it becomes UTF-8, and Java's again on the
   way back.
 * A reply-to that only another broker can serve is kept in the sidecar alone.
+* An empty text of ActiveMQ is one where it came over STOMP. Of others it cannot be told from a map
+  or an object, whose content is not shown.
 * What is too long for a header line goes into a sidecar, and these are cut; what passes the
   broker's other limits is untranslatable, so that it never sees it.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from understudyd.bridge.content import StompContent, Untranslatable
+from understudyd.bridge.content import Hidden, StompContent
 from understudyd.bridge.dialects import (
     ACTIVEMQ,
     ARTEMIS,
@@ -87,15 +89,17 @@ _MODES = {"true": 2, "1": 1, "false": None}
 
 
 def read(content: StompContent, dialect: Dialect, now: int) -> Message:
-    """Raises Untranslatable for a message that its broker could not put into STOMP."""
+    """Raises Hidden for a message that its broker did not, or may not, put into STOMP."""
     facts = _facts(dialect)
     message = Message(content.body)
     message.headers = headers = dict(content.headers)
     pop = headers.pop
     for name in facts.transport:
         pop(name, None)
-    if "transformation-error" in headers:
-        raise Untranslatable(f"{dialect.name} could not put this kind of message into STOMP")
+    if _is_hidden(content, facts):
+        raise Hidden(
+            f"{dialect.name} shows no content; it may be a map or an object, which STOMP lacks"
+        )
     for field, name in _PROPERTIES:
         if (text := pop(name, None)) is not None:
             message.properties[field] = text
@@ -158,6 +162,16 @@ def write(message: Message, dialect: Dialect, now: int) -> StompContent:
         fold(out, dialect.limits.header_line)
     check_stomp(out, message.body, dialect)
     return StompContent(out, message.body)
+
+
+def _is_hidden(content: StompContent, facts: StompFacts) -> bool:
+    """Whether there may be more than is shown. What has no id was not delivered."""
+    if "transformation-error" in content.headers:
+        return True
+    known = content.headers.get("message-id")
+    if not facts.shown_empty or content.body or content.has_length or known is None:
+        return False
+    return not facts.own_ids.fullmatch(known)
 
 
 def _read_own(message: Message, facts: StompFacts) -> None:
