@@ -14,20 +14,16 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
-from understudy import __version__, parse
+from understudy import __version__
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
-from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.names import Pattern
-from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
+from understudyd.bridge.ways import Way, ways_of
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
 
@@ -40,10 +36,11 @@ GC_THRESHOLD = 50_000  # objects; a batch makes thousands that are gone with it
 def run(file: Path, names: Iterable[str]) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     bridges = _chosen(file, load_bridges(file, os.environ), tuple(names))
+    ways = ways_of(bridges, file.absolute().parent)
     _log()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
-    return asyncio.run(_serve(bridges))
+    return asyncio.run(_serve(ways))
 
 
 def _chosen(
@@ -59,8 +56,8 @@ def _chosen(
     return [bridges[name] for name in names or bridges]
 
 
-async def _serve(bridges: list[BridgeConfig]) -> int:
-    runners = [runner for bridge in bridges for runner in links_of(bridge)]
+async def _serve(ways: list[Way]) -> int:
+    runners = [runner for way in ways for runner in links_of(way)]
     loop = asyncio.get_running_loop()
     stopping = False
 
@@ -80,58 +77,27 @@ async def _serve(bridges: list[BridgeConfig]) -> int:
     return 0
 
 
-def links_of(bridge: BridgeConfig, rng: random.Random | None = None) -> list[LinkRunner]:
-    """The links of a bridge, not started yet; raises ConfigurationError."""
+def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
+    """The links of one way of a bridge, not started yet; raises ConfigurationError."""
     rng = rng or random.Random()
+    bridge = way.bridge
     about: Table = {
         "product": "Understudy",
         "version": __version__,
         "connection_name": f"understudy.bridge.{bridge.name}",
     }
-    settings = LinkSettings(prefetch=bridge.prefetch_size, hold_time=bridge.hold_time)
-    source, target = bridge.source.reveal(), bridge.target.reveal()
-    with _about(bridge):
-        routes = Routes(
-            Options(
-                statically_included=bridge.statically_included,
-                dynamically_included=bridge.statically_included,
-                excluded=bridge.excluded,
-                rename=bridge.rename,
-                headers_set=bridge.headers_set,
-                headers_remove=bridge.headers_remove,
-            ),
-            _name_of(source),
-            _name_of(target),
+    return [
+        LinkRunner(
+            bridge.name,
+            Dialer(way.source.reveal(), about, rng),
+            pattern,
+            Dialer(way.target.reveal(), about, rng),
+            way.routes,
+            settings=LinkSettings(prefetch=bridge.prefetch_size, hold_time=bridge.hold_time),
+            rng=rng,
         )
-        routes.check_target(RABBITMQ_AMQP)
-        return [
-            LinkRunner(
-                bridge.name,
-                Dialer(source, about, rng),
-                Pattern.parse(text),
-                Dialer(target, about, rng),
-                routes,
-                settings=settings,
-                rng=rng,
-            )
-            for text in bridge.statically_included
-        ]
-
-
-@contextmanager
-def _about(bridge: BridgeConfig) -> Iterator[None]:
-    """Says of a ConfigurationError which bridge it is about."""
-    try:
-        yield
-    except ConfigurationError as error:
-        raise ConfigurationError(f"bridges.{bridge.name}: {error}") from error
-
-
-def _name_of(uri: str) -> str:
-    """What the source is called in paths: its first member's host, port and vhost."""
-    first = parse(uri).endpoints[0]
-    _, host, port = first.identity[:3]
-    return f"{host}:{port}/{unquote(first.path.removeprefix('/'))}"
+        for pattern in way.patterns
+    ]
 
 
 def _log() -> None:

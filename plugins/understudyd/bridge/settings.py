@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from understudy.core.backoff import Backoff
 
-__all__ = ["ACK_DELAY", "ACK_SHARE", "FIRST_WINDOW", "LinkSettings"]
+__all__ = ["ACK_DELAY", "ACK_SHARE", "FIRST_WINDOW", "LinkSettings", "Reading"]
 
 FIRST_WINDOW = 16  # messages
 ACK_DELAY = 0.025  # s
@@ -26,3 +26,17 @@ class LinkSettings:
     drain_time: float = 10.0  # a stop waits so long for what is in flight
     watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
     backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read, whatever it speaks."""
+
+    selector: str = ""
+    """What the broker is to filter by, where it can."""
+    durable_expires: float | None = None
+    """Seconds that a subscription to a topic stays which nobody reads; None: for ever."""
+    after_others: bool = True
+    """Whether the broker's own consumers come first."""
+    priority: int | None = None
+    """Of our consumer then; None: what is usual with the broker."""

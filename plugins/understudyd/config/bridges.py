@@ -131,7 +131,10 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     if bridge.priority is not None and not bridge.lowers_priority:
         why = "has no effect with decrease_network_consumer_priority = false; leave one of them out"
         table.refuse(("consumer_priority_base",), bridge.priority, why)
-    if bridge.durable_expires is not None and _all_queues(bridge.statically_included):
+    if bridge.priority is not None and not any(map(_is_queue, bridge.statically_included)):
+        why = "has no effect: only queues have other consumers, and none is included"
+        table.refuse(("consumer_priority_base",), bridge.priority, why)
+    if bridge.durable_expires is not None and all(map(_is_queue, bridge.statically_included)):
         why = "has no effect: only topics are read by subscriptions, and none is included"
         table.refuse(("durable_expires",), None, why)
     here, there = places(bridge.source), places(bridge.target)
@@ -190,8 +193,8 @@ def _callable(value: object) -> str:
     return text
 
 
-def _all_queues(included: Iterable[str]) -> bool:
-    return all(text.startswith("queue:") for text in included)
+def _is_queue(text: str) -> bool:
+    return text.startswith("queue:")
 
 
 def _texts(table: Table) -> dict[str, str]:

@@ -1,0 +1,185 @@
+"""What a bridge of the configuration comes to: one way or two, each with routes and options. No I/O
+but the import of a transformer.
+
+Rules
+* A duplex bridge does from the target to the source what it does the other way: the same
+  destinations, renames and options, as ActiveMQ's.
+* Two opposite ways over one queue would hand its messages to and fro, so they are refused, within a
+  bridge and between the bridges of one file. What two files do to each other is kept from
+  circulating by the path of the messages.
+* A broker's name in a path is the one that is configured, else the least of its members' addresses:
+  in whatever order they are listed, a list is one broker.
+* What is known to have no effect between these two ends is refused; what depends on which broker
+  answers (STOMP) is told when it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from urllib.parse import unquote
+
+from understudy import FailoverURI, parse
+from understudy.errors import ConfigurationError
+from understudyd.bridge.addresses import subscription
+from understudyd.bridge.dialects import RABBITMQ_AMQP
+from understudyd.bridge.names import QUEUE, Pattern
+from understudyd.bridge.routes import Options, Routes, check_duplex
+from understudyd.bridge.settings import Reading
+from understudyd.bridge.transform import Transformer, load
+from understudyd.config.bridges import BridgeConfig, places
+from understudyd.config.model import Secret
+
+__all__ = ["Way", "speaks_stomp", "ways_of"]
+
+STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
+
+
+@dataclass(frozen=True)
+class Way:
+    """From one broker to another."""
+
+    bridge: BridgeConfig
+    source: Secret
+    target: Secret
+    routes: Routes
+    patterns: tuple[Pattern, ...]
+    """What is forwarded; a link for each."""
+    reading: Reading
+    parking: str
+    """The name of the queue for what cannot be forwarded, at either end."""
+
+
+def ways_of(bridges: Iterable[BridgeConfig], folder: Path) -> list[Way]:
+    """All ways of these bridges; ``folder`` is that of the configuration.
+
+    Raises ConfigurationError for what a bridge cannot do.
+    """
+    ways: list[Way] = []
+    for bridge in bridges:
+        with _about(bridge):
+            transformer = load(bridge.transformer, folder) if bridge.transformer else None
+            ways += _both(bridge, transformer)
+    for one, other in combinations(ways, 2):
+        _check_opposite(one, other)
+    return ways
+
+
+def speaks_stomp(uri: Secret) -> bool:
+    """Whether an end is of STOMP; what is not said to be is of AMQP."""
+    members = parse(uri.reveal()).endpoints
+    return bool(members) and members[0].scheme in STOMP_SCHEMES
+
+
+def _both(bridge: BridgeConfig, transformer: Transformer | None) -> list[Way]:
+    ends = [(bridge.source, bridge.target, bridge.source_name, bridge.target_name)]
+    if bridge.duplex:
+        ends += [(bridge.target, bridge.source, bridge.target_name, bridge.source_name)]
+    ways = [_way(bridge, transformer, *end) for end in ends]
+    if bridge.duplex or places(bridge.source) == places(bridge.target):
+        check_duplex(ways[0].routes, ways[-1].routes)
+    return ways
+
+
+def _way(
+    bridge: BridgeConfig,
+    transformer: Transformer | None,
+    source: Secret,
+    target: Secret,
+    source_name: str | None,
+    target_name: str | None,
+) -> Way:
+    options = Options(
+        statically_included=bridge.statically_included,
+        dynamically_included=bridge.statically_included,  # so that nothing else is permitted
+        excluded=bridge.excluded,
+        rename=bridge.rename,
+        headers_set=bridge.headers_set,
+        headers_remove=bridge.headers_remove,
+        network_ttl=bridge.network_ttl,
+        body=bridge.body,
+        transformer=transformer,
+    )
+    here = source_name or _name_of(parse(source.reveal()), "source_name")
+    there = target_name or _name_of(parse(target.reveal()), "target_name")
+    way = Way(
+        bridge,
+        source,
+        target,
+        Routes(options, here, there),
+        tuple(map(Pattern.parse, bridge.statically_included)),
+        Reading(bridge.selector, bridge.durable_expires, bridge.lowers_priority, bridge.priority),
+        _parking_of(bridge),
+    )
+    _check(way)
+    return way
+
+
+def _check(way: Way) -> None:
+    """What cannot be, or has no effect, with brokers that speak AMQP."""
+    if not speaks_stomp(way.source):
+        for pattern in way.patterns:
+            subscription(pattern, RABBITMQ_AMQP)
+        if selector := way.reading.selector:
+            raise ConfigurationError(
+                f"selector = {selector!r}: RabbitMQ has no selectors, and a message that is read "
+                "there is taken from its queue; bind a queue of its own to what is wanted, or use "
+                "a transformer that drops the rest"
+            )
+    if not speaks_stomp(way.target):
+        way.routes.check_target(RABBITMQ_AMQP)
+        if way.bridge.body != "auto" and not way.bridge.duplex:
+            raise ConfigurationError(
+                f"body = {way.bridge.body!r} has no effect: over AMQP text and bytes are the same; "
+                "it is for targets that are ActiveMQ or Artemis"
+            )
+
+
+def _check_opposite(one: Way, other: Way) -> None:
+    here, there = places(one.source), places(one.target)
+    is_opposite = here & places(other.target) and there & places(other.source)
+    if not is_opposite or one.bridge is other.bridge:
+        return
+    try:
+        check_duplex(one.routes, other.routes)
+    except ConfigurationError as error:
+        names = f"bridges.{one.bridge.name} and bridges.{other.bridge.name}"
+        raise ConfigurationError(f"{names} are opposite: {error}") from error
+
+
+def _parking_of(bridge: BridgeConfig) -> str:
+    if not bridge.parking:
+        return f"understudy.parking.{bridge.name}"
+    pattern = Pattern.parse(bridge.parking)
+    if pattern.kind != QUEUE or not pattern.is_exact:
+        raise ConfigurationError(
+            f"parking = {bridge.parking!r}: it is one queue, as queue://orders.parked"
+        )
+    if any(Pattern.parse(text).matches(pattern.destination) for text in bridge.statically_included):
+        raise ConfigurationError(
+            f"parking = {bridge.parking!r} is one of the queues that are forwarded; name another"
+        )
+    return pattern.destination.name
+
+
+def _name_of(uri: FailoverURI, option: str) -> str:
+    """What a broker is called in paths: host, port and vhost of one member, the least."""
+    names = []
+    for endpoint in uri.endpoints:
+        _, host, port, _, _, path = endpoint.identity[:6]
+        names.append(f"{host}:{port}/{unquote(str(path).removeprefix('/'))}")
+    if not names:
+        raise ConfigurationError(f"{uri} lists no broker to name it by: write {option}")
+    return min(names)
+
+
+@contextmanager
+def _about(bridge: BridgeConfig) -> Iterator[None]:
+    """Says of a ConfigurationError which bridge it is about."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"bridges.{bridge.name}: {error}") from error

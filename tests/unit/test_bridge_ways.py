@@ -1,0 +1,135 @@
+"""What bridges come to: ways, their options, and what they would do to each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy import ConfigurationError, parse
+from understudyd.bridge.settings import Reading
+from understudyd.bridge.ways import Way, ways_of
+from understudyd.config.bridges import BridgeConfig
+from understudyd.config.model import Secret
+
+HERE = Path(__file__).parent
+BY_STOMP = {"source": "stomp://a", "target": "stomp://b"}
+
+
+def bridge(
+    name: str = "b", source: str = "amqp://a", target: str = "amqp://b", **given: Any
+) -> Any:
+    given = {"statically_included": ("queue://x",), **given}
+    return BridgeConfig(
+        name, Secret(source, str(parse(source))), Secret(target, str(parse(target))), **given
+    )
+
+
+def only(**given: Any) -> Way:
+    (way,) = ways_of([bridge(**given)], HERE)
+    return way
+
+
+def test_a_bridge_is_one_way_with_all_its_options() -> None:
+    way = only(
+        network_ttl=3, headers_set={"a": "b"}, statically_included=("queue://x", "topic://y")
+    )
+    assert [str(pattern) for pattern in way.patterns] == ["queue://x", "topic://y"]
+    assert (way.routes.here, way.routes.there) == ("a:5672/", "b:5672/")
+    assert way.reading == Reading()
+    assert way.parking == "understudy.parking.b"
+    assert not way.routes.needs_messages
+
+
+def test_how_a_source_is_read() -> None:
+    way = only(
+        **BY_STOMP, selector="n > 5", durable_expires=60.0, priority=-9, parking="queue://parked.x"
+    )
+    assert way.reading == Reading("n > 5", 60.0, True, -9)
+    assert way.parking == "parked.x"
+
+
+def test_duplex_does_the_same_in_both_directions() -> None:
+    """B24, scenario 54."""
+    there, back = ways_of(
+        [bridge(duplex=True, statically_included=("topic://x",), target_name="hq", rate=5)], HERE
+    )
+    assert (there.source.reveal(), there.target.reveal()) == ("amqp://a", "amqp://b")
+    assert (back.source.reveal(), back.target.reveal()) == ("amqp://b", "amqp://a")
+    assert (there.routes.here, there.routes.there) == ("a:5672/", "hq")
+    assert (back.routes.here, back.routes.there) == ("hq", "a:5672/")
+    assert there.patterns == back.patterns
+
+
+def test_duplex_over_one_queue_is_refused_and_over_two_is_not() -> None:
+    with pytest.raises(ConfigurationError, match=r"bridges\.b: .*to and fro"):
+        ways_of([bridge(duplex=True)], HERE)
+    renamed = bridge(duplex=True, rename={"queue://x": "queue://x.in"})
+    assert len(ways_of([renamed], HERE)) == 2
+
+
+def test_one_broker_is_no_circle_of_queues() -> None:
+    given = {"source": "amqp://a", "target": "amqp://a", "statically_included": ("queue://x",)}
+    assert only(**given, rename={"queue://x": "queue://y"})
+    circle = {**given, "statically_included": ("queue://x", "queue://y")}
+    with pytest.raises(ConfigurationError, match="to and fro"):
+        only(**circle, rename={"queue://x": "queue://y", "queue://y": "queue://x"})
+
+
+@pytest.mark.parametrize(
+    ("other", "is_refused"),
+    [
+        ({"source": "amqp://b", "target": "amqp://a"}, True),
+        ({"source": "amqp://u:p@b/", "target": "failover:(amqp://z,amqp://a)"}, True),
+        ({"source": "amqp://b", "target": "amqp://a", "rename": {"queue://x": "queue://y"}}, True),
+        ({"source": "amqp://b", "target": "amqp://c"}, False),
+        ({"source": "amqp://b", "target": "amqp://a/other"}, False),
+        ({"source": "amqp://a", "target": "amqp://b"}, False),
+        (
+            {"source": "amqp://b", "target": "amqp://a", "statically_included": ("queue://y",)},
+            False,
+        ),
+    ],
+)
+def test_opposite_bridges_of_one_file_over_one_queue_are_refused(
+    other: dict[str, Any], is_refused: bool
+) -> None:
+    bridges = [bridge("one"), bridge("back", **other)]
+    if not is_refused:
+        assert len(ways_of(bridges, HERE)) == 2
+        return
+    with pytest.raises(ConfigurationError, match=r"bridges\.one and bridges\.back .*to and fro"):
+        ways_of(bridges, HERE)
+
+
+def test_a_list_is_one_broker_in_whatever_order() -> None:
+    """Scenario 59: one identity, so that a path is understood by all bridges."""
+    one = only(source="masterslave:(amqp://n1/v,amqp://n2/v)")
+    other = only(source="masterslave:(amqp://n2/v,amqp://n1/v)")
+    assert one.routes.here == other.routes.here == "n1:5672/v"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"selector": "n > 5"}, "RabbitMQ has no selectors"),
+        ({"body": "text"}, "over AMQP text and bytes are the same"),
+        ({"statically_included": ("queue://x.*",)}, "no wildcards for queues"),
+        ({"statically_included": ("orders",)}, "is no destination"),
+        ({"statically_included": ("topic://a*",)}, "a wildcard stands alone"),
+        ({"parking": "topic://x"}, "it is one queue"),
+        ({"parking": "queue://x.*"}, "it is one queue"),
+        ({"parking": "queue://x"}, "one of the queues that are forwarded"),
+        ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
+        ({"source": "discovery:(file:/uris)"}, "write source_name"),
+    ],
+)
+def test_what_cannot_be_is_told_at_load(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^bridges\.b: .*{why}"):
+        only(**given)
+
+
+def test_what_only_another_kind_of_broker_can_is_left_to_it() -> None:
+    assert only(**BY_STOMP, selector="n > 5", statically_included=("queue://x.*",))
+    assert only(target="stomp://b", body="text")
