@@ -12,6 +12,7 @@ import sys
 
 from understudyd.api.page import Page
 from understudyd.api.server import serve
+from understudyd.api.site import SidecarSite
 from understudyd.guard.system import go_first
 
 # It needs the processor seldom and shortly, but at once.
@@ -24,7 +25,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the sidecar decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so does systemd
     go_first(NICENESS, TURN)
-    return serve(Page(page), socket.socket(fileno=channel), control)
+    return serve(SidecarSite(Page(page)), socket.socket(fileno=channel), control)
 
 
 if __name__ == "__main__":

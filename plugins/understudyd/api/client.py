@@ -1,4 +1,4 @@
-"""The sidecar's end of the API process."""
+"""The sidecar's, or the bridge's, end of the API process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import socket
 import subprocess
 import sys
 from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from understudy.errors import ConfigurationError, UnderstudyError
-from understudyd.api.page import Page
+from understudyd.api.page import Page, Sheet
 from understudyd.api.words import LARGEST, Failed, Listening, Order, Settings, Verdict, pack, unpack
 from understudyd.clock import now
 
-__all__ = ["ApiProcess", "Gone"]
+__all__ = ["ApiClient", "ApiProcess", "Gone"]
+
+S = TypeVar("S", bound=Sheet)
+A = TypeVar("A", bound="ApiClient[Any]")
 
 START_TIME = 15.0  # s; it takes 0.2 s, or as long as the place of a dead sidecar's API is taken
 STOP_TIME = 2.0  # s
@@ -26,19 +30,21 @@ class Gone:
     """The API process has ended; `ApiProcess.start` starts another."""
 
 
-class ApiProcess:
+class ApiClient(Generic[S]):
     """A context manager. Not started yet; what is published before is answered then.
 
     ``page`` is where to publish; it stays the same when the process has to be started again.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.page = Page()
+    def __init__(self, settings: Settings, page: S, module: str, extra: str) -> None:
+        """``module`` is the one to run, ``extra`` what has to be installed for it."""
+        self.page = page
+        self._module, self._extra = module, extra
         self._settings = self._wanted = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
-    def __enter__(self) -> ApiProcess:
+    def __enter__(self: A) -> A:
         return self
 
     def __exit__(
@@ -53,7 +59,9 @@ class ApiProcess:
         """Returns when it answers. Raises ConfigurationError where it can't listen, and
         UnderstudyError where it does not even start."""
         if importlib.util.find_spec("h11") is None:
-            raise ConfigurationError('h11 is not installed: pip install "understudy[sidecar]"')
+            raise ConfigurationError(
+                f'h11 is not installed: pip install "understudy[{self._extra}]"'
+            )
         self.stop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -61,7 +69,7 @@ class ApiProcess:
             argv = [
                 sys.executable,
                 "-m",
-                "understudyd.api",
+                self._module,
                 *map(str, descriptors),
                 str(os.getpid()),
             ]
@@ -162,3 +170,10 @@ class ApiProcess:
         if self._channel is not None:
             with contextlib.suppress(OSError):  # it is dead, which the next receive() tells
                 self._channel.send(pack(word))
+
+
+class ApiProcess(ApiClient[Page]):
+    """The sidecar's."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, Page(), "understudyd.api", "sidecar")

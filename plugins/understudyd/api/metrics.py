@@ -43,17 +43,20 @@ Sample = tuple[str, float, Mapping[str, str]]
 """Name without its prefix, value, labels."""
 
 
-def render(samples: Iterable[Sample], labels: Mapping[str, str]) -> str:
+def render(
+    samples: Iterable[Sample],
+    labels: Mapping[str, str],
+    metrics: Mapping[str, tuple[str, str]] = METRICS,
+) -> str:
     """The text; ``labels`` are added to each sample, which are grouped by name."""
     grouped: dict[str, list[str]] = {}
     for name, value, own in samples:
         pairs = ",".join(f'{key}="{_escaped(text)}"' for key, text in {**labels, **own}.items())
         grouped.setdefault(name, []).append(f"understudy_{name}{{{pairs}}} {float(value)!r}\n")
-    return "".join(_head(name) + "".join(lines) for name, lines in grouped.items())
+    return "".join(_head(name, *metrics[name]) + "".join(lines) for name, lines in grouped.items())
 
 
-def _head(name: str) -> str:
-    kind, meaning = METRICS[name]
+def _head(name: str, kind: str, meaning: str) -> str:
     return f"# HELP understudy_{name} {meaning}\n# TYPE understudy_{name} {kind}\n"
 
 

@@ -1,4 +1,4 @@
-"""The page that the sidecar shares with its API: what to answer, and until when it is true.
+"""The page that a sidecar or a bridge shares with its API: what to answer, until when it is true.
 
 Rules
 * One writer to a cell, any number of readers, no lock: a reader never waits, whatever the writer
@@ -25,7 +25,7 @@ from typing import Any
 from understudyd.clock import now
 from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
 
-__all__ = ["BEAT", "Page", "Pulse", "Snapshot"]
+__all__ = ["BEAT", "Page", "Pulse", "Sheet", "Snapshot"]
 
 BEAT = 1.0  # s; a third of what counts as silent
 SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
@@ -86,35 +86,33 @@ class Pulse:
     token: int = 0
 
 
-class Page:
+class Sheet:
     """Shared memory behind a file descriptor, which another process maps as well."""
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        """A new page, or the one behind an inherited descriptor."""
-        sizes = [PULSE.size, SIGN.size, SNAPSHOT_SIZE]
-        size = sum(2 * (SLOT.size + one) for one in sizes)
+    def __init__(self, descriptor: int | None = None, *, room: int = SNAPSHOT_SIZE) -> None:
+        """A new one, for data of so many bytes, or the one behind an inherited descriptor."""
+        small = [PULSE.size, SIGN.size]
         if descriptor is None:
             descriptor = os.memfd_create("understudy-api", os.MFD_CLOEXEC)
-            os.truncate(descriptor, size)
+            os.truncate(descriptor, sum(2 * (SLOT.size + one) for one in (*small, room)))
+        size = os.fstat(descriptor).st_size
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, size)
-        begins = [sum(2 * (SLOT.size + one) for one in sizes[:index]) for index in range(3)]
-        self._pulse, self._sign, self._snapshot = (
+        begins = [sum(2 * (SLOT.size + one) for one in small[:index]) for index in range(3)]
+        sizes = [*small, (size - begins[2]) // 2 - SLOT.size]
+        self._pulse, self._sign, self._data = (
             _Cell(self._memory, begin, one) for begin, one in zip(begins, sizes, strict=True)
         )
-        self._read: tuple[int, Snapshot | None] = (0, None)
+        self._known = 0
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """What is too large loses the older half of its history, until it fits.
+    def write(self, data: bytes) -> None:
+        """Raises ValueError for what is too large."""
+        self._data.write(data)
 
-        Raises ValueError when it is too large without any.
-        """
-        data = replace(snapshot, at=now()).to_json()
-        if len(data) > SNAPSHOT_SIZE and snapshot.history:
-            newer = snapshot.history[len(snapshot.history) // 2 + 1 :]
-            self.publish(replace(snapshot, history=newer))
-        else:
-            self._snapshot.write(data)
+    def read(self) -> bytes:
+        """What was written since it was read last; empty: nothing."""
+        self._known, data = self._data.read(known=self._known)
+        return data
 
     def beat(self, deadline: float = -math.inf, token: int = 0) -> None:
         """The writer lives; its lease, if it has one, lasts until the deadline."""
@@ -123,13 +121,6 @@ class Page:
     def pulse(self) -> Pulse:
         _, data = self._pulse.read()
         return Pulse(*PULSE.unpack(data)) if data else Pulse()
-
-    def snapshot(self) -> Snapshot | None:
-        """The last one; None before the first."""
-        sequence, data = self._snapshot.read(known=self._read[0])
-        if data:
-            self._read = (sequence, Snapshot.from_json(data))
-        return self._read[1]
 
     def sign(self) -> None:
         """The API lives."""
@@ -143,6 +134,32 @@ class Page:
     def close(self) -> None:
         self._memory.close()
         os.close(self.descriptor)
+
+
+class Page(Sheet):
+    """The sidecar's."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        super().__init__(descriptor)
+        self._last: Snapshot | None = None
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """What is too large loses the older half of its history, until it fits.
+
+        Raises ValueError when it is too large without any.
+        """
+        data = replace(snapshot, at=now()).to_json()
+        if len(data) > SNAPSHOT_SIZE and snapshot.history:
+            newer = snapshot.history[len(snapshot.history) // 2 + 1 :]
+            self.publish(replace(snapshot, history=newer))
+        else:
+            self.write(data)
+
+    def snapshot(self) -> Snapshot | None:
+        """The last one; None before the first."""
+        if data := self.read():
+            self._last = Snapshot.from_json(data)
+        return self._last
 
 
 class _Cell:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl
@@ -24,7 +24,19 @@ from understudyd.api.words import COMMANDS
 from understudyd.config.model import Api
 from understudyd.status import NodeStatus, Role, believed
 
-__all__ = ["GETS", "Asked", "Command", "Reply", "View", "refusal", "route"]
+__all__ = [
+    "GETS",
+    "READS",
+    "Asked",
+    "Command",
+    "Reply",
+    "View",
+    "body_of",
+    "forbidden",
+    "refusal",
+    "reply",
+    "route",
+]
 
 ALIVE = 1.0  # s; /liveness: four beats
 # s; a broker is judged after three failed checks, one a second: an older judgement is worth nothing
@@ -65,9 +77,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class Command:
-    """A POST that may go to the sidecar."""
+    """A POST that may go to the sidecar, or to the bridge."""
 
-    name: str  # one of COMMANDS
+    name: str  # the sidecar's: one of COMMANDS
     to: str | None = None
 
 
@@ -162,7 +174,7 @@ def _probe(why_not: Callable[[View], str]) -> Page:
     def page(view: View, _: Mapping[str, str]) -> Reply:
         reason = why_not(view)
         data = _status(view) | ({"reason": reason} if reason else {})
-        return _json(503 if reason else 200, data)
+        return reply(503 if reason else 200, data)
 
     return page
 
@@ -181,14 +193,14 @@ def _cluster(view: View, _: Mapping[str, str]) -> Reply:
         node if node.seen_s is None else replace(node, seen_s=round(node.seen_s + age, 3))
         for node in cluster.nodes
     )
-    return _json(200, replace(cluster, nodes=believed(nodes, cluster.master)).to_json())
+    return reply(200, replace(cluster, nodes=believed(nodes, cluster.master)).to_json())
 
 
 def _history(view: View, _: Mapping[str, str]) -> Reply:
     reason = _not_fresh(view)
     if reason or view.snapshot is None:
         return refusal(503, reason)
-    return _json(200, [entry.to_json() for entry in view.snapshot.history])
+    return reply(200, [entry.to_json() for entry in view.snapshot.history])
 
 
 def _uris(view: View, _: Mapping[str, str]) -> Reply:
@@ -260,6 +272,20 @@ GETS: dict[str, Page] = {
 
 
 def _order(name: str, asked: Asked, api: Api) -> Answer:
+    if (refused := forbidden(asked, api)) is not None:
+        return refused
+    valid = {"to"} if name in ("switchover", "failover") else set()
+    data = body_of(asked, valid)
+    if isinstance(data, Reply):
+        return data
+    to = data.get("to")
+    if to is not None and not isinstance(to, str):
+        return refusal(400, '"to" must be the name of a node')
+    return Command(name, to)
+
+
+def forbidden(asked: Asked, api: Api) -> Reply | None:
+    """The refusal for who may not order anything; None: may."""
     if api.allow and not _is_allowed(asked.peer, api):
         return refusal(403, f"{asked.peer} is not in [api] allow")
     if api.token is None:
@@ -270,17 +296,18 @@ def _order(name: str, asked: Asked, api: Api) -> Answer:
     if scheme.casefold() != "bearer" or not is_right:
         reason = "send the header Authorization: Bearer TOKEN, with the token of [api]"
         return refusal(401, reason, **{"www-authenticate": "Bearer"})
+    return None
+
+
+def body_of(asked: Asked, valid: Collection[str]) -> dict[str, Any] | Reply:
+    """The object that was sent, with these keys at most, or the refusal."""
     try:
         data = json.loads(asked.body or b"{}")
     except (ValueError, RecursionError):
         return refusal(400, "the body is no JSON")
-    valid = {"to"} if name in ("switchover", "failover") else set()
-    if not isinstance(data, dict) or not data.keys() <= valid:
+    if not isinstance(data, dict) or not data.keys() <= set(valid):
         return refusal(400, f"the body must be an object with {' and '.join(valid) or 'no keys'}")
-    to = data.get("to")
-    if to is not None and not isinstance(to, str):
-        return refusal(400, '"to" must be the name of a node')
-    return Command(name, to)
+    return data
 
 
 def _is_allowed(peer: str, api: Api) -> bool:
@@ -296,10 +323,11 @@ def _is_allowed(peer: str, api: Api) -> bool:
 # ----------------------------------------------------------------------------------------------
 
 
-def _json(code: int, data: object) -> Reply:
+def reply(code: int, data: object) -> Reply:
+    """With JSON."""
     return Reply(code, json.dumps(data).encode() + b"\n")
 
 
 def refusal(code: int, reason: str, **headers: str) -> Reply:
     """Any code, with the reason as JSON."""
-    return replace(_json(code, {"reason": reason}), headers=tuple(headers.items()))
+    return replace(reply(code, {"reason": reason}), headers=tuple(headers.items()))

@@ -1,10 +1,10 @@
-"""The API process: answers HTTP from the shared page, hands accepted POSTs to the sidecar.
+"""The API process: answers HTTP from the shared page, hands accepted POSTs to who owns it.
 
 Rules
-* It never waits for anything: what is not known now is a 503. Only an order to the sidecar waits,
-  `ANSWER_TIME` at most.
-* It knows the sidecar's death and the broker's from the kernel (pidfd), not from silence. When the
-  sidecar is dead it answers 503 to who is connected and ends, so that the next one gets its place.
+* It never waits for anything: what is not known now is a 503. Only an order to the owner (sidecar
+  or bridge) waits, `ANSWER_TIME` at most.
+* It knows the owner's death and the broker's from the kernel (pidfd), not from silence. When the
+  owner is dead it answers 503 to who is connected and ends, so that the next one gets its place.
 * It accepts connections itself and not by asyncio, so that each is counted from its first moment,
   TLS handshake included, and running out of descriptors costs the quietest client its place.
 """
@@ -14,9 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import resource
-import select
 import socket
 import ssl
 import time
@@ -24,8 +22,8 @@ from collections.abc import Callable
 
 from understudyd.api.connection import Connection, Crowd
 from understudyd.api.metrics import Sample
-from understudyd.api.page import Page
-from understudyd.api.routes import Asked, Reply, View, refusal, route
+from understudyd.api.routes import Asked, Reply, refusal
+from understudyd.api.site import Process, Site
 from understudyd.api.words import (
     LARGEST,
     Failed,
@@ -53,10 +51,10 @@ FAREWELL = 0.1  # s for the last answers
 BIND_TIME = 3.0  # s; the API of a sidecar that has just died frees its place within FAREWELL
 
 
-def serve(page: Page, channel: socket.socket, control: int) -> int:
-    """Serve until the sidecar, process ``control``, is dead or closes its end; the exit code."""
+def serve(site: Site, channel: socket.socket, control: int) -> int:
+    """Serve until the owner, process ``control``, is dead or closes its end; the exit code."""
     message = channel.recv(LARGEST)
-    if not message:  # the sidecar has died already
+    if not message:  # the owner has died already
         return 0
     word = unpack(message)
     assert isinstance(word, Settings)
@@ -66,26 +64,25 @@ def serve(page: Page, channel: socket.socket, control: int) -> int:
     except OSError as exc:  # ssl.SSLError is one
         channel.send(pack(Failed(_told(word, exc))))
         return 1
-    page.sign()
-    with contextlib.suppress(OSError):  # the sidecar has died, which is seen below
+    site.sign()
+    with contextlib.suppress(OSError):  # the owner has died, which is seen below
         channel.send(pack(Listening()))
-    return asyncio.run(_Server(page, channel, control, word, tls, listeners).run())
+    return asyncio.run(_Server(site, channel, control, word, tls, listeners).run())
 
 
 class _Server:
     def __init__(
         self,
-        page: Page,
+        site: Site,
         channel: socket.socket,
         control: int,
         settings: Settings,
         tls: ssl.SSLContext | None,
         listeners: list[socket.socket],
     ) -> None:
-        self._page = page
+        self._site = site
         self._channel = channel
-        self._control = _Process(control)
-        self._broker = _Process(None)
+        self._control = Process(control)
         self._settings = settings
         self._tls = tls
         self._listeners = listeners
@@ -110,7 +107,7 @@ class _Server:
         if self._control.descriptor is not None:
             loop.remove_reader(self._control.descriptor)
         for number in list(self._waiting):
-            self._answer(number, refusal(503, "the sidecar is dead"))
+            self._answer(number, refusal(503, f"the {self._site.owner} is dead"))
         await asyncio.sleep(FAREWELL)
         self._crowd.clear()
         return 0
@@ -118,7 +115,7 @@ class _Server:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(1)
-            self._page.sign()
+            self._site.sign()
             self._crowd.sweep(now())
 
     def _open(self) -> None:
@@ -130,7 +127,7 @@ class _Server:
             self._loop.remove_reader(listener)
             listener.close()
 
-    # --- the sidecar ----------------------------------------------------------------------------
+    # --- the owner ------------------------------------------------------------------------------
 
     def _read_channel(self) -> None:
         try:
@@ -163,7 +160,7 @@ class _Server:
             self._tell(Listening())
 
     def _tell(self, word: Word) -> bool:
-        """False when the sidecar does not read what it was told already."""
+        """False when the owner does not read what it was told already."""
         try:
             self._channel.send(pack(word))
         except OSError:
@@ -173,7 +170,8 @@ class _Server:
     # --- requests -------------------------------------------------------------------------------
 
     def _asked(self, asked: Asked, answer: Callable[[Reply], None]) -> None:
-        decided = route(asked, self._view(), self._settings.api)
+        is_alive = self._control.is_alive and not self._end.is_set()
+        decided = self._site.answer(asked, self._settings.api, is_alive, self._samples())
         if isinstance(decided, Reply):
             self._count_code(decided.code)
             answer(decided)
@@ -182,9 +180,9 @@ class _Server:
         order = Order(self._count, decided.name, decided.to, asked.peer)
         self._waiting[order.id] = answer
         if len(self._waiting) > ORDERS or not self._tell(order):
-            self._answer(order.id, refusal(503, "the sidecar is too busy"))
+            self._answer(order.id, refusal(503, f"the {self._site.owner} is too busy"))
             return
-        late = refusal(503, f"the sidecar did not answer within {ANSWER_TIME:g} s")
+        late = refusal(503, f"the {self._site.owner} did not answer within {ANSWER_TIME:g} s")
         self._loop.call_later(ANSWER_TIME, self._answer, order.id, late)
 
     def _answer(self, number: int, reply: Reply) -> None:
@@ -197,25 +195,16 @@ class _Server:
     def _count_code(self, code: int) -> None:
         self._answered[code] = self._answered.get(code, 0) + 1
 
-    def _view(self) -> View:
-        snapshot = self._page.snapshot()
-        self._broker.watch(snapshot.status.broker.pid if snapshot else None)
-        own: list[Sample] = [
+    def _samples(self) -> list[Sample]:
+        """What this process knows of itself."""
+        return [
             ("api_connections", len(self._crowd), {}),
             ("api_evicted_total", self._crowd.evicted, {}),
+            *(
+                ("api_requests_total", count, {"code": str(code)})
+                for code, count in self._answered.items()
+            ),
         ]
-        own += [
-            ("api_requests_total", count, {"code": str(code)})
-            for code, count in self._answered.items()
-        ]
-        return View(
-            now=now(),
-            pulse=self._page.pulse(),
-            snapshot=snapshot,
-            is_control_alive=self._control.is_alive and not self._end.is_set(),
-            is_broker_alive=self._broker.is_alive,
-            own=tuple(own),
-        )
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -243,37 +232,6 @@ class _Server:
         except (OSError, asyncio.CancelledError):
             self._crowd.leave(connection)
             sock.close()
-
-
-class _Process:
-    """Whether a process lives, by the kernel's word."""
-
-    def __init__(self, pid: int | None) -> None:
-        self.descriptor: int | None = None
-        self._pid: int | None = None
-        self._is_gone = False
-        self.watch(pid)
-
-    def watch(self, pid: int | None) -> None:
-        """This one from now on; None: there is none, which counts as living."""
-        if pid == self._pid:
-            return
-        if self.descriptor is not None:
-            os.close(self.descriptor)
-        self._pid, self.descriptor, self._is_gone = pid, None, False
-        if pid is not None:
-            try:
-                self.descriptor = os.pidfd_open(pid)
-            except ProcessLookupError:
-                self._is_gone = True
-
-    @property
-    def is_alive(self) -> bool:
-        if self.descriptor is None:
-            return not self._is_gone
-        poll = select.poll()  # select() knows no descriptor above 1023
-        poll.register(self.descriptor, select.POLLIN)
-        return not poll.poll(0)
 
 
 def _bind(place: Place, patience: float = 0.0) -> list[socket.socket]:

@@ -51,10 +51,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Order:
-    """A POST that was allowed. ``to``: the node to be master, where one was named."""
+    """A POST that was allowed. ``to``: the node to be master, where one was named; or the bridge
+    that is meant."""
 
     id: int
-    command: str  # one of COMMANDS
+    command: str  # the sidecar's: one of COMMANDS
     to: str | None = None
     by: str = ""  # the address that it came from
 
