@@ -168,7 +168,7 @@ def test_10_a_time_to_live_does_not_begin_anew() -> None:
 
 def test_10_what_has_expired_is_left_out_and_counted() -> None:
     ours = forwarder()
-    deadline = {"x-understudy-deadline": f"{NOW - 1} 100"}
+    deadline: Value = {"x-understudy-deadline": f"{NOW - 1} 100"}
     over = build({"expiration": "100", "headers": deadline})
     tags, _, aside = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
     assert (tags, aside, ours.expired) == ([2], [], 1)

@@ -21,6 +21,7 @@ from understudyd.testing.linked import (
     bodies,
     deliver,
     only,
+    parcel,
     running,
 )
 
@@ -184,3 +185,31 @@ def test_a_target_that_closes_over_the_first_message_is_no_hot_loop() -> None:
         made.tick(now)
         made.target_up(now)
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_what_has_no_words_at_the_target_is_parked_one_after_the_other() -> None:
+    made = running()
+    parcels = [parcel(b"%d" % tag) for tag in (1, 2, 3)]
+    first = made.delivered([1, 2, 3], parcels, 0.0, 3, [1, 3])
+    assert bodies(first) == [b"2"]
+    one = only(ParkAtSource, first)
+    assert one == ParkAtSource(1, parcels[0])
+    again = made.delivered([4], [parcel(b"4")], 0.0, 4, [4])
+    assert again == [], "one is under way"
+    made.confirmed([(1, 0, True)], 0.0)
+    assert only(ParkAtSource, made.park_done(one, 0.0)).tag == 3
+    assert made.due is not None, "2 is to be acknowledged soon"
+    assert made.parked == 1
+
+
+def test_one_that_cannot_be_parked_lets_the_others_go_first() -> None:
+    made = running()
+    parcels = [parcel(b"%d" % tag) for tag in (1, 2)]
+    one = only(ParkAtSource, made.delivered([1, 2], parcels, 0.0, 2, [1, 2]))
+    assert made.park_failed("no", 0.0) == []
+    assert "parking at the source: no" in made.reason
+    other = only(ParkAtSource, made.tick(1.0))
+    assert (one.tag, other.tag) == (1, 2)
+    assert only(ParkAtSource, made.park_done(other, 1.0)).tag == 1
+    assert made.parked == 1
+    assert only(Acknowledge, made.park_done(one, 1.0)).tag == 2
