@@ -33,6 +33,7 @@ from functools import partialmethod
 from random import Random
 
 from understudyd.bridge.ledger import Ledger, Parcel
+from understudyd.bridge.pace import Pace
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.reasons import Reasons
 from understudyd.bridge.rejects import Rejects
@@ -64,12 +65,16 @@ __all__ = ["Link"]
 class Link:
     """One source, one target. Every method that is told something returns what to do."""
 
-    def __init__(self, settings: LinkSettings, parking: Parking, rng: Random) -> None:
+    def __init__(
+        self, settings: LinkSettings, parking: Parking, rng: Random, pace: Pace | None = None
+    ) -> None:
+        """``pace`` is shared by those that have one rate."""
         self.state = State.IDLE
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0
         self.window = FIRST_WINDOW
         self._settings = settings
+        self._pace = pace
         self._rejects = Rejects(self.ledger, parking)
         self._timers = Timers(settings.backoff, rng)
         self._actions: list[Action] = []
@@ -99,6 +104,7 @@ class Link:
             and not self.reasons.blocked
             and not self._congested
             and not self._rejects.suspects
+            and Timer.PACE not in self._timers
             and self.ledger.size < self._settings.size
         )
 
@@ -197,6 +203,8 @@ class Link:
         self._timers.worked(Timer.SOURCE)
         self._delivered_at = now
         self.ledger.take(tags, parcels, now)
+        if self._pace is not None and (wait := self._pace.take(len(tags), now)):
+            self._timers.set(Timer.PACE, now + wait)
         if aside:
             self._park(self._rejects.set_aside({tag: self.ledger.parcel(tag) for tag in aside}))
         if len(tags) == 0 or tags[-1] < last:
@@ -326,6 +334,9 @@ class Link:
         self._do(Finished())
 
     # Its parts
+
+    def _go_on(self) -> None:
+        """Read again; the timer that kept from it is over."""
 
     def _watch(self) -> None:
         self._timers.set(Timer.WATCH, self._now + self._settings.watch_time)

@@ -88,6 +88,7 @@ class Timer(Enum):
     DRAIN = Happening.DRAIN_OVER
     ACKNOWLEDGE = "acknowledge"
     WATCH = "watch"
+    PACE = "go_on"
     PARK = "park_aside"
 
 

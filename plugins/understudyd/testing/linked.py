@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from understudy.core.backoff import Backoff
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.link import Link
+from understudyd.bridge.pace import Pace
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.bodies import body_frames, content_header, join_body
@@ -48,8 +49,8 @@ def back(body: bytes, key: str = "orders") -> Returned:
     return Returned(312, "NO_ROUTE", "", key, PROPERTIES, len(body), frames)
 
 
-def link(**given: Any) -> Link:
-    return Link(LinkSettings(**{"backoff": EXACT, **given}), Parking("b"), Random(1))
+def link(pace: Pace | None = None, **given: Any) -> Link:
+    return Link(LinkSettings(**{"backoff": EXACT, **given}), Parking("b"), Random(1), pace)
 
 
 def running(**given: Any) -> Link:

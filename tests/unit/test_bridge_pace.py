@@ -1,0 +1,95 @@
+"""The rate of a bridge, by the clock of the test."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudyd.bridge.pace import Pace
+from understudyd.bridge.words import OpenSource, Timer
+from understudyd.testing.linked import bodies, deliver, link
+
+
+@pytest.mark.parametrize(("rate", "window"), [(1000.0, 100), (10.0, 1), (0.1, 1), (25.0, 2)])
+def test_the_window_is_what_a_tenth_of_a_second_brings(rate: float, window: int) -> None:
+    assert Pace(rate).window == window
+
+
+def test_a_burst_is_as_large_as_the_window_and_then_time_is_paid() -> None:
+    pace = Pace(100.0)
+    assert pace.take(10, 5.0) == 0.0
+    assert pace.take(1, 5.0) == pytest.approx(0.01)
+    assert pace.take(9, 5.01) == pytest.approx(0.09)
+    assert pace.take(10, 60.0) == 0.0, "no more than a window was saved up"
+    assert pace.take(1, 60.0) == pytest.approx(0.01)
+
+
+def test_a_clock_that_stands_still_or_goes_back_earns_nothing() -> None:
+    pace = Pace(10.0)
+    pace.take(1, 5.0)
+    assert pace.take(1, 4.0) == pytest.approx(0.1)
+
+
+@given(
+    st.sampled_from([0.5, 3.0, 1000.0]),
+    st.lists(st.tuples(st.integers(1, 500), st.floats(0, 3)), min_size=1, max_size=50),
+)
+def test_never_more_than_the_rate_and_a_window(
+    rate: float, batches: list[tuple[int, float]]
+) -> None:
+    """Scenario 69: whoever waits as told takes no more than time and one batch allow."""
+    pace = Pace(rate)
+    now = taken = 0.0
+    for count, idle in batches:
+        taken += count
+        wait = pace.take(count, now)
+        now += wait + idle
+        assert taken <= pace.window + rate * now + 1e-6
+
+
+def test_a_link_does_not_read_while_its_debt_is_paid() -> None:
+    """Scenario 69: the order is kept, and what is sent again is not charged again."""
+    made = link(prefetch=2, pace=Pace(20.0))
+    made.start(0.0)
+    assert made.target_up(0.0) == [OpenSource(2)]
+    made.source_up(0.0)
+    assert made.wants_reading
+    assert bodies(deliver(made, 1, 2)) == [b"1", b"2"]
+    assert made.wants_reading
+    assert bodies(deliver(made, 3, 4)) == [b"3", b"4"]
+    assert not made.wants_reading
+    made.target_lost("gone", 0.01)
+    assert bodies(made.target_up(0.02)) == [b"1", b"2", b"3", b"4"]
+    assert made.due is not None
+    made.tick(0.09)
+    assert not made.wants_reading
+    made.tick(0.1)
+    assert made.wants_reading
+
+
+def test_a_link_without_a_rate_has_no_timer_for_it() -> None:
+    made = link()
+    made.start(0.0)
+    made.target_up(0.0)
+    made.source_up(0.0)
+    deliver(made, *range(1, 17))
+    assert Timer.PACE not in made._timers
+
+
+def test_two_links_share_one_rate() -> None:
+    pace = Pace(10.0)
+    one, other = link(pace=pace), link(pace=pace)
+    for made in (one, other):
+        made.start(0.0)
+        made.target_up(0.0)
+        made.source_up(0.0)
+    deliver(one, 1, 2, 3)
+    assert not one.wants_reading
+    deliver(other, 1)
+    one.tick(0.2)
+    assert one.wants_reading
+    other.tick(0.2)
+    assert not other.wants_reading
+    other.tick(0.3)
+    assert other.wants_reading
