@@ -43,9 +43,10 @@ ROUTE = slice(13, -2)  # of the method frame of a publish
 class Parking:
     """The parking queues of one bridge, where both of its ends speak AMQP."""
 
-    def __init__(self, bridge: str) -> None:
+    def __init__(self, bridge: str, queue: str = "") -> None:
+        """``queue`` where it has a name of its own."""
         self.bridge = bridge
-        self.queue = f"understudy.parking.{bridge}"
+        self.queue = queue or f"understudy.parking.{bridge}"
         self._publish = encode_publish("", self.queue)
 
     def holds(self, parcel: Parcel) -> bool:

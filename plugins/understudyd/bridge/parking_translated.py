@@ -45,8 +45,8 @@ _NEVER = 0  # the moment at which nothing has expired
 class TranslatedParking(Parking):
     """The parking queues of one bridge."""
 
-    def __init__(self, bridge: str, dialects: Dialects) -> None:
-        super().__init__(bridge)
+    def __init__(self, bridge: str, dialects: Dialects, queue: str = "") -> None:
+        super().__init__(bridge, queue)
         self._dialects = dialects
 
     def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:

@@ -21,6 +21,7 @@ from understudy import __version__
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.pace import Pace
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
 from understudyd.bridge.ways import Way, ways_of
@@ -86,6 +87,13 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         "version": __version__,
         "connection_name": f"understudy.bridge.{bridge.name}",
     }
+    pace = None if bridge.rate is None else Pace(bridge.rate)
+    settings = LinkSettings(
+        prefetch=min(bridge.prefetch_size, pace.window) if pace else bridge.prefetch_size,
+        hold_time=bridge.hold_time,
+        reading=way.reading,
+        parking=way.parking,
+    )
     return [
         LinkRunner(
             bridge.name,
@@ -93,8 +101,9 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
             pattern,
             Dialer(way.target.reveal(), about, rng),
             way.routes,
-            settings=LinkSettings(prefetch=bridge.prefetch_size, hold_time=bridge.hold_time),
+            settings=settings,
             rng=rng,
+            pace=pace,
         )
         for pattern in way.patterns
     ]

@@ -16,19 +16,6 @@ ACK_SHARE = (
 
 
 @dataclass(frozen=True)
-class LinkSettings:
-    """Times in seconds."""
-
-    prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
-    size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
-    hold_time: float = 60.0  # in flight is held so long for a target that is gone
-    confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
-    drain_time: float = 10.0  # a stop waits so long for what is in flight
-    watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
-    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
-
-
-@dataclass(frozen=True)
 class Reading:
     """How a source is read, whatever it speaks."""
 
@@ -40,3 +27,18 @@ class Reading:
     """Whether the broker's own consumers come first."""
     priority: int | None = None
     """Of our consumer then; None: what is usual with the broker."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """Times in seconds."""
+
+    prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
+    size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
+    hold_time: float = 60.0  # in flight is held so long for a target that is gone
+    confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
+    drain_time: float = 10.0  # a stop waits so long for what is in flight
+    watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
+    backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
+    reading: Reading = Reading()
+    parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME

@@ -31,6 +31,7 @@ from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHo
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.link import Link
 from understudyd.bridge.names import QUEUE, Pattern
+from understudyd.bridge.pace import Pace
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
@@ -71,13 +72,14 @@ class LinkRunner:
         *,
         settings: LinkSettings | None = None,
         rng: Random | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
-        rng = rng or Random()
-        self._parking = parking = Parking(name)
+        rng, settings = rng or Random(), settings or LinkSettings()
+        self._parking = parking = Parking(name, settings.parking)
         self._source_dialer = source
         self.name = name
-        self.link = Link(settings or LinkSettings(), parking, rng)
+        self.link = Link(settings, parking, rng, pace)
         queue, wanted = _queue_of(name, pattern)
         self._forwarder = Forwarder(routes, None if wanted else queue, parking)
         self._source = AmqpSource(
@@ -86,6 +88,7 @@ class LinkRunner:
             f"understudy.{name}",
             SourceHooks(self._on_deliveries, self._on_source_lost),
             subscription=wanted,
+            reading=settings.reading,
         )
         self._target = AmqpTarget(
             target,

@@ -50,7 +50,7 @@ class Way:
     """What is forwarded; a link for each."""
     reading: Reading
     parking: str
-    """The name of the queue for what cannot be forwarded, at either end."""
+    """The name of the queue for what cannot be forwarded, at either end; empty: the usual one."""
 
 
 def ways_of(bridges: Iterable[BridgeConfig], folder: Path) -> list[Way]:
@@ -152,7 +152,7 @@ def _check_opposite(one: Way, other: Way) -> None:
 
 def _parking_of(bridge: BridgeConfig) -> str:
     if not bridge.parking:
-        return f"understudy.parking.{bridge.name}"
+        return ""
     pattern = Pattern.parse(bridge.parking)
     if pattern.kind != QUEUE or not pattern.is_exact:
         raise ConfigurationError(

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.names import Pattern
+from understudyd.bridge.pace import Pace
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
@@ -52,6 +53,7 @@ class RunningLink:
         settings: LinkSettings | None = None,
         here: str = "source/",
         there: str = "target/",
+        rate: float | None = None,
         **options: Any,
     ) -> None:
         """``queue`` is a queue's name, or a pattern with its kind; ``options`` are of `Routes`."""
@@ -63,7 +65,7 @@ class RunningLink:
         self._runner: LinkRunner
         self._thread = threading.Thread(
             target=self._run,
-            args=(name, source, target, pattern, routes, settings),
+            args=(name, source, target, pattern, routes, settings, rate),
             name="link",
             daemon=True,
         )
@@ -134,9 +136,11 @@ class RunningLink:
         pattern: Pattern,
         routes: Routes,
         settings: LinkSettings | None,
+        rate: float | None,
     ) -> None:
         async def serve() -> None:
             rng = Random(1)
+            pace = None if rate is None else Pace(rate)
             about = {"connection_name": f"understudy.bridge.{name}"}
             self._runner = LinkRunner(
                 name,
@@ -146,6 +150,7 @@ class RunningLink:
                 routes,
                 settings=settings,
                 rng=rng,
+                pace=pace,
             )
             self._runner.start()
             self._made.set()

@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from understudyd.bridge.dialects import Dialect, of_amqp
+from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect, of_amqp
 from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
 from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.ledger import Parcel
+from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
 from understudyd.bridge.wire.reader import (
@@ -29,6 +30,7 @@ from understudyd.bridge.wire.reader import (
     Returned,
     Told,
 )
+from understudyd.bridge.wire.tables import Table
 
 __all__ = ["AmqpSource", "AmqpTarget", "Subscription", "park"]
 
@@ -56,16 +58,17 @@ class AmqpSource:
         hooks: SourceHooks[Delivery],
         *,
         subscription: Subscription | None = None,
-        priority: int | None = None,
+        reading: Reading = Reading(),  # noqa: B008  (frozen)
     ) -> None:
-        """``tag`` names our consumers, ``priority`` is theirs (x-priority). With a subscription
-        the queue is ours, and made and bound when it is missing."""
+        """``tag`` names our consumers. With a subscription the queue is ours, and made and bound
+        when it is missing."""
         self._dialer = dialer
         self._queue = queue
         self._subscription = subscription
         self._tag = tag
         self._hooks = hooks
-        self._arguments = {} if priority is None else {"x-priority": priority}
+        self._declared = _declared(reading)
+        self._arguments = {} if subscription else _consumed(reading)
         self._connection: Connection | None = None
         self._consumers = 0
         self.dialect: Dialect | None = None
@@ -90,7 +93,7 @@ class AmqpSource:
         self.dialect = _dialect_of(connection)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
-        declare = encode_method(Method.QUEUE_DECLARE, 0, self._queue, DURABLE, {})
+        declare = encode_method(Method.QUEUE_DECLARE, 0, self._queue, DURABLE, self._declared)
         await connection.call(declare, Method.QUEUE_DECLARE_OK)
         bind = encode_method(
             Method.QUEUE_BIND, 0, self._queue, wanted.exchange, wanted.key, NO_FLAGS, {}
@@ -225,6 +228,21 @@ class AmqpTarget:
                     self._hooks.on_blocked(event.arguments[0])
                 elif event.method == Method.CONNECTION_UNBLOCKED:
                     self._hooks.on_blocked(None)
+
+
+def _declared(reading: Reading) -> Table:
+    """Arguments of a queue of ours."""
+    expires = reading.durable_expires
+    return {} if expires is None else {"x-expires": max(1, round(expires * 1000))}
+
+
+def _consumed(reading: Reading) -> Table:
+    """Arguments of a consumer beside those of others."""
+    usual = RABBITMQ_AMQP.subscribing.priority
+    if not reading.after_others or usual is None:
+        return {}
+    name, priority = usual
+    return {name: priority if reading.priority is None else reading.priority}
 
 
 def _dialect_of(connection: Connection) -> Dialect:
