@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from understudyd.sidecar.notify import notify
+from understudyd.systemd import notify
 from understudyd.testing.estate import QUICK, SidecarEstate, eventually
 from understudyd.testing.estate import children as children_of
 

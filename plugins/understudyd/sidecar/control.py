@@ -37,7 +37,6 @@ from understudyd.sidecar.counts import Counts
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
-from understudyd.sidecar.notify import notify, notify_alive, notify_reloading
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.preparer import follow, prepare
 from understudyd.sidecar.settings import Settings, check_reload
@@ -65,6 +64,7 @@ from understudyd.sidecar.words import (
 )
 from understudyd.sidecar.worker import Inbox, Worker
 from understudyd.status import HistoryEntry, stamp
+from understudyd.systemd import notify, notify_alive, notify_reloading
 
 __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 

@@ -11,11 +11,9 @@ import logging
 import os
 import random
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,13 +25,14 @@ from understudyd.drivers import command
 from understudyd.drivers.open import open_driver
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
+from understudyd.logs import log_to_stderr
 from understudyd.sidecar.control import ApiIsUp, Control, Reload, Word, new_instance
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.init import become_init
-from understudyd.sidecar.notify import notify
 from understudyd.sidecar.settings import Settings, read
 from understudyd.sidecar.words import Stop
 from understudyd.sidecar.worker import Inbox
+from understudyd.systemd import notify
 
 __all__ = ["run"]
 
@@ -43,7 +42,7 @@ def run(file: Path, address: str) -> int:
     if os.getpid() == 1:
         become_init()
     settings = read(file, address)
-    log = _log(settings)
+    log = log_to_stderr("understudy.sidecar", f"{settings.group.name}/{settings.node.name} ")
     threading.excepthook = lambda failed: _end(log, failed)
     inbox: Inbox[Word] = Inbox()
     face = Face(settings, log, lambda: inbox.put(ApiIsUp()))
@@ -119,22 +118,3 @@ def _listen_to_signals(inbox: Inbox[Word]) -> None:
     on(signal.SIGTERM, Stop)
     on(signal.SIGINT, Stop)
     on(signal.SIGHUP, Reload)
-
-
-def _log(settings: Settings) -> logging.Logger:
-    log = logging.getLogger("understudy.sidecar")
-    name = f"{settings.group.name}/{settings.node.name}"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(f"%(asctime)s %(levelname)-7s {name} %(message)s"))
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    return log
-
-
-class _Formatter(logging.Formatter):
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """Local time with its offset, as ISO 8601 writes it: other machines' logs are read too."""
-        return (
-            datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        )
