@@ -10,6 +10,7 @@ from understudy.wire.stomp_dialects import detect
 from understudyd.bridge.dialects import rabbitmq_amqp, rabbitmq_stomp
 from understudyd.bridge.dialects.activemq import ACTIVEMQ
 from understudyd.bridge.dialects.artemis import ARTEMIS
+from understudyd.bridge.dialects.errors import of_error
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
@@ -33,6 +34,7 @@ __all__ = [
     "StompFacts",
     "Subscribing",
     "of_amqp",
+    "of_error",
     "of_stomp",
 ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection
 from random import Random
+from typing import TypeVar
 
 from understudy import parse
 from understudy.core.endpoint import Endpoint
@@ -10,52 +12,47 @@ from understudy.core.order import connect_list
 from understudy.errors import Attempt, ConfigurationError
 from understudyd.bridge.ends.connection import SCHEMES, Connection, Hooks
 from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES, StompConnection, StompHooks
 from understudyd.bridge.wire.tables import Table
 
-__all__ = ["FRAME_MAX", "Dialer"]
+__all__ = ["FRAME_MAX", "Dialer", "StompDialer"]
 
 FRAME_MAX = 131072  # bytes; RabbitMQ's own
 
+C = TypeVar("C")
 
-class Dialer:
-    """Opens connections to one logical broker."""
 
-    def __init__(self, uri: str, about: Table, rng: Random) -> None:
-        """Raises ConfigurationError for a URI that is none of AMQP."""
+class _Members:
+    """The brokers of one URI, of which one is in use."""
+
+    def __init__(self, uri: str, protocol: str, schemes: Collection[str], rng: Random) -> None:
+        """Raises ConfigurationError for a URI that is none of this protocol."""
         parsed = parse(uri)
         self._endpoints = parsed.endpoints
         self._options = parsed.options
-        self._about = about
         self._rng = rng
         self._last: Endpoint | None = None
         for endpoint in self._endpoints:
-            if endpoint.scheme not in SCHEMES:
-                valid = ", ".join(sorted(SCHEMES))
-                raise ConfigurationError(f"{endpoint} is no AMQP address; valid are {valid}")
+            if endpoint.scheme not in schemes:
+                valid = ", ".join(sorted(schemes))
+                raise ConfigurationError(f"{endpoint} is no {protocol} address; valid are {valid}")
         if not self._endpoints:
             raise ConfigurationError(f"{parsed} names no broker")
 
     def __str__(self) -> str:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
 
-    async def dial(self, hooks: Hooks, frame_max: int = FRAME_MAX) -> Connection:
+    async def _first(self, open_one: Callable[[Endpoint, float], Awaitable[C]]) -> C:
         """The first member that answers; raises ConnectionFailed with all attempts.
 
-        ``frame_max`` (bytes) is the most that we agree to.
-
-        The member that was used before comes last: it is the one that failed.
+        ``open_one`` gets the member and how many seconds it has. The member that was used before
+        comes last: it is the one that failed.
         """
         order = connect_list(self._endpoints, (), self._last, self._options.randomize, self._rng)
         attempts = []
         for endpoint in order:
             try:
-                connection = await Connection.open(
-                    endpoint,
-                    hooks,
-                    about=self._about,
-                    timeout=self._options.connect_timeout / 1000,
-                    frame_max=frame_max,
-                )
+                connection = await open_one(endpoint, self._options.connect_timeout / 1000)
             except ConnectionFailed as failed:
                 attempts.append(Attempt(str(endpoint), str(failed)))
                 continue
@@ -64,3 +61,42 @@ class Dialer:
         if len(attempts) == 1:
             raise ConnectionFailed(attempts[0].cause)
         raise ConnectionFailed("; ".join(map(str, attempts)))
+
+
+class Dialer(_Members):
+    """Opens connections of AMQP to one logical broker."""
+
+    def __init__(self, uri: str, about: Table, rng: Random) -> None:
+        """Raises ConfigurationError for a URI that is none of AMQP."""
+        super().__init__(uri, "AMQP", SCHEMES, rng)
+        self._about = about
+
+    async def dial(self, hooks: Hooks, frame_max: int = FRAME_MAX) -> Connection:
+        """The first member that answers; raises ConnectionFailed with all attempts.
+
+        ``frame_max`` (bytes) is the most that we agree to.
+        """
+        return await self._first(
+            lambda endpoint, timeout: Connection.open(
+                endpoint, hooks, about=self._about, timeout=timeout, frame_max=frame_max
+            )
+        )
+
+
+class StompDialer(_Members):
+    """Opens connections of STOMP to one logical broker."""
+
+    def __init__(self, uri: str, rng: Random) -> None:
+        """Raises ConfigurationError for a URI that is none of STOMP."""
+        super().__init__(uri, "STOMP", STOMP_SCHEMES, rng)
+
+    async def dial(self, hooks: StompHooks, client_id: str = "") -> StompConnection:
+        """The first member that answers; raises ConnectionFailed with all attempts.
+
+        ``client_id`` is who we are to a broker that keeps durable subscriptions by that.
+        """
+        return await self._first(
+            lambda endpoint, timeout: StompConnection.open(
+                endpoint, hooks, client_id=client_id, timeout=timeout
+            )
+        )

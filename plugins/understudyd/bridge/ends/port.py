@@ -71,7 +71,8 @@ class SourceEnd(Protocol):
 
     @property
     def frame_max(self) -> int:
-        """Bytes of the largest frame that may come; 0: there is none, or it is closed."""
+        """Bytes of the largest frame that may come; 0 while it is closed, and where none is larger
+        than any other."""
 
     @property
     def dialect(self) -> Dialect | None:
@@ -107,7 +108,7 @@ class TargetEnd(Protocol):
 
     @property
     def frame_max(self) -> int:
-        """Bytes of the largest frame that it takes; 0: any."""
+        """Bytes of the largest frame that it takes."""
 
     @property
     def dialect(self) -> Dialect | None:
