@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from understudyd.guard.page import SIZE, SLOT, Page
+from understudyd.guard.page import SIGNING, SIZE, SLOT, Page, Pulse
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.words import NEVER, Armed, Idle, Killing, Lease, Stuck
 
@@ -32,6 +32,23 @@ def test_a_deadline_only_ever_rises_within_a_reign() -> None:
     assert page.read() == Lease(3, 12.5)
     page.extend(5.0, 4)
     assert page.read() == Lease(4, 5.0)
+    page.close()
+
+
+def test_a_sign_of_life_is_another_each_time_and_touches_nothing_else() -> None:
+    page = Page.create()
+    page.extend(12.5, 3)
+    signs = {(page.sign_of("guard"), page.sign_of("watcher"))}
+    pulse = Pulse(Page(os.dup(page.descriptor)), "guard")
+    for moment in (100.0, 100.0 + SIGNING / 2, 100.0 + SIGNING):
+        pulse.sign(moment)
+        signs.add((page.sign_of("guard"), page.sign_of("watcher")))
+    successor = Pulse(page, "guard")
+    successor.sign(0.0)
+    signs.add((page.sign_of("guard"), page.sign_of("watcher")))
+    assert len(signs) == 4
+    assert {other for _, other in signs} == {bytes(8)}
+    assert page.read() == Lease(3, 12.5)
     page.close()
 
 

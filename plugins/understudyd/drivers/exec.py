@@ -106,7 +106,7 @@ class ExecDriver:
                 with contextlib.suppress(UnderstudyError):
                     self._begin()
         elif self._fencer.is_up:
-            self._fencer.beat(time.monotonic())
+            self._fencer.doubt(self._page.sign_of("fencer"), time.monotonic())
         elif time.monotonic() >= self._begun + START:
             assert self._process is not None
             self._process.kill()

@@ -33,11 +33,11 @@ from understudyd.drivers.command import Running
 from understudyd.drivers.fencing import Fencing
 from understudyd.drivers.plan import Plan
 from understudyd.guard import tree
-from understudyd.guard.page import Page
+from understudyd.guard.page import Page, Pulse
 from understudyd.guard.release import release
 from understudyd.guard.system import become_subreaper, die_with_parent, name_process
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Beat, Kill, Launch, Message, Ready, Seen, Stop
+from understudyd.guard.words import Kill, Launch, Message, Ready, Seen, Stop
 
 __all__ = ["main"]
 
@@ -54,6 +54,7 @@ class Fencer:
         self._page = page
         self._sidecar = sidecar
         self._wire = wire
+        self._pulse = Pulse(page, "fencer")
         self._fencing = Fencing()
         self._events: deque[fencing.Event] = deque()
         self._env = dict(plan.env)
@@ -76,8 +77,9 @@ class Fencer:
         """Until the sidecar is gone, and no broker is left."""
         self._go_on()
         while not self._is_over:
-            due = min(self._fencing.due(self._page.read()), self._limit)
-            self._poll.poll(None if due == math.inf else max(0, math.ceil((due - now()) * 1000)))
+            self._pulse.sign(now())
+            due = min(self._fencing.due(self._page.read()), self._limit, self._pulse.due)
+            self._poll.poll(max(0, math.ceil((due - now()) * 1000)))
             self._reap()
             self._read()
             self._look()
@@ -101,9 +103,7 @@ class Fencer:
                     plan, *self._descriptors = descriptors
                     self._plan = Plan.of_descriptor(plan)
                     self._env = dict(message.env)
-                if isinstance(message, Beat):
-                    self._send(message)
-                elif isinstance(message, (Launch, Stop, Kill, Seen)):
+                if isinstance(message, (Launch, Stop, Kill, Seen)):
                     self.feed(message)
         except EOFError:
             assert self._wire is not None

@@ -147,16 +147,15 @@ class Guard:
     def extend(self, deadline: float, token: int) -> None:
         """Raise the deadline (s of CLOCK_BOOTTIME) of this reign; call before `launch` too.
 
-        It never goes back within a reign. Asks both guards for a sign of life as well.
+        It never goes back within a reign.
         """
         self._page.extend(deadline, token)
-        self.beat()
 
     def beat(self) -> None:
-        """Ask both guards for a sign of life. One that owes us one for a second is killed, and
-        what follows is as if it had died."""
+        """Look for the guards' signs of life; to be called each second or so. One that is frozen is
+        killed, and what follows is as if it had died."""
         for end in self._ends:
-            end.beat(time.monotonic())
+            end.doubt(self._page.sign_of(end.name), time.monotonic())
 
     def launch(self, command: Command, token: int, descriptors: Sequence[int] = ()) -> None:
         """Start the broker. It inherits the descriptors; the first is the lock's, if any.

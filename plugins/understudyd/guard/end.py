@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Beat, Leave, Message, Ready
+from understudyd.guard.words import Leave, Message, Ready
 
 __all__ = ["End", "spawn", "wait_readable"]
 
@@ -21,7 +21,7 @@ BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from understudyd.guard.watcher import main; main()"
 )
-FROZEN = 2.0  # s without a sign of life after which a guard is killed
+FROZEN = 3.0  # s without a sign of life, of which there is one each second: it is killed
 
 
 class End:
@@ -37,9 +37,9 @@ class End:
         self.is_alive = True
         self.status: int | None = None  # if it was our child
         self.cause = ""
-        self._number = 0  # of the last beat asked for
-        self._asked_at = -math.inf  # when we last asked, or would have
-        self._owes_since: float | None = None
+        self._looked_at = -math.inf
+        self._sign = b""  # as it was seen last,
+        self._signed_at = -math.inf  # and when we first saw that
         self._is_open = True
         self.is_sent_away = False
 
@@ -48,27 +48,21 @@ class End:
         if self.process >= 0:
             poll.register(self.process, select.EPOLLIN)
 
-    def beat(self, moment: float) -> None:
-        """Ask for a sign of life; the guard is killed if it owes us one for too long.
+    def doubt(self, sign: bytes, moment: float) -> None:
+        """Kill the guard if its sign of life has been the same for too long.
 
         To be called again and again, within `FROZEN`: who comes later was frozen itself, perhaps
         together with the guard, and has to give it the time anew.
         """
         if not self.is_up or not self.is_alive or not self._is_open:
             return
-        were_we_frozen = moment - self._asked_at > FROZEN
-        self._asked_at = moment
-        if self._owes_since is not None:
-            if were_we_frozen or wait_readable(self.wire.fileno(), 0.0):  # it may have answered
-                self._owes_since = moment
-            elif moment - self._owes_since > FROZEN and not self.cause:
-                self.cause = f"was frozen for more than {FROZEN:g} s"
-                signal.pidfd_send_signal(self.process, signal.SIGKILL)
-            return
-        self._number += 1
-        with contextlib.suppress(OSError):
-            self.wire.send(Beat(self._number))
-            self._owes_since = moment
+        were_we_frozen = moment - self._looked_at > FROZEN
+        self._looked_at = moment
+        if sign != self._sign or were_we_frozen:
+            self._sign, self._signed_at = sign, moment
+        elif moment - self._signed_at > FROZEN and not self.cause:
+            self.cause = f"was frozen for more than {FROZEN:g} s"
+            signal.pidfd_send_signal(self.process, signal.SIGKILL)
 
     def send_away(self) -> None:
         """To be called until it is gone: a watcher that does not know yet that its guard is gone
@@ -83,9 +77,7 @@ class End:
         try:
             while self._is_open and (received := self.wire.receive()) is not None:
                 message, descriptors = received
-                if isinstance(message, Beat):
-                    self._owes_since = None
-                elif isinstance(message, Ready):
+                if isinstance(message, Ready):
                     self._came_up(message, descriptors, poll)
                 else:
                     messages.append(message)

@@ -21,7 +21,7 @@ from understudyd.guard import tree
 from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody, State
 from understudyd.guard.launch import NOT_STARTED, start
-from understudyd.guard.page import Page
+from understudyd.guard.page import Page, Pulse
 from understudyd.guard.release import release
 from understudyd.guard.system import (
     Timer,
@@ -33,7 +33,6 @@ from understudyd.guard.system import (
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import (
     Armed,
-    Beat,
     Dead,
     Idle,
     Kill,
@@ -73,7 +72,8 @@ def run(around: Surroundings, watcher: Wire) -> None:
     become_subreaper()
     oom_score = harden()
     custody = Custody(around.setup.kill, around.setup.patience)
-    post = Post(custody, around, Children(), watcher=watcher, oom_score=oom_score)
+    pulse = Pulse(around.page, "guard")
+    post = Post(custody, around, Children(), pulse, watcher=watcher, oom_score=oom_score)
     report_up(around.control)
     post.run()
 
@@ -114,6 +114,7 @@ class Post:
         custody: Custody,
         around: Surroundings,
         children: Children,
+        pulse: Pulse,
         *,
         watcher: Wire | None = None,
         lock: int | None = None,
@@ -135,6 +136,7 @@ class Post:
         self._events: deque[does.Event] = deque()
         self._is_over = False
         self._timer = Timer()
+        self._pulse = pulse
         self._children = children
         self._poll = select.poll()
         self._ready: dict[int, Callable[[], None]] = {}
@@ -154,7 +156,8 @@ class Post:
         """Until there is nothing more to guard."""
         self._go_on()
         while not self._is_over:
-            self._timer.set(self._custody.due(self._page.read()))
+            self._pulse.sign(now())
+            self._timer.set(min(self._custody.due(self._page.read()), self._pulse.due))
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._ready:
                     self._ready[descriptor]()
@@ -175,9 +178,7 @@ class Post:
         try:
             while (received := self._control.receive()) is not None:
                 message, descriptors = received
-                if isinstance(message, Beat):
-                    self._send(message)
-                elif isinstance(message, (Launch, Stop, Kill, Seen, Leave)):
+                if isinstance(message, (Launch, Stop, Kill, Seen, Leave)):
                     self._arrived = descriptors
                     self.feed(message)
                     self._go_on()

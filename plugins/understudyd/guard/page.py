@@ -1,26 +1,32 @@
 """The deadline page: how long the broker may live, in memory that control and the guards share.
 
 Rules
-* Control alone writes, and within a reign only ever to a later deadline. A guard sees the newest
-  deadline without being told, also while control is frozen or already dead.
+* Control alone writes the deadline, and within a reign only ever a later one. A guard sees the
+  newest without being told, also while control is frozen or already dead.
 * A write may be cut short by the writer's death. Two slots are written in turn, each with a
   checksum; the valid one of the higher generation counts. So a torn write leaves the deadline
   before it: too early, never too late.
 * Moments are CLOCK_BOOTTIME: it is never set, and goes on while the machine sleeps.
+* Each guard has a sign of its own, which it changes to show that it lives: nobody has to wake up to
+  ask for it, or to be told. A sign says nothing but that it is another than before.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
 
 from understudyd.guard.words import Lease
 
-__all__ = ["Page"]
+__all__ = ["SIGNING", "Page", "Pulse"]
 
 SLOT = struct.Struct("<QQqQ")  # generation, token, deadline in ns, checksum
-SIZE = 2 * SLOT.size
+SIGN = struct.Struct("<Q")  # a number
+SIGNERS = ("watcher", "guard", "fencer")
+SIGNING = 1.0  # s from one sign of life to the next
+SIZE = 2 * SLOT.size + len(SIGNERS) * SIGN.size
 MIX = 0x9E3779B97F4A7C15  # so that a page of zeros is no valid one
 
 
@@ -51,6 +57,15 @@ class Page:
         """The reign is over and let go of."""
         self._write(Lease())
 
+    def sign(self, signer: str, number: int) -> None:
+        """Of one that lives; ``number`` is another each time."""
+        SIGN.pack_into(self._map, _place_of(signer), number)
+
+    def sign_of(self, signer: str) -> bytes:
+        """Another value whenever it has signed."""
+        place = _place_of(signer)
+        return self._map[place : place + SIGN.size]
+
     def close(self) -> None:
         self._map.close()
         os.close(self.descriptor)
@@ -72,6 +87,27 @@ class Page:
             if is_whole and generation > newest[0]:
                 newest = (generation, Lease(token, deadline / 1e9))
         return newest
+
+
+class Pulse:
+    """Signs for one guard as often as it has to."""
+
+    def __init__(self, page: Page, signer: str) -> None:
+        self.due = -math.inf  # when to sign at the latest
+        self._page = page
+        self._signer = signer
+        self._count = int.from_bytes(page.sign_of(signer), "little")
+
+    def sign(self, moment: float) -> None:
+        """To be called whenever this guard is awake."""
+        if moment >= self.due:
+            self._count += 1
+            self._page.sign(self._signer, self._count)
+            self.due = moment + SIGNING
+
+
+def _place_of(signer: str) -> int:
+    return 2 * SLOT.size + SIGNERS.index(signer) * SIGN.size
 
 
 def _checksum(generation: int, token: int, deadline: int) -> int:

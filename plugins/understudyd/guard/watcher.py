@@ -27,7 +27,7 @@ from understudyd.guard.acts import Lost, TakeOver
 from understudyd.guard.cgroup import Group
 from understudyd.guard.custody import Custody
 from understudyd.guard.guard import Children, Post, Surroundings, report_up
-from understudyd.guard.page import Page
+from understudyd.guard.page import Page, Pulse
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.system import (
     Timer,
@@ -37,7 +37,7 @@ from understudyd.guard.system import (
     thaw_with_parent,
 )
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Armed, Beat, Idle, Killing, Setup, Stuck
+from understudyd.guard.words import Armed, Idle, Killing, Setup, Stuck
 from understudyd.lock.open import open_backend
 
 __all__ = ["main"]
@@ -117,6 +117,7 @@ class _Watcher:
         self._is_killed = False  # the guard, by us
         self._exit: int | None = None  # the guard's
         self._timer = Timer()
+        self._pulse = Pulse(around.page, "watcher")
         self._children = Children()
         self._poll = select.poll()
         self._ready = {
@@ -133,13 +134,15 @@ class _Watcher:
     def run(self) -> None:
         self._some_ended()  # before anybody listened
         while self._exit is None:
-            due = self._suspicion.due(self._page.read())
-            if self._is_killed:
-                due = float("inf")
-            elif now() >= due:
-                os.kill(self._pid, signal.SIGKILL)
-                self._is_killed = True
-                continue
+            moment = now()
+            self._pulse.sign(moment)
+            due = self._pulse.due
+            if not self._is_killed:
+                suspect = self._suspicion.due(self._page.read())
+                if moment >= suspect:
+                    os.kill(self._pid, signal.SIGKILL)
+                    self._is_killed = True
+                due = min(due, suspect)
             self._timer.set(due)
             for descriptor, _ in self._poll.poll():
                 if descriptor in self._ready:
@@ -152,7 +155,7 @@ class _Watcher:
 
     def _take_over(self) -> None:
         custody = Custody(self._around.setup.kill, self._around.setup.patience)
-        post = Post(custody, self._around, self._children, lock=self._lock)
+        post = Post(custody, self._around, self._children, self._pulse, lock=self._lock)
         post.feed(TakeOver(self._suspicion.token, self._has_lock))
         if self._is_control_lost:
             post.feed(Lost(is_control=True))
@@ -162,10 +165,8 @@ class _Watcher:
 
     def _control_spoke(self) -> None:
         try:
-            while (received := self._control.receive()) is not None:
-                if isinstance(received[0], Beat):
-                    with contextlib.suppress(OSError):
-                        self._control.send(received[0])
+            while self._control.receive() is not None:
+                pass
         except EOFError:
             self._off(self._control.fileno())
             self._lost_control()

@@ -12,7 +12,6 @@ from typing import TypeAlias
 __all__ = [
     "NEVER",
     "Armed",
-    "Beat",
     "Command",
     "Dead",
     "Event",
@@ -105,13 +104,6 @@ class Stop:
 class Kill:
     token: int
     cause: str
-
-
-@dataclass(frozen=True)
-class Beat:
-    """Answered by the same: neither guard is frozen."""
-
-    number: int
 
 
 @dataclass(frozen=True)
@@ -212,7 +204,7 @@ class Idle:
     """All are dead. The watcher closes its copy of the lock's descriptor and says the same."""
 
 
-Order: TypeAlias = Launch | Stop | Kill | Beat | Seen | Leave
+Order: TypeAlias = Launch | Stop | Kill | Seen | Leave
 Report: TypeAlias = Ready | Started | Exited | Fencing | Dead
 Message: TypeAlias = Setup | Order | Report | Armed | Killing | Stuck | Idle
 Event: TypeAlias = Started | Exited | Fencing | Dead | GuardLost

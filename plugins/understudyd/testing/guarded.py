@@ -266,6 +266,7 @@ class _Control:
         seconds = float(argument)
         if order == "extend":
             guard.extend(now() + seconds, TOKEN)
+            guard.beat()
         elif order == "launch":
             guard.launch(self._command(), TOKEN, self._descriptors())
         elif order == "stop":
