@@ -14,7 +14,7 @@ from functools import partial
 import amqp
 from tests.bench.lab import Lab, raw_connection
 from tests.bench.measures import memory, percentile
-from tests.bench.moving import QUEUE, Mover, Nodes, bridge, nodes, prepare, shovel
+from tests.bench.moving import QUEUE, Mover, Nodes, bridge, fill, nodes, prepare, shovel
 from tests.bench.outcome import Bar, Case, Outcome, Step, compare, taking_turns
 
 __all__ = ["CASES"]
@@ -96,14 +96,14 @@ def _beside(name: str, runs: dict[str, list[list[float]]], share: float) -> Outc
 def flatness(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     """Memory of one link while a million messages go through it."""
     with nodes() as both:
-        prepare(both, b"x" * 100, 0)
+        prepare(both, BODY, 0)
         with bridge(both, PREFETCH) as pid, raw_connection(both[1]) as connection:
             assert pid is not None
             channel = connection.channel()
             early = 0.0
             moved = 0
             while moved < MILLION:
-                feeding = threading.Thread(target=_feed, args=(both, EARLY))
+                feeding = threading.Thread(target=fill, args=(both[0], BODY, EARLY))
                 feeding.start()
                 moved += EARLY
                 while channel.queue_declare(QUEUE, passive=True).message_count < EARLY:
@@ -117,17 +117,6 @@ def flatness(lab: Lab, rounds: int, step: Step) -> list[Outcome]:
     notes = (f"PSS; {early:.1f} MB after {EARLY:,} messages, {growth:+.2f} MB to {MILLION:,}",)
     bar = Bar(60, at_most=True)
     return [Outcome("bridge-memory", f"{late:.0f} MB", "-", late, " MB", bar, notes=notes)]
-
-
-def _feed(both: Nodes, count: int) -> None:
-    """Fill the source's queue, which the bridge empties meanwhile."""
-    with raw_connection(both[0]) as connection:
-        channel = connection.channel()
-        channel.confirm_select()
-        for _ in range(count - 1):
-            message = amqp.Message(b"x" * 100, delivery_mode=2)
-            channel._basic_publish(message, routing_key=QUEUE)
-        channel.basic_publish_confirm(amqp.Message(b"x" * 100), routing_key=QUEUE)
 
 
 CASES: tuple[Case, ...] = (

@@ -19,7 +19,7 @@ from tests.bench.lab import raw_connection
 from understudy.testing.brokers import RabbitMQ, start_all
 from understudyd.testing.bridged import BridgeProcess
 
-__all__ = ["QUEUE", "Mover", "Nodes", "bridge", "nodes", "prepare", "shovel"]
+__all__ = ["QUEUE", "Mover", "Nodes", "bridge", "fill", "nodes", "prepare", "shovel"]
 
 QUEUE = "understudy.bench.bridge"
 UNCONFIRMED = 2000  # messages on the way while a queue is filled
@@ -53,7 +53,12 @@ def prepare(both: Nodes, body: bytes, count: int) -> None:
             channel = connection.channel()
             channel.queue_delete(QUEUE)
             channel.queue_declare(QUEUE, durable=True, auto_delete=False)
-    with raw_connection(both[0]) as connection:
+    fill(both[0], body, count)
+
+
+def fill(node: RabbitMQ, body: bytes, count: int) -> None:
+    """Publish persistent messages to the queue; returns when all are confirmed."""
+    with raw_connection(node) as connection:
         channel = connection.channel()
         channel.confirm_select()
         acked = [0]
