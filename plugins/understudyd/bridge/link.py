@@ -38,6 +38,7 @@ from understudyd.bridge.parking import Parking
 from understudyd.bridge.reasons import Reasons
 from understudyd.bridge.rejects import Rejects
 from understudyd.bridge.settings import ACK_DELAY, ACK_SHARE, FIRST_WINDOW, LinkSettings
+from understudyd.bridge.stays import RATE, SHORTEST, Stays
 from understudyd.bridge.timers import Timers
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
@@ -53,6 +54,7 @@ from understudyd.bridge.words import (
     OpenSource,
     OpenTarget,
     ParkAtSource,
+    Rest,
     Send,
     State,
     Timer,
@@ -60,6 +62,8 @@ from understudyd.bridge.words import (
 )
 
 __all__ = ["Link"]
+
+STAYING = "messages that may not be forwarded stay in the queue for its broker's own consumers"
 
 
 class Link:
@@ -76,6 +80,7 @@ class Link:
         self._settings = settings
         self._pace = pace
         self._rejects = Rejects(self.ledger, parking)
+        self._stays = Stays()
         self._timers = Timers(settings.backoff, rng)
         self._actions: list[Action] = []
         self._now = 0.0
@@ -88,8 +93,10 @@ class Link:
     @property
     def shown(self) -> str:
         """The state as a status shows it."""
-        is_blocked = self.reasons.blocked and self.state in (State.RUNNING, State.RETRYING)
-        return "blocked" if is_blocked else self.state.value
+        if self.reasons.blocked and self.state in (State.RUNNING, State.RETRYING):
+            return "blocked"
+        is_holding = self._stays.is_holding and self.state is State.RUNNING
+        return State.HOLDING.value if is_holding else self.state.value
 
     @property
     def reason(self) -> str:
@@ -194,9 +201,11 @@ class Link:
         now: float,
         last: int = 0,
         aside: Sequence[int] = (),
+        stays: Sequence[int] = (),
     ) -> list[Action]:
         """A batch from the source; what was left out of it, up to the tag ``last``, is settled.
-        The parcels of the tags ``aside`` are for the parking queue of the source."""
+        The parcels of the tags ``aside`` are for the source: its parking queue, or where they
+        came from (``stays``)."""
         self._now = now
         if self.state in (State.DRAINING, State.PAUSING, State.PAUSED, State.STOPPED):
             return []  # it was not taken, so closing gives it back
@@ -205,6 +214,10 @@ class Link:
         self.ledger.take(tags, parcels, now)
         if self._pace is not None and (wait := self._pace.take(len(tags), now)):
             self._timers.set(Timer.PACE, now + wait)
+        if stays:
+            self._timers.drop(Timer.STAY)
+            if self._stays.came(stays):
+                self._do(Rest())
         if aside:
             self._park(self._rejects.set_aside({tag: self.ledger.parcel(tag) for tag in aside}))
         if len(tags) == 0 or tags[-1] < last:
@@ -249,7 +262,10 @@ class Link:
         self._timers.worked(Timer.PARK)
         self.reasons.unparked = ""
         if self.ledger.settle(action.tag, action.parcel):
-            self.parked += 1
+            if self._stays.went_back(action.tag):
+                self._settled += 1
+            else:
+                self.parked += 1
             self._acknowledge_in_time()
         self._park_aside()
         return self._drained()
@@ -291,7 +307,10 @@ class Link:
 
     def _forget(self) -> None:
         self.ledger.forget()
+        self._stays.forget()
+        self.reasons.staying = ""
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
+        self._timers.drop(Timer.STAY)
         self._rejects.suspects = 0
 
     def _hold(self) -> None:
@@ -334,6 +353,19 @@ class Link:
         self._do(Finished())
 
     # Its parts
+
+    def _end_round(self) -> None:
+        rest = self._stays.end_round(self.forwarded)
+        self.reasons.staying = STAYING if self._stays.is_holding else ""
+        self._timers.set(Timer.STAY, self._now + rest)
+
+    def _end_rest(self) -> None:
+        if self._stays.end_rest():
+            self._timers.set(Timer.STAY, self._now + SHORTEST)
+            if self.window < RATE:
+                self._grow()
+            self._do(Widen(self.window))
+        self.reasons.staying = STAYING if self._stays.is_holding else ""
 
     def _go_on(self) -> None:
         """Read again; the timer that kept from it is over."""
@@ -380,10 +412,16 @@ class Link:
         if self._rejects.suspects and self.state is State.RUNNING:
             self._rejects.acquit(settled)
             self._send_waiting()
-        window = self._settings.prefetch
-        if self.window < window and self._settled >= self.window and self.state is State.RUNNING:
-            self.window, self._settled = min(2 * self.window, window), 0
+        if self.state is State.RUNNING and not self._stays.is_resting and self._grow():
             self._do(Widen(self.window))
+
+    def _grow(self) -> bool:
+        """Double the window when it was settled in full."""
+        window = self._settings.prefetch
+        is_due = self._settled >= self.window and self.window < window
+        if is_due:
+            self.window, self._settled = min(2 * self.window, window), 0
+        return is_due
 
     def _acknowledge_in_time(self) -> None:
         count = self.ledger.acknowledgeable
@@ -400,6 +438,8 @@ class Link:
             self._do(Acknowledge(tag))
 
     def _drained(self) -> list[Action]:
+        if self._stays.is_resting and not self.ledger and Timer.STAY not in self._timers:
+            self._end_round()
         if self.state in (State.DRAINING, State.PAUSING) and not self.ledger:
             self._happen_within(Happening.SETTLED)
         return self._take_actions()

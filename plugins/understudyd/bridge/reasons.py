@@ -19,6 +19,8 @@ class Reasons:
         """Why the target reads nothing."""
         self.unparked = ""
         """Why the source takes nothing to park."""
+        self.staying = ""
+        """Why messages go back to where they came from."""
         self.asked = ""
         """Who wants it to rest."""
         self._why = AIMS[State.IDLE]
@@ -46,4 +48,4 @@ class Reasons:
             return self._why
         if is_careful:
             return f"sending one by one to find the message that did it: {self.last_error}"
-        return self.unparked
+        return self.unparked or self.staying

@@ -21,6 +21,7 @@ __all__ = [
     "OpenSource",
     "OpenTarget",
     "ParkAtSource",
+    "Rest",
     "Send",
     "State",
     "Timer",
@@ -89,6 +90,7 @@ class Timer(Enum):
     ACKNOWLEDGE = "acknowledge"
     WATCH = "watch"
     PACE = "go_on"
+    STAY = "end_rest"
     PARK = "park_aside"
 
 
@@ -115,6 +117,12 @@ class Widen:
     """Let the source deliver more."""
 
     window: int
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Let the source deliver nothing until it is told to deliver more; what it has delivered is
+    still to be acknowledged."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ class Finished:
 
 
 Action: TypeAlias = (
-    "OpenTarget | CloseTarget | OpenSource | Widen | CloseSource | Send | Acknowledge"
+    "OpenTarget | CloseTarget | OpenSource | Widen | Rest | CloseSource | Send | Acknowledge"
     " | AskSource | ParkAtSource | Finished"
 )
 
