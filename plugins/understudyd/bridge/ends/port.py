@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from understudy.errors import UnderstudyError
 from understudyd.bridge.content import StompContent
@@ -24,6 +24,7 @@ from understudyd.bridge.wire.reader import Confirm, Returned
 
 __all__ = [
     "ConnectionFailed",
+    "DeadLetters",
     "SourceEnd",
     "SourceHooks",
     "StompDelivery",
@@ -101,6 +102,15 @@ class SourceEnd(Protocol):
 
     async def close(self) -> None:
         """Give back what was not acknowledged, and end."""
+
+
+@runtime_checkable
+class DeadLetters(Protocol):
+    """A source whose broker can be asked to put a message away as it is."""
+
+    async def dead_letter(self, tag: int) -> None:
+        """Move what was delivered with this tag to the broker's dead letter queue, which is settled
+        with it; raises ConnectionFailed where the broker does not say that it did."""
 
 
 class TargetEnd(Protocol):

@@ -1,48 +1,36 @@
-"""The two ends of a link that speak STOMP 1.2.
+"""A source that speaks STOMP 1.2.
 
 Rules
-* One connection for each end: on RabbitMQ an acknowledgement stands for all that was delivered
+* It has a connection of its own: on RabbitMQ an acknowledgement stands for all that was delivered
   before it on the connection, elsewhere for all of its subscription; here both are the same.
-* Only ACK is sent for a delivery, never NACK: on ActiveMQ and Artemis that takes the message away,
-  and RabbitMQ would deliver it again at once. What is not acknowledged goes back when the
-  connection ends.
+* A delivery is given back by the end of the connection, never by NACK: on ActiveMQ and Artemis that
+  takes the message away, and RabbitMQ would deliver it again at once. Only what ActiveMQ is to take
+  away (`dead_letter`) gets one.
 * A window is opened slowly only where a delivery that comes back counts (RabbitMQ). As a
   subscription cannot be changed, further ones are added: their windows add up.
-* Where one receipt stands for all before it, one is asked for `GROUP` messages or what there is;
-  while `PIPELINE` of them are out, what is to be sent waits, and goes as one group. A slow broker
-  so gets large groups, and a quick one small ones.
-* An ERROR ends the connection: all that is not confirmed is in doubt then.
-* RabbitMQ's STOMP gives a receipt for what reaches no queue. So whether the queue is there is
-  looked up before anything is sent, and every `CHECK_EVERY` while something is (`stomp_check`).
 """
 
 from __future__ import annotations
-
-import asyncio
 
 from understudy.errors import ConfigurationError
 from understudy.wire.stomp import RawFrame, encode
 from understudyd.bridge.addresses import subscribe_headers
 from understudyd.bridge.content import StompContent
 from understudyd.bridge.dialects import Dialect
-from understudyd.bridge.ends.endpoints import FRAME_MAX, StompDialer
+from understudyd.bridge.ends.endpoints import StompDialer
 from understudyd.bridge.ends.port import (
     ConnectionFailed,
     SourceHooks,
     StompDelivery,
-    TargetHooks,
 )
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
-from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.wire.amqp import Closed
 
-__all__ = ["StompSource", "StompTarget", "park"]
+__all__ = ["StompSource"]
 
 WINDOW_SIZE = 1 << 20  # bytes, where a broker counts these
-GROUP = 100  # messages; more gain nothing
-PIPELINE = 2  # groups under way
-PARKING_TIMEOUT = 30.0  # s
+_GONE = ""  # instead of the id of a delivery that its broker took away
 
 
 class StompSource:
@@ -146,8 +134,20 @@ class StompSource:
         """Everything up to this tag."""
         count = tag - self._tag + len(self._ids)
         if self._connection is not None and count > 0:
-            self._connection.write(encode("ACK", {"id": self._ids[count - 1]}))
+            settled = self._ids[:count]
             del self._ids[:count]
+            while settled and settled[-1] == _GONE:
+                settled.pop()
+            if settled:
+                self._connection.write(encode("ACK", {"id": settled[-1]}))
+
+    async def dead_letter(self, tag: int) -> None:
+        """Let ActiveMQ move one delivery to its dead letter queue; raises ConnectionFailed."""
+        place = tag - self._tag + len(self._ids) - 1
+        if self._connection is None or place < 0:
+            raise ConnectionFailed("the source is closed")
+        known, self._ids[place] = self._ids[place], _GONE
+        await self._connection.call("NACK", {"id": known})
 
     async def close(self) -> None:
         """End; what was not acknowledged goes back."""
@@ -180,110 +180,3 @@ class StompSource:
         if self._connection is not None:  # else whoever opens it is told
             self._connection = None
             self._hooks.on_lost(reason)
-
-
-class StompTarget:
-    """Where messages are sent."""
-
-    frame_max = FRAME_MAX  # whatever comes; a frame of STOMP has no parts
-
-    def __init__(self, dialer: StompDialer, hooks: TargetHooks, *, queue: str = "") -> None:
-        """``queue`` is the one that all messages go to, where that is one."""
-        self._dialer = dialer
-        self._hooks = hooks
-        self._queue = queue
-        self._connection: StompConnection | None = None
-        self._number = 0  # of the last message that was sent
-        self._groups = 0  # that a receipt is to come for
-        self._waiting: list[bytes] = []
-        self.dialect: Dialect | None = None
-
-    async def open(self) -> None:
-        """Connect; raises ConnectionFailed."""
-        hooks = StompHooks(self._came, self._lost, self._hooks.on_congested)
-        connection = await self._dialer.dial(hooks)
-        self.dialect = connection.dialect
-        self._number = self._groups = 0
-        self._waiting = []
-        self._connection = connection
-
-    def send(self, pieces: list[bytes]) -> None:
-        """Write messages, in order; the second piece of each is for the end of its headers."""
-        if self._connection is None or self.dialect is None:
-            return
-        if not self.dialect.confirms_are_cumulative:
-            self._send_each(pieces)
-            return
-        self._waiting += pieces
-        self._send_groups()
-
-    def _send_each(self, pieces: list[bytes]) -> None:
-        assert self._connection is not None
-        first = self._number + 1
-        self._number += len(pieces) // 3
-        pieces[1::3] = [b"receipt:%d\n\n" % n for n in range(first, self._number + 1)]
-        self._connection.send(pieces)
-
-    def _send_groups(self) -> None:
-        """What waits, as far as receipts may be asked for."""
-        while self._waiting and self._groups < PIPELINE and self._connection is not None:
-            group = self._waiting[: 3 * GROUP]
-            del self._waiting[: 3 * GROUP]
-            count = len(group) // 3
-            self._number += count
-            self._groups += 1
-            group[1::3] = [b"\n"] * (count - 1) + [b"receipt:%d\n\n" % self._number]
-            self._connection.send(group)
-
-    async def close(self) -> None:
-        """End in order; what was not confirmed is in doubt."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
-
-    def _came(self, frames: list[RawFrame]) -> None:
-        assert self.dialect is not None
-        multiple = int(self.dialect.confirms_are_cumulative)
-        numbers = [frame.headers.get("receipt-id", "") for frame in frames]
-        confirms = [(int(number), multiple, True) for number in numbers if number.isdecimal()]
-        self._groups -= len(confirms)
-        if confirms and self._connection is not None:
-            self._send_groups()
-            self._hooks.on_confirms(confirms)
-
-    def _lost(self, reason: str, closed: Closed | None) -> None:
-        if self._connection is not None:  # else whoever opens it is told
-            self._connection = None
-            self._hooks.on_lost(reason, closed)
-
-
-async def park(dialer: StompDialer, parcel: Parcel) -> None:
-    """Send one message over a connection of its own, to where it is bound for.
-
-    Raises ConnectionFailed when it is not confirmed.
-    """
-    confirmed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def answer(failure: str) -> None:
-        if not confirmed.done():
-            confirmed.set_result(failure)
-
-    target = StompTarget(
-        dialer,
-        TargetHooks(
-            on_confirms=lambda _: answer(""),
-            on_returned=lambda _: None,
-            on_blocked=lambda _: None,
-            on_congested=lambda _: None,
-            on_lost=lambda reason, _: answer(reason),
-        ),
-    )
-    await target.open()
-    try:
-        target.send(list(parcel[:3]))
-        if failure := await asyncio.wait_for(confirmed, PARKING_TIMEOUT):
-            raise ConnectionFailed(failure)
-    except asyncio.TimeoutError:
-        raise ConnectionFailed(f"no receipt within {PARKING_TIMEOUT:g} s") from None
-    finally:
-        await target.close()

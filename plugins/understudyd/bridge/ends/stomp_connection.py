@@ -55,8 +55,9 @@ class StompConnection(Stream):
 
     BEAT = b"\n"
 
-    def __init__(self, connect: bytes, hooks: StompHooks) -> None:
+    def __init__(self, endpoint: Endpoint, connect: bytes, hooks: StompHooks) -> None:
         super().__init__(hooks.on_congested)
+        self.endpoint = endpoint
         self._connect = connect
         self._hooks = hooks
         self._login: LoginAnswer | None = LoginAnswer(VERSION)
@@ -68,13 +69,13 @@ class StompConnection(Stream):
 
     @classmethod
     async def open(
-        cls, endpoint: Endpoint, hooks: StompHooks, *, client_id: str, timeout: float
+        cls, endpoint: Endpoint, hooks: StompHooks, *, client_id: str = "", timeout: float
     ) -> StompConnection:
         """Connect and log in within ``timeout`` seconds; raises ConnectionFailed."""
         heartbeat = endpoint.options.heartbeat
         beats = HEARTBEAT_MS if heartbeat is None else heartbeat
         try:
-            connection = cls(_connect(endpoint, beats, client_id), hooks)
+            connection = cls(endpoint, _connect(endpoint, beats, client_id), hooks)
         except ValueError as error:
             raise ConnectionFailed(f"{endpoint}: {error}") from error
         await connection._dial(
@@ -85,25 +86,25 @@ class StompConnection(Stream):
             timeout=timeout,
         )
         try:
-            connection._start(endpoint, (beats, beats))
+            connection._start((beats, beats))
         except BaseException:
             connection.drop()
             raise
         return connection
 
-    def _start(self, endpoint: Endpoint, beats: tuple[int, int]) -> None:
+    def _start(self, beats: tuple[int, int]) -> None:
         headers = self._opened.result().headers
         server = headers.get("server", "")
         dialect = of_stomp(server)
         if dialect is None:
             raise ConnectionFailed(
-                f"{endpoint}: a bridge does not know what an acknowledgement means to "
+                f"{self.endpoint}: a bridge does not know what an acknowledgement means to "
                 f"{server[:60]!r}; it knows ActiveMQ, Artemis and RabbitMQ"
             )
         try:
             send, receive = agree_on_beats(beats, headers.get("heart-beat", "0,0"))
         except ProtocolError as error:
-            raise ConnectionFailed(f"{endpoint}: {error}") from error
+            raise ConnectionFailed(f"{self.endpoint}: {error}") from error
         self.dialect = dialect
         self._start_beating(send / 2, 2 * receive)
 
