@@ -1,4 +1,4 @@
-"""Orders from a node's API: each gets one answer, whoever gives it."""
+"""Orders from a node's API: each gets one answer, whoever gives it; and what the board shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 
 from understudyd.api.words import Order
 from understudyd.board.port import Answer, Request
+from understudyd.sidecar.billboard import News
 from understudyd.sidecar.orders import WAITING, Orders
+from understudyd.status import Member, Role
 
 
 class Desk:
@@ -73,3 +75,15 @@ def test_only_so_many_wait(desk: Desk) -> None:
     for request in (first, *others):
         desk.orders.answer(request, Answer(202))
     assert [number for number, _, _ in desk.told] == list(range(2, WAITING + 2))
+
+
+def test_news_of_the_board_can_wait_while_nothing_but_time_has_passed() -> None:
+    """Not while somebody waits for an answer: it may be for this node to give."""
+    standby = Member("b", Role.STANDBY, "standby", seen_s=0.4)
+    known = News((standby,), (Request("1", "pause", answer=Answer(202)),))
+    assert replace(known, members=(replace(standby, seen_s=1.4),)).is_as_expected(known)
+    assert not replace(known, members=(replace(standby, healthy=True),)).is_as_expected(known)
+    assert not replace(known, trouble="gone").is_as_expected(known)
+    asked = replace(known, requests=(Request("2", "failover"),))
+    assert not asked.is_as_expected(known)
+    assert not asked.is_as_expected(asked)

@@ -247,7 +247,7 @@ class Keeper:
             return [Released()]
         is_news = self._watch.see(seen, now)
         if self._is_told and self._watch.is_renewed:
-            self._next = now + self._timings.renew - self._timings.look
+            self._next = now + self._timings.renew - self._timings.lead
         return [Refuse(self.refused)] if is_news else []
 
     def _claimed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:

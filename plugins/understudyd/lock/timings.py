@@ -81,6 +81,13 @@ class Timings:
         return self.renew / LOOKS
 
     @property
+    def lead(self) -> float:
+        """How much before the next renewal a standby looks again that has just seen one. So its
+        sight of renewals, late by `look` at most, comes a little earlier each time and not later.
+        """
+        return self.look / LOOKS
+
+    @property
     def patience(self) -> float:
         """How long a record must stand unchanged before a standby takes over."""
         return self.lease * (1 + DRIFT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from understudy.core.redact import redact
 from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request, Shown
@@ -26,6 +26,16 @@ class News(Shown):
     """With ``trouble`` the board could not be reached."""
 
     trouble: str = ""
+
+    def is_as_expected(self, before: News) -> bool:
+        """Whether nothing but time has passed, and nobody waits for an answer."""
+        is_asked = any(request.answer is None for request in self.requests)
+        return not is_asked and self._ageless == before._ageless
+
+    @property
+    def _ageless(self) -> object:
+        members = [replace(member, seen_s=None) for member in self.members]
+        return members, self.requests, self.history, self.trouble
 
 
 class Billboard:

@@ -72,6 +72,7 @@ LONGEST = 3600.0  # s of one wait
 GUARDS = 1.0  # s between two signs of life that the guards are asked for
 SHOWN = 1.0  # s until ages and counts are shown to the API again, and what else is true still
 WEIGHING = 10.0  # s between two looks at the broker's memory
+PATIENT = 0.25  # s that a look at the board waits for something else to be awake for
 NAP = 0.5  # s that the clocks may differ more than before
 
 
@@ -126,7 +127,7 @@ class Control:
         self._face = face
         self._reread = reread
         self._log = log
-        self._billboard = Billboard(board, self._inbox.put)
+        self._billboard = Billboard(board, self._hear_of_board)
         self._orders = Orders(face.answer)
         self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
         self._stamper = Stamper()
@@ -152,7 +153,7 @@ class Control:
             self._selector.register(self._driver, selectors.EVENT_READ)
             self._watch_api()
             while self._quit is None:
-                due = min(self.machine.due, self._look_at, self._beat_at)
+                due = min(self.machine.due, self._look_at + PATIENT, self._beat_at)
                 ready = self._selector.select(min(max(0.0, due - now()), LONGEST))
                 self._turn({key.fileobj for key, _ in ready})
         return self._quit
@@ -177,7 +178,8 @@ class Control:
         for word in self._inbox.take():
             self._hear(word)
         self._take_orders()
-        self._feed(Tick())
+        if now() >= self.machine.due:
+            self._feed(Tick())
         self._show()
 
     def _hear(self, word: Word) -> None:
@@ -217,6 +219,10 @@ class Control:
         if isinstance(event, Seen) and self.machine.is_held_by_another:
             self._locker.wait_for_change(self.machine.group.timings.look)
 
+    def _hear_of_board(self, news: News) -> None:
+        """In the board's thread: what is as before is taken in when there is more to do."""
+        self._inbox.put(news, can_wait=news.is_as_expected(self._news))
+
     def _take_news(self, news: News) -> None:
         self._warn(self._board_outage.hear(news.trouble))
         self._counts.add("board_failures_total", bool(news.trouble))
@@ -247,6 +253,7 @@ class Control:
         self.machine.configure(wanted.group, wanted.node)
         self._driver.configure(wanted.node.broker)
         self._face.configure(wanted)
+        self._feed(Tick())
         self._log.info("configuration reloaded")
         return ""
 

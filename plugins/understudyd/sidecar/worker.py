@@ -38,9 +38,11 @@ class Inbox(Generic[T]):
     def fileno(self) -> int:
         return self._signal
 
-    def put(self, event: T) -> None:
-        """From any thread, and from signal handlers."""
+    def put(self, event: T, *, can_wait: bool = False) -> None:
+        """From any thread, and from signal handlers. ``can_wait``: it wakes nobody."""
         self._events.append(event)
+        if can_wait:
+            return
         with contextlib.suppress(BlockingIOError):  # it is signalled as loud as can be
             os.eventfd_write(self._signal, 1)
 
