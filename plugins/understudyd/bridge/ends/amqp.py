@@ -93,8 +93,7 @@ class AmqpSource:
         self.dialect = _dialect_of(connection)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
-        declare = encode_method(Method.QUEUE_DECLARE, 0, self._queue, DURABLE, self._declared)
-        await connection.call(declare, Method.QUEUE_DECLARE_OK)
+        await _declare(connection, self._queue, self._declared)
         bind = encode_method(
             Method.QUEUE_BIND, 0, self._queue, wanted.exchange, wanted.key, NO_FLAGS, {}
         )
@@ -106,6 +105,11 @@ class AmqpSource:
             old = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
             qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
             self._connection.write(old + qos + self._consume())
+
+    def rest(self) -> None:
+        """Deliver nothing more until it is widened; what has come is still to be acknowledged."""
+        if self._connection is not None:
+            self._connection.write(encode_method(Method.BASIC_CANCEL, self._consumer, 1))
 
     @property
     def frame_max(self) -> int:
@@ -173,7 +177,8 @@ class AmqpTarget:
     """Where messages are published."""
 
     def __init__(self, dialer: Dialer, parking: str, hooks: TargetHooks) -> None:
-        """``parking`` is the queue for what cannot be delivered; it is made when it is missing."""
+        """``parking`` is the queue for what cannot be delivered; it is made when it is missing.
+        Empty: there is none."""
         self._dialer = dialer
         self._parking = parking
         self._hooks = hooks
@@ -185,8 +190,8 @@ class AmqpTarget:
         hooks = Hooks(self._came, self._lost, self._hooks.on_congested)
         connection = await self._dialer.dial(hooks)
         try:
-            declare = encode_method(Method.QUEUE_DECLARE, 0, self._parking, DURABLE, {})
-            await connection.call(declare, Method.QUEUE_DECLARE_OK)
+            if self._parking:
+                await _declare(connection, self._parking)
             await connection.call(
                 encode_method(Method.CONFIRM_SELECT, NO_FLAGS), Method.CONFIRM_SELECT_OK
             )
@@ -195,6 +200,12 @@ class AmqpTarget:
             raise
         self._connection = connection
         self.dialect = _dialect_of(connection)
+
+    async def declare(self, queue: str) -> None:
+        """Make a queue where it is missing; raises ConnectionFailed."""
+        if self._connection is None:
+            raise ConnectionFailed("the connection is closed")
+        await _declare(self._connection, queue)
 
     @property
     def frame_max(self) -> int:
@@ -228,6 +239,11 @@ class AmqpTarget:
                     self._hooks.on_blocked(event.arguments[0])
                 elif event.method == Method.CONNECTION_UNBLOCKED:
                     self._hooks.on_blocked(None)
+
+
+async def _declare(connection: Connection, queue: str, arguments: Table | None = None) -> None:
+    declare = encode_method(Method.QUEUE_DECLARE, 0, queue, DURABLE, arguments or {})
+    await connection.call(declare, Method.QUEUE_DECLARE_OK)
 
 
 def _declared(reading: Reading) -> Table:

@@ -1,0 +1,110 @@
+"""What puts messages into queues of a source's broker over AMQP: those that are parked there, and
+those that go back to the tail of their queue.
+
+Rules
+* It has a connection of its own, since a broker in an alarm blocks those that publish, and the
+  source's must go on acknowledging. The connection stays for `IDLE_TIME` after the last message.
+* One message at a time, done when it is confirmed; one that comes back, is refused or is not
+  answered within `TIMEOUT` ends the connection, and the next makes another.
+* The parking queue is made when the first message for it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from understudyd.bridge.ends.amqp import AmqpTarget
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
+from understudyd.bridge.ledger import Parcel
+from understudyd.bridge.wire.methods import encode_publish
+from understudyd.bridge.wire.reader import Confirm, Returned
+
+__all__ = ["AmqpDeposit"]
+
+TIMEOUT = 30.0  # s
+IDLE_TIME = 5.0  # s
+
+
+class AmqpDeposit:
+    """Made once for a link; opened when it is needed."""
+
+    def __init__(self, dialer: Dialer, parking: str) -> None:
+        self._parking = parking
+        self._to_parking = encode_publish("", parking)
+        self._target = AmqpTarget(
+            dialer,
+            "",
+            TargetHooks(
+                on_confirms=self._confirmed,
+                on_returned=self._returned,
+                on_blocked=lambda _: None,
+                on_congested=lambda _: None,
+                on_lost=lambda reason, _: self._answer(reason),
+            ),
+        )
+        self._is_open = self._has_parking = False
+        self._waiting: asyncio.Future[str] | None = None  # for why not; empty: it was confirmed
+        self._leaving: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def put(self, parcel: Parcel) -> None:
+        """Publish a message to where its first piece says; raises ConnectionFailed."""
+        self._stay()
+        try:
+            await self._open(parcel)
+            await self._publish(parcel)
+        except BaseException:
+            await self.close()
+            raise
+        self._leaving = asyncio.get_running_loop().call_later(IDLE_TIME, self._leave)
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        self._stay()
+        if self._is_open:
+            self._is_open = False
+            await self._target.close()
+
+    async def _open(self, parcel: Parcel) -> None:
+        if self._closing is not None:
+            await self._closing
+        if not self._is_open:
+            self._has_parking = False
+            await self._target.open()
+            self._is_open = True
+        if parcel[0] == self._to_parking and not self._has_parking:
+            await self._target.declare(self._parking)
+            self._has_parking = True
+
+    async def _publish(self, parcel: Parcel) -> None:
+        self._waiting = asyncio.get_running_loop().create_future()
+        self._target.send(list(parcel[:3]))
+        try:
+            problem = await asyncio.wait_for(self._waiting, TIMEOUT)
+        except asyncio.TimeoutError:
+            raise ConnectionFailed(f"no confirm within {TIMEOUT:g} s") from None
+        finally:
+            self._waiting = None
+        if problem:
+            raise ConnectionFailed(problem)
+
+    def _confirmed(self, confirms: list[Confirm]) -> None:
+        self._answer("" if confirms[0][2] else "the queue refuses it")
+
+    def _returned(self, message: Returned) -> None:
+        self._answer(f"{message.code} {message.text}: {message.routing_key}")
+
+    def _answer(self, problem: str) -> None:
+        if self._waiting is None:
+            self._is_open = self._is_open and not problem
+        elif not self._waiting.done():
+            self._waiting.set_result(problem)
+
+    def _stay(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+    def _leave(self) -> None:
+        self._closing = asyncio.get_running_loop().create_task(self.close())
