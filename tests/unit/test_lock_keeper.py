@@ -165,7 +165,7 @@ def test_a_renewal_under_way_does_not_pass_for_the_tombstone() -> None:
     master.feed(Permit(False))
     master.feed(Step("switchover"))
     master.reaches = False
-    while (renewal := master.keeper._attempt) is None:
+    while (renewal := master.keeper._attempts.under_way) is None:
         master.go_on(0.05)
     master.feed(Fenced())
     master.reaches = True

@@ -64,7 +64,7 @@ def test_a_late_answer_is_not_listened_to() -> None:
     master = a_master(Store())
     master.reaches = False
     master.go_on(T.renew)
-    attempt = master.keeper._attempt
+    attempt = master.keeper._attempts.under_way
     assert attempt is not None
     master.go_on(T.attempt + 0.01)
     deadline = master.keeper.deadline

@@ -36,10 +36,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TypeAlias
 
+from understudyd.lock.attempts import Attempt, Attempts
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LARGEST, LockRecord
 from understudyd.lock.rights import how_lost, is_ours, is_somebody_elses
@@ -55,12 +56,10 @@ from understudyd.lock.words import (
     Hint,
     Permit,
     Promote,
-    Read,
     Refuse,
     Released,
     Seen,
     Step,
-    Swap,
     Tick,
 )
 
@@ -73,13 +72,6 @@ class State(Enum):
     HOLDING = "holding"
     FENCING = "fencing"
     RELEASING = "releasing"
-
-
-@dataclass
-class _Attempt:
-    number: int
-    sent: float
-    record: LockRecord | None = None  # what a swap writes
 
 
 class Keeper:
@@ -107,13 +99,10 @@ class Keeper:
         self._timings = timings
         self._api = api
         self._is_told = is_told
-        self._attempt: _Attempt | None = None
-        self._count = 0  # of attempts
-        self._sequence = 0  # the highest that we wrote, or tried to
+        self._attempts = Attempts(timings)
         self._next = -math.inf  # when to look, renew or try again
         self._watch = Watch(group, node, instance, timings)
-        self._claim: _Attempt | None = None  # a claim that was never answered
-        self._unanswered: dict[int, float] = {}  # renewals: sequence, and when it was sent
+        self._claim: Attempt | None = None  # a claim that was never answered
         self._permit = Permit(False)
         self._cause = ""  # of stepping down, for the tombstone
         self._heir = ""
@@ -142,15 +131,15 @@ class Keeper:
     @property
     def due(self) -> float:
         """When to feed `Tick` at the latest."""
-        if self._attempt is not None:
-            moments = [self._attempt.sent + self._timings.attempt]
+        if self._attempts.under_way is not None:
+            moments = [self._attempts.due]
         elif self.state is State.FENCING and self._is_lost:
             moments = []
         else:
             moments = [self._next]
         if self.state is State.HOLDING and self.is_promoted:
             moments.append(self.deadline)
-        if self.state is State.WATCHING and self._attempt is None:
+        if self.state is State.WATCHING and self._attempts.under_way is None:
             moments.append(self._claim_time())
         return min(moments, default=math.inf)
 
@@ -170,8 +159,8 @@ class Keeper:
     # --- events ---------------------------------------------------------------------------------
 
     def _tick(self, _: Event, now: float) -> list[Action]:
-        attempt = self._attempt
-        if attempt is not None and now >= attempt.sent + self._timings.attempt:
+        attempt = self._attempts.under_way
+        if attempt is not None and now >= self._attempts.due:
             return self._failed(Failed(attempt.number, "no answer in time"), now)
         return []
 
@@ -205,10 +194,9 @@ class Keeper:
         return []
 
     def _failed(self, event: Failed, now: float) -> list[Action]:
-        attempt = self._attempt
-        if attempt is None or attempt.number != event.attempt:
+        attempt = self._attempts.end(event.attempt)
+        if attempt is None:
             return []
-        self._attempt = None
         # an attempt that timed out has waited long enough; one that failed fast has not
         self._next = max(now, attempt.sent + self._timings.look)
         if self.state is State.CLAIMING:
@@ -216,16 +204,13 @@ class Keeper:
             self.is_kept_out = True
             self.state = State.WATCHING
         elif attempt.record is not None:
-            self._unanswered[attempt.record.sequence] = attempt.sent
-            oldest = now - self._timings.budget
-            self._unanswered = {n: at for n, at in self._unanswered.items() if at > oldest}
+            self._attempts.miss(attempt, now)
         return []
 
     def _answered(self, event: Seen, now: float) -> list[Action]:
-        attempt = self._attempt
-        if attempt is None or attempt.number != event.attempt:
+        attempt = self._attempts.end(event.attempt)
+        if attempt is None:
             return []
-        self._attempt = None
         self.observation = event.observation
         if event.observation.record is not None:
             self.learn(event.observation.record.token)
@@ -233,7 +218,7 @@ class Keeper:
 
     # --- answers, by state ----------------------------------------------------------------------
 
-    def _watched(self, _: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _watched(self, _: Attempt, seen: Observation, now: float) -> list[Action]:
         claim = self._claim
         if claim is not None and claim.record is not None and not claim.record.is_void:
             if seen.incarnation != claim.record.incarnation:
@@ -250,7 +235,7 @@ class Keeper:
             self._next = now + self._timings.renew - self._timings.lead
         return [Refuse(self.refused)] if is_news else []
 
-    def _claimed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _claimed(self, attempt: Attempt, seen: Observation, now: float) -> list[Action]:
         if seen.record == attempt.record and seen.record and not seen.record.is_void:
             return self._won(attempt, seen, now)
         self.state = State.WATCHING
@@ -258,7 +243,7 @@ class Keeper:
         self.is_kept_out = True  # a broker whose sidecar is gone may have the file locked for long
         return actions
 
-    def _won(self, claim: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _won(self, claim: Attempt, seen: Observation, now: float) -> list[Action]:
         self.state = State.HOLDING
         self.is_promoted = self._is_lost = False
         self._heir = ""
@@ -266,10 +251,10 @@ class Keeper:
         self._claim = None
         return self._acknowledged(claim, seen, now)
 
-    def _acknowledged(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _acknowledged(self, attempt: Attempt, seen: Observation, now: float) -> list[Action]:
         """A write of ours is in the store: a claim or a renewal."""
         was_valid = now < self.deadline
-        self._unanswered = {}
+        self._attempts.confirm()
         self.record = seen.record
         self.deadline = attempt.sent + self._timings.budget
         self._next = attempt.sent + self._timings.renew
@@ -286,13 +271,13 @@ class Keeper:
         self.is_promoted = True
         return [Promote(self.record.token, self.deadline, self.record.cause)]
 
-    def _renewed(self, attempt: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _renewed(self, attempt: Attempt, seen: Observation, now: float) -> list[Action]:
         if seen.record == attempt.record:
             return self._acknowledged(attempt, seen, now)
         assert self.record is not None
         is_lost = is_somebody_elses(self.record, seen)
         if not is_lost and (is_ours(self.record, seen) or now < self.deadline):
-            sent = self._unanswered.get(seen.record.sequence) if seen.record else None
+            sent = self._attempts.missed(seen)
             if sent is not None and is_ours(self.record, seen):  # a slow store: it was too late
                 return self._acknowledged(replace(attempt, sent=sent), seen, now)
             self._next = now  # write it again
@@ -305,7 +290,7 @@ class Keeper:
         assert is_lost
         return self._fence(how_lost(seen), is_lost=True)
 
-    def _tombstoned(self, _: _Attempt, seen: Observation, now: float) -> list[Action]:
+    def _tombstoned(self, _: Attempt, seen: Observation, now: float) -> list[Action]:
         assert self.record is not None
         is_there = is_ours(self.record, seen) and not is_somebody_elses(self.record, seen)
         if not is_there:  # the tombstone is there, or more than that has happened
@@ -316,7 +301,7 @@ class Keeper:
     # --- what to do next ------------------------------------------------------------------------
 
     def _go_on(self, now: float) -> list[Action]:
-        if self._attempt is not None:
+        if self._attempts.under_way is not None:
             return []
         if self.state is State.WATCHING:
             return self._look_or_claim(now)
@@ -329,39 +314,25 @@ class Keeper:
         is_release = self.state is State.RELEASING
         record = replace(
             self.record,
-            sequence=self._new_sequence(),
+            sequence=self._attempts.new_sequence(self.observation),
             incarnation=self.observation.incarnation,
             released=is_release,
             cause=self._cause if is_release else self.record.cause,
             heir=self._heir if is_release else "",
         )
-        return [self._swap(self.observation, record, now)]
+        return [self._attempts.swap(self.observation, record, now)]
 
     def _look_or_claim(self, now: float) -> list[Action]:
         self._watch.forget_what_is_old(now)
         seen = self._watch.observation
         if seen is not None and now >= self._claim_time():
             self.state = State.CLAIMING
-            sequence = self._new_sequence()
+            sequence = self._attempts.new_sequence(self.observation)
             claim = self._watch.claim(seen, self.highest_token, sequence, self._api)
-            return [self._swap(seen, claim, now)]
+            return [self._attempts.swap(seen, claim, now)]
         if now < self._next:
             return []
-        self._count += 1
-        self._attempt = _Attempt(self._count, now)
-        return [Read(self._count)]
-
-    def _swap(self, expected: Observation, record: LockRecord, now: float) -> Swap:
-        self._count += 1
-        self._attempt = _Attempt(self._count, now, record)
-        return Swap(self._count, expected, record)
-
-    def _new_sequence(self) -> int:
-        """Each write gets one of its own, also when it repeats a write that was not answered: seen
-        in the store it must tell which of the two was carried out, and so when it was sent."""
-        there = self.observation.record if self.observation else None
-        self._sequence = max(self._sequence, there.sequence if there else 0) + 1
-        return self._sequence
+        return [self._attempts.read(now)]
 
     def _claim_time(self) -> float:
         """When the record may be claimed, as far as is known."""
