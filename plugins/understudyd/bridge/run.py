@@ -1,32 +1,39 @@
 """The running command `understudy bridge`: one event loop, a link for each destination.
 
 Exit codes: 0 after SIGTERM or SIGINT, when what was in flight was settled or given back; 2 for a
-configuration that can't be run. A second signal ends at once; nothing is lost then either, but what
-was in flight is delivered again.
+configuration that can't be run. A second signal ends at once, with 1; nothing is lost then either,
+but what was in flight is delivered again. SIGHUP reads the configuration again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import random
 import signal
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 
 from understudy import __version__
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
+from understudyd.api.words import Settings as ApiSettings
 from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.front import Front
+from understudyd.bridge.lag import LagWatch
 from understudyd.bridge.pace import Pace
+from understudyd.bridge.pauses import Pauses
+from understudyd.bridge.queues import queue_read
+from understudyd.bridge.service import Bridge, Service
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
-from understudyd.bridge.ways import Way, ways_of
+from understudyd.bridge.ways import Way, speaks_stomp, ways_of
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
+from understudyd.config.network import NetworkConfig, load_network
+from understudyd.logs import log_to_stderr
 
 __all__ = ["links_of", "run"]
 
@@ -36,12 +43,19 @@ GC_THRESHOLD = 50_000  # objects; a batch makes thousands that are gone with it
 
 def run(file: Path, names: Iterable[str]) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
-    bridges = _chosen(file, load_bridges(file, os.environ), tuple(names))
-    ways = ways_of(bridges, file.absolute().parent)
-    _log()
+    names = tuple(names)
+    ways = _read(file, names)
+    network = load_network(file, os.environ)
+    pauses = Pauses(network.state)
+    log_to_stderr("understudyd.bridge", "")
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
-    return asyncio.run(_serve(ways))
+    return asyncio.run(_serve(ways, network, pauses, lambda: _read(file, names)))
+
+
+def _read(file: Path, names: tuple[str, ...]) -> list[Way]:
+    bridges = _chosen(file, load_bridges(file, os.environ), names)
+    return ways_of(bridges, file.absolute().parent)
 
 
 def _chosen(
@@ -57,25 +71,56 @@ def _chosen(
     return [bridges[name] for name in names or bridges]
 
 
-async def _serve(ways: list[Way]) -> int:
-    runners = [runner for way in ways for runner in links_of(way)]
+async def _serve(
+    ways: list[Way], network: NetworkConfig, pauses: Pauses, reread: Callable[[], list[Way]]
+) -> int:
+    service = Service(_bridges(ways), pauses)
+    if network.listen is not None:
+        settings = ApiSettings(network.listen, network.shared)
+        service.front = Front(settings, service.obey)
     loop = asyncio.get_running_loop()
-    stopping = False
 
     def stop() -> None:
-        nonlocal stopping
-        if stopping:
+        if service.is_stopping:
             os._exit(FORCED)
-        stopping = True
-        for runner in runners:
-            runner.stop()
+        service.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    for runner in runners:
-        runner.start()
-    await asyncio.gather(*(runner.finished for runner in runners))
+    loop.add_signal_handler(signal.SIGHUP, lambda: service.reload(lambda: _bridges(reread())))
+    try:
+        service.front.start()
+        await service.run()
+    finally:
+        service.front.close()
     return 0
+
+
+def _bridges(ways: Iterable[Way]) -> list[Bridge]:
+    """One for each name, with the links of all its ways."""
+    made = []
+    for bridge, group in groupby(ways, key=lambda way: way.bridge):
+        links, watches = [], []
+        for number, way in enumerate(group):
+            some = links_of(way)
+            if number:
+                for link in some:
+                    link.status.destination += " (back)"
+            if not speaks_stomp(way.source):
+                watches.append(_watch(way, some))
+            links += some
+        made.append(Bridge(bridge, links, watches))
+    return made
+
+
+def _watch(way: Way, links: Iterable[LinkRunner]) -> LagWatch:
+    """Of a source that speaks AMQP: STOMP cannot tell what waits."""
+    name = way.bridge.name
+    about: Table = {"connection_name": f"understudy.bridge.{name}.lag"}
+    queues = [queue_read(name, pattern) for pattern in way.patterns]
+    statuses = [link.status for link in links]
+    dialer = Dialer(way.source.reveal(), about, random.Random())
+    return LagWatch(dialer, zip(queues, statuses, strict=True))
 
 
 def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
@@ -107,12 +152,3 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         )
         for pattern in way.patterns
     ]
-
-
-def _log() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    log = logging.getLogger("understudyd.bridge")
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False

@@ -1,0 +1,68 @@
+"""Asks a broker how many messages wait in the queues that a bridge reads.
+
+Rules
+* It has a connection of its own: also while a link waits for its target, or reads nothing, somebody
+  wants to know how much is waiting.
+* It asks every `PERIOD` seconds, and less often while that fails. Nothing depends on the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from understudyd.bridge.ends.connection import Connection, Hooks
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.status import LinkStatus
+from understudyd.bridge.wire.methods import Method, encode_method
+
+__all__ = ["LagWatch"]
+
+PERIOD = 5.0  # s
+LONGEST = 60.0  # s; RabbitMQ logs each connection
+PATIENCE = 10.0  # s for all answers
+PASSIVE = 0b1
+_NOTHING = Hooks(lambda _: None, lambda *_: None, lambda _: None)
+
+
+class LagWatch:
+    """Of one broker that speaks AMQP."""
+
+    def __init__(self, dialer: Dialer, links: Iterable[tuple[str, LinkStatus]]) -> None:
+        """``links``: what is told of each queue."""
+        self._dialer = dialer
+        self._links = list(links)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause = PERIOD
+        while True:
+            try:
+                await self._ask_on()
+            except (ConnectionFailed, asyncio.TimeoutError):
+                self._tell(None)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST)
+
+    async def _ask_on(self) -> None:
+        """Until it fails."""
+        connection = await self._dialer.dial(_NOTHING)
+        try:
+            while True:
+                await asyncio.wait_for(self._ask(connection), PATIENCE)
+                await asyncio.sleep(PERIOD)
+        finally:
+            connection.drop()
+
+    async def _ask(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        for queue, status in self._links:
+            question = encode_method(Method.QUEUE_DECLARE, 0, queue, PASSIVE, {})
+            answer = await connection.call(question, Method.QUEUE_DECLARE_OK)
+            status.waits(int(answer[1]), loop.time())
+
+    def _tell(self, lag: int | None) -> None:
+        now = asyncio.get_running_loop().time()
+        for _, status in self._links:
+            status.waits(lag, now)
