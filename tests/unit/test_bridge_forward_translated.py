@@ -51,7 +51,8 @@ def forwarder(
 
     routes = Routes(Options(**{"network_ttl": -1, **options}), "a/", "b/")
     parking = TranslatedParking("b", dialects)
-    return TranslatingForwarder(routes, queue, "topic", parking, dialects, lambda: 4096)
+    kind = "topic" if queue is None else queue.kind
+    return TranslatingForwarder(routes, queue, kind, parking, dialects, lambda: 4096)
 
 
 def from_amqp(
@@ -78,7 +79,7 @@ def test_amqp_becomes_a_send(dialect: Dialect) -> None:
         "delivery_mode": 2,
         "headers": {"f": 1.75, "n": {"a": [None, Typed("T", 1 << 50)]}, "s": "é\n:"},
     }
-    tags, parcels, aside = ours.prepare([from_amqp(3, fields), from_amqp(4, fields)], NOW)
+    tags, parcels, aside, _ = ours.prepare([from_amqp(3, fields), from_amqp(4, fields)], NOW)
     assert (tags, aside) == ([3, 4], [])
     head, nothing, body, size = parcels[0]
     assert head.startswith(b"SEND\ndestination:")
@@ -146,7 +147,7 @@ def test_copies_of_a_topic_go_where_they_were_sent_to_unless_they_came_far_enoug
         (2, message(destination="/topic/prices.test")),
         (3, message(destination="/topic/prices.ibm", x_understudy_path="x/")),
     ]
-    tags, parcels, _ = ours.prepare(batch, NOW)
+    tags, parcels, _, _ = ours.prepare(batch, NOW)
     assert tags == [1]
     assert amqp_route(parcels[0]) == ("amq.topic", "prices.ibm")
     assert ours.dropped == 2
@@ -155,7 +156,7 @@ def test_copies_of_a_topic_go_where_they_were_sent_to_unless_they_came_far_enoug
 def test_10_what_has_expired_is_left_out_and_counted() -> None:
     ours = forwarder(ACTIVEMQ, RABBITMQ_AMQP)
     over, still = message(expires=str(NOW - 1)), message(expires=str(NOW + 1500))
-    tags, (parcel,), _ = ours.prepare([(1, over), (2, still)], NOW)
+    tags, (parcel,), _, _ = ours.prepare([(1, over), (2, still)], NOW)
     assert tags == [2]
     assert fields_of(parcel)["expiration"] == "1500"
     assert ours.expired == 1
@@ -172,7 +173,7 @@ def drop(message: Message) -> None:
 def test_a_transformer_sees_each_message_and_may_drop_it() -> None:
     ours = forwarder(RABBITMQ_AMQP, RABBITMQ_AMQP, transformer=drop)
     batch = [from_amqp(tag, {}, body) for tag, body in enumerate((b"drop", b"park", b"go"), 1)]
-    tags, parcels, aside = ours.prepare(batch, NOW)
+    tags, parcels, aside, _ = ours.prepare(batch, NOW)
     assert (tags, aside, ours.dropped) == ([2, 3], [2], 1)
     assert amqp_route(parcels[0]) == ("", PARKING)
     assert amqp_route(parcels[1]) == ("", "orders")
@@ -183,7 +184,7 @@ def test_5_what_the_target_cannot_take_is_parked_at_the_source_as_it_came() -> N
     large = b"x" * (5 << 20)
     fields: dict[str, Value] = {"expiration": "60000", "headers": {"a": [1.5]}, "user_id": "eve"}
     batch = [from_amqp(1, {}), from_amqp(2, fields, large), from_amqp(3, {})]
-    tags, parcels, aside = ours.prepare(batch, NOW)
+    tags, parcels, aside, _ = ours.prepare(batch, NOW)
     assert (tags, aside) == ([1, 2, 3], [2])
     parked = parcels[1]
     assert amqp_route(parked) == ("", PARKING)
@@ -207,7 +208,7 @@ def test_5_what_the_target_cannot_take_is_parked_at_the_source_as_it_came() -> N
 def test_properties_that_cannot_be_read_are_parked_whole() -> None:
     ours = forwarder(RABBITMQ_AMQP, ACTIVEMQ)
     broken = b"\x20\0\0\0\1\0"
-    _, (parcel,), aside = ours.prepare([(1, 0, AMQP_ROUTE, broken, 0, b"")], NOW)
+    _, (parcel,), aside, _ = ours.prepare([(1, 0, AMQP_ROUTE, broken, 0, b"")], NOW)
     assert aside == [1]
     headers = fields_of(parcel)["headers"]
     assert isinstance(headers, dict)
@@ -219,7 +220,7 @@ def test_a_message_of_stomp_is_parked_in_its_own_words() -> None:
     name = "x" * 300  # longer than AMQP takes
     given = message(b"t\0", content_length="2", expires=str(NOW + 5), reply_to="/queue/r")
     given.headers[name] = "1"
-    _, (parcel,), aside = ours.prepare([(7, given)], NOW)
+    _, (parcel,), aside, _ = ours.prepare([(7, given)], NOW)
     assert aside == [7]
     content = stomp_content(parcel)
     assert content.body == b"t\0"
@@ -247,7 +248,7 @@ def test_what_a_broker_does_not_show_is_for_its_own_dead_letters_or_stays() -> N
         (2, message(b"", message_id=java)),
         (3, message(b"")),
     ]
-    tags, parcels, aside = ours.prepare(batch, NOW)
+    tags, parcels, aside, _ = ours.prepare(batch, NOW)
     assert (tags, aside) == ([1, 2, 3], [1, 2])
     assert [parcel[0] for parcel in parcels[:2]] == [DEAD_LETTER, LEFT]
     assert b"ActiveMQ shows no content" in parcels[1][1]
@@ -334,7 +335,7 @@ def test_the_addresses_that_are_kept_are_bounded() -> None:
 def test_an_exchange_needs_a_rename_towards_brokers_without() -> None:
     route = b"\x01X\x03key"
     ours = forwarder(RABBITMQ_AMQP, ACTIVEMQ, None)
-    _, (parcel,), aside = ours.prepare([from_amqp(1, {}, route=route)], NOW)
+    _, (parcel,), aside, _ = ours.prepare([from_amqp(1, {}, route=route)], NOW)
     assert aside == [1]
     assert amqp_route(parcel) == ("", PARKING)
     renamed = forwarder(RABBITMQ_AMQP, ACTIVEMQ, None, rename={"exchange://X/>": "queue://q"})
@@ -350,3 +351,37 @@ def test_parcels_are_taken_apart_as_they_were_put_together() -> None:
     sent = stomp_parcel({"destination": "/queue/q:", "content-length": "2"}, b"\0\0")
     assert stomp_content(sent).headers == {"destination": "/queue/q:", "content-length": "2"}
     assert stomp_content(sent).body == b"\0\0"
+
+
+@pytest.mark.parametrize("target", [RABBITMQ_AMQP, ACTIVEMQ], ids=lambda dialect: dialect.name)
+def test_a_queues_message_past_its_limit_goes_back_in_the_sources_words(target: Dialect) -> None:
+    """B09: over STOMP too, where the broker has no selectors or did not know the path."""
+    fields: dict[str, Value] = {"headers": {"x-understudy-path": "c/", "f": 1.5}, "priority": 3}
+    ours = forwarder(RABBITMQ_AMQP, target, network_ttl=1, headers_set={"site": "hq"})
+    batch = ours.prepare([from_amqp(1, fields), from_amqp(2, {})], NOW)
+    assert (batch.tags, batch.aside, batch.stays) == ([1, 2], [1], [1])
+    assert amqp_route(batch.parcels[0]) == ("", "orders")
+    assert fields_of(batch.parcels[0]) == fields
+
+    ours = forwarder(ACTIVEMQ, target, network_ttl=1, headers_set={"site": "hq"})
+    batch = ours.prepare([(1, message(x_understudy_path="c/", a="b"))], NOW)
+    assert (batch.aside, batch.stays) == ([1], [1])
+    headers = stomp_content(batch.parcels[0]).headers
+    assert headers["destination"] == "/queue/orders"
+    assert (headers["x-understudy-path"], headers["a"]) == ("c/", "b")
+    assert "site" not in headers
+
+
+def test_what_a_wildcard_brings_of_an_excluded_queue_goes_back() -> None:
+    """Row 18 of the decisions: ActiveMQ leaves it in flight for ever."""
+
+    def dialects() -> tuple[Dialect, Dialect]:
+        return ACTIVEMQ, RABBITMQ_AMQP
+
+    routes = Routes(Options(excluded=["queue://orders.test"]), "a/", "b/")
+    parking = TranslatedParking("b", dialects)
+    ours = TranslatingForwarder(routes, None, "queue", parking, dialects, lambda: 4096)
+    headers = {"destination": "/queue/orders.test", "message-id": FROM_STOMP, "ack": "1"}
+    batch = ours.prepare([(1, StompContent(headers, b"body"))], NOW)
+    assert (batch.aside, batch.stays, ours.dropped) == ([1], [1], 0)
+    assert stomp_content(batch.parcels[0]).headers["destination"] == "/queue/orders.test"

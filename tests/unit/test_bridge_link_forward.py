@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from understudyd.bridge.parking import Parking
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import encode_publish
-from understudyd.bridge.wire.properties import build, header_content, read
+from understudyd.bridge.wire.properties import build, get, header_content, read
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import Value
 
@@ -39,7 +40,7 @@ def sent(properties: dict[str, Value]) -> dict[str, Value]:
 
 def test_a_batch_keeps_its_order_and_its_bodies() -> None:
     raw = build({"delivery_mode": 2})
-    tags, parcels, aside = forwarder().prepare([delivery(3, raw), delivery(4, raw)], NOW)
+    tags, parcels, aside, _ = forwarder().prepare([delivery(3, raw), delivery(4, raw)], NOW)
     assert (tags, aside) == ([3, 4], [])
     wanted = build({"delivery_mode": 2, "headers": {PATH_HEADER: "a/"}})
     expected = (encode_publish("to-amq", "ORDERS"), content_header(wanted, 4), BODY, 4)
@@ -91,7 +92,7 @@ def test_what_cannot_be_read_is_parked_and_the_batch_goes_on() -> None:
     broken = b"\x20\0\0\0\1\0"
     good = build({})
     batch = [delivery(1, good), delivery(2, broken), delivery(3, good)]
-    tags, parcels, _ = forwarder().prepare(batch, NOW)
+    tags, parcels, _, _ = forwarder().prepare(batch, NOW)
     assert tags == [1, 2, 3]
     assert [parcel[0] for parcel in parcels] == [
         encode_publish("to-amq", "ORDERS"),
@@ -136,7 +137,7 @@ def test_a_topics_copy_that_is_excluded_or_came_far_enough_is_left_out() -> None
         delivery(6, plain, topic("prices.ibm")),
     ]
     for _ in range(2):  # what is kept decides alike
-        tags, parcels, _ = ours.prepare(batch, NOW)
+        tags, parcels, _, _ = ours.prepare(batch, NOW)
         assert tags == [2, 6]
         assert parcels[0][0] == encode_publish("amq.topic", "quotes.ibm")
         assert read(parcels[0][1][19:-1])["headers"] == {PATH_HEADER: "x/,a/"}
@@ -170,7 +171,7 @@ def test_10_what_has_expired_is_left_out_and_counted() -> None:
     ours = forwarder()
     deadline: Value = {"x-understudy-deadline": f"{NOW - 1} 100"}
     over = build({"expiration": "100", "headers": deadline})
-    tags, _, aside = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
+    tags, _, aside, _ = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
     assert (tags, aside, ours.expired) == ([2], [], 1)
 
 
@@ -178,3 +179,38 @@ def test_11_an_expiration_that_is_no_number_goes_into_a_header() -> None:
     assert sent({"expiration": "soon"}) == {
         "headers": {"x-understudy-expiration": "soon", PATH_HEADER: "a/"}
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "ttl", "stays"),
+    [(None, 1, False), ("c/", 1, True), ("c/", 2, False), ("b/", 9, True), ("c/,d/", 2, True)],
+)
+def test_a_queues_message_past_its_limit_goes_back_as_it_is(
+    path: str | None, ttl: int, stays: bool
+) -> None:
+    """B09: neither parked nor settled away."""
+    ours = forwarder(network_ttl=ttl)
+    raw = build({"headers": {PATH_HEADER: path, "a": 1} if path else {"a": 1}, "priority": 4})
+    for _ in range(2):
+        batch = ours.prepare([delivery(1, raw)], NOW)
+        assert batch.tags == [1]
+        assert batch.stays == batch.aside == ([1] if stays else [])
+        ((publish, header, frames, size),) = batch.parcels
+        if stays:
+            assert publish == encode_publish("", "orders")
+            assert header == content_header(raw, 4)
+            assert (frames, size) == (BODY, 4)
+    assert ours.dropped == 0
+
+
+def test_a_message_that_goes_back_does_not_live_longer_for_it() -> None:
+    ours = forwarder(network_ttl=1)
+    raw = build({"headers": {PATH_HEADER: "c/"}, "expiration": "1000", "user_id": "x"})
+    (parcel,) = ours.prepare([delivery(1, raw)], NOW).parcels
+    again = parcel[1][19:-1]
+    assert get(again, "user_id") is None
+    (parcel,) = ours.prepare([delivery(1, again)], NOW + 400).parcels
+    again = parcel[1][19:-1]
+    assert get(again, "expiration") == "600"
+    assert ours.prepare([delivery(1, again)], NOW + 2000).tags == []
+    assert ours.expired == 1

@@ -8,6 +8,7 @@ Rules
   depends on when.
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
   the others have got theirs. So is what has expired. Both are counted.
+* A queue's message that has come far enough goes back to the tail of its queue.
 * What cannot be read, or named at the target, goes to the parking queue as it is; the rest of the
   batch goes on.
 """
@@ -51,6 +52,8 @@ class Batch(NamedTuple):
     """What each of these became."""
     aside: list[int]
     """Which of the tags are not for the target: their parcels are for the source."""
+    stays: list[int]
+    """Which of these go back to where they came from."""
 
 
 class Forwarder:
@@ -61,6 +64,7 @@ class Forwarder:
         message was published to."""
         self._routes = routes
         self._queue = None if queue is None else Destination("queue", queue)
+        self._back = b"" if queue is None else encode_publish("", queue)
         self._parking = parking
         self._entry = encode_entry(PATH, routes.here)
         self.expired = self.dropped = 0
@@ -73,6 +77,7 @@ class Forwarder:
         publishes, patched = self._publishes, self._patched
         tags: list[int] = []
         parcels: list[Parcel] = []
+        stays: list[int] = []
         for tag, _, route, raw, size, frames in deliveries:
             publish = publishes.get(route) or self._publish(route)
             properties = publish and (patched.get(raw) or self._patch(raw, route, now))
@@ -83,7 +88,9 @@ class Forwarder:
             elif parcel := self._special(route, raw, size, frames, now):
                 parcels.append(parcel)
                 tags.append(tag)
-        return Batch(tags, parcels, [])
+                if parcel[0] is self._back:
+                    stays.append(tag)
+        return Batch(tags, parcels, stays, stays)
 
     def _destination(self, route: bytes) -> Destination:
         return self._queue or from_amqp(*split_route(route))
@@ -123,7 +130,7 @@ class Forwarder:
         if _PATH_NAME not in raw:
             return append_entry(changed, self._entry)
         path = _path_of(changed)
-        if self._queue is None and not self._is_forwarded(route, path):
+        if not self._is_forwarded(route, path):
             return b""
         return set_header(changed, PATH, self._routes.longer(path))
 
@@ -134,10 +141,12 @@ class Forwarder:
     def _special(
         self, route: bytes, raw: bytes, size: int, frames: bytes, now: int
     ) -> Parcel | None:
-        """Parked, or None: left out."""
+        """Parked, or back to its queue, or None: left out."""
         parcel = (encode_publish(*split_route(route)), content_header(raw, size), frames, size)
         try:
-            if self._queue is None and not self._is_forwarded(route, _path_of(raw)):
+            if not self._is_forwarded(route, _path_of(raw)):
+                if self._back:
+                    return (self._back, content_header(relay(raw, now), size), frames, size)
                 self.dropped += 1
                 return None
             to_amqp(self._routes.target(self._destination(route)))

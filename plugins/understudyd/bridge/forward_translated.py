@@ -4,7 +4,8 @@ wants to see what is sent. No I/O.
 Rules
 * Each message is translated by `mapping`; `Routes.change` changes it.
 * A copy of a topic's message that is excluded or has come far enough, any message that has expired,
-  and what a transformer drops, is left out of the batch and counted.
+  and what a transformer drops, is left out of the batch and counted. A queue's message that is
+  excluded or has come far enough goes back to the tail of its queue.
 * What has no words at the target, or cannot be read, is for the parking queue of the source; the
   rest of the batch goes on.
 """
@@ -27,12 +28,13 @@ from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.port import StompDelivery
 from understudyd.bridge.forward import Batch
 from understudyd.bridge.ledger import Parcel
-from understudyd.bridge.mapping import read, write
+from understudyd.bridge.mapping import Message, read, relay, write
 from understudyd.bridge.mapping.headers import PATH
-from understudyd.bridge.names import Destination
+from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.parcels import amqp_parcel, stomp_parcel
 from understudyd.bridge.parking_translated import Dialects, TranslatedParking
 from understudyd.bridge.routes import Routes, Verdict
+from understudyd.bridge.wire.amqp import FRAME_MIN
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish, split_route
 from understudyd.bridge.wire.reader import Delivery
@@ -74,12 +76,14 @@ class TranslatingForwarder:
     def prepare(self, deliveries: Sequence[Delivery | StompDelivery], now: int) -> Batch:
         """The parcels of a batch, in order; ``now`` is milliseconds since 1970."""
         source, target = self._dialects()
-        batch = Batch([], [], [])
+        batch = Batch([], [], [], [])
         for delivery in deliveries:
             tag = delivery[0]
-            parcel: Parcel | None
             try:
-                parcel = self._translate(delivery, source, target, now)
+                parcel, goes_on = self._translate(delivery, source, target, now)
+                if not goes_on:
+                    batch.aside.append(tag)
+                    batch.stays.append(tag)
             except Expired:
                 self.expired += 1
                 continue
@@ -89,22 +93,21 @@ class TranslatingForwarder:
             except Untranslatable as error:
                 parcel = self._park(delivery, error, source, now)
                 batch.aside.append(tag)
-            if parcel is not None:
-                batch.tags.append(tag)
-                batch.parcels.append(parcel)
+            batch.tags.append(tag)
+            batch.parcels.append(parcel)
         return batch
 
     def _translate(
         self, delivery: Delivery | StompDelivery, source: Dialect, target: Dialect, now: int
-    ) -> Parcel | None:
-        """None: it is not to be forwarded."""
+    ) -> tuple[Parcel, bool]:
+        """The parcel, and whether it goes on, or back to where it came from."""
         content, where = self._taken(delivery, source)
         message = read(content, source, now)
-        if self._queue is None:
-            decision = self._routes.decide(where, message.headers.get(PATH))
-            if decision.verdict is not Verdict.FORWARD:
-                self.dropped += 1
-                return None
+        decision = self._routes.decide(where, message.headers.get(PATH))
+        if decision.verdict is not Verdict.FORWARD:
+            if self._kind != QUEUE:
+                raise Dropped(decision.reason)
+            return self._back(content, message, where, source, now), False
         address = self._addresses.get((target.name, where)) or self._address(where, target)
         if self._routes.needs_messages:
             message.destination = str(where)
@@ -112,9 +115,20 @@ class TranslatingForwarder:
         written = write(message, target, now)
         if isinstance(written, AmqpContent):
             assert isinstance(address, bytes)
-            return amqp_parcel(address, written, self._frame_max())
+            return amqp_parcel(address, written, self._frame_max()), True
         assert isinstance(address, dict)
-        return stomp_parcel({**address, **written.headers}, written.body)
+        return stomp_parcel({**address, **written.headers}, written.body), True
+
+    def _back(
+        self, content: Content, message: Message, where: Destination, source: Dialect, now: int
+    ) -> Parcel:
+        """To the tail of the queue it came from; raises Untranslatable or Expired."""
+        if isinstance(content, AmqpContent):
+            again = AmqpContent(relay(content.properties, now), content.body)
+            return amqp_parcel(encode_publish(*to_amqp(where)), again, FRAME_MIN)
+        written = write(message, source, now)
+        assert isinstance(written, StompContent)
+        return stomp_parcel({**_place(where, source), **written.headers}, written.body)
 
     def _taken(self, delivery: Any, source: Dialect) -> tuple[Content, Destination]:
         if source.is_amqp:
@@ -128,13 +142,7 @@ class TranslatingForwarder:
     def _address(self, where: Destination, target: Dialect) -> Address:
         """Raises Untranslatable."""
         renamed = self._routes.target(where)
-        address: Address
-        if target.stomp is None:
-            address = encode_publish(*to_amqp(renamed))
-        else:
-            beside = target.stomp.sent_beside.get(renamed.kind)
-            address = {"destination": to_stomp(renamed, target)}
-            address |= dict([beside]) if beside else {}
+        address = encode_publish(*to_amqp(renamed)) if target.is_amqp else _place(renamed, target)
         if len(self._addresses) >= KEPT:
             self._addresses.clear()
         self._addresses[target.name, where] = address
@@ -149,3 +157,10 @@ class TranslatingForwarder:
             )
         content: StompContent = delivery[1]
         return self._parking.park_stomp(content, error, source, now)
+
+
+def _place(where: Destination, dialect: Dialect) -> dict[str, str]:
+    """The headers of a SEND that say where it goes; raises Untranslatable."""
+    assert dialect.stomp is not None
+    beside = dialect.stomp.sent_beside.get(where.kind)
+    return {"destination": to_stomp(where, dialect), **(dict([beside]) if beside else {})}

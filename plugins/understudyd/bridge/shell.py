@@ -27,7 +27,7 @@ from understudyd.bridge.ends.amqp import (
     park,
 )
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
+from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.link import Link
 from understudyd.bridge.names import QUEUE, Pattern
@@ -48,6 +48,7 @@ from understudyd.bridge.words import (
     OpenSource,
     OpenTarget,
     ParkAtSource,
+    Rest,
     Send,
     Widen,
 )
@@ -134,9 +135,9 @@ class LinkRunner:
     # What the ends tell
 
     def _on_deliveries(self, deliveries: list[Delivery]) -> None:
-        tags, parcels, aside = self._forwarder.prepare(deliveries, int(time.time() * 1000))
-        last = deliveries[-1][0]
-        self._do(self.link.delivered(tags, parcels, self._loop.time(), last, aside))
+        tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
+        last, now = deliveries[-1][0], self._loop.time()
+        self._do(self.link.delivered(tags, parcels, now, last, aside, stays))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
         self._do(self.link.confirmed(confirms, self._loop.time()))
@@ -175,6 +176,8 @@ class LinkRunner:
                 self._source.acknowledge(action.tag)
             elif isinstance(action, Widen):
                 self._source.widen(action.window)
+            elif isinstance(action, Rest) and isinstance(self._source, CanRest):
+                self._source.rest()
             else:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)

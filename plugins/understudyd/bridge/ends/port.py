@@ -23,6 +23,7 @@ from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 
 __all__ = [
+    "CanRest",
     "ConnectionFailed",
     "DeadLetters",
     "SourceEnd",
@@ -111,6 +112,14 @@ class DeadLetters(Protocol):
     async def dead_letter(self, tag: int) -> None:
         """Move what was delivered with this tag to the broker's dead letter queue, which is settled
         with it; raises ConnectionFailed where the broker does not say that it did."""
+
+
+@runtime_checkable
+class CanRest(Protocol):
+    """A source that can stop delivering and keep what it has delivered."""
+
+    def rest(self) -> None:
+        """Deliver nothing more until ``widen()``."""
 
 
 class TargetEnd(Protocol):
