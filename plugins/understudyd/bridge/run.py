@@ -22,6 +22,7 @@ from understudy.errors import ConfigurationError
 from understudyd.api.words import Settings as ApiSettings
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
+from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.lag import LagWatch
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.pauses import Pauses
@@ -142,9 +143,9 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
     return [
         LinkRunner(
             bridge.name,
-            Dialer(way.source.reveal(), about, rng),
+            dialer_of(way.source.reveal(), about, rng),
             pattern,
-            Dialer(way.target.reveal(), about, rng),
+            dialer_of(way.target.reveal(), about, rng),
             way.routes,
             settings=settings,
             rng=rng,

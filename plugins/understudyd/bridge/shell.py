@@ -11,33 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
-from understudyd.bridge.addresses import TOPIC_EXCHANGE, subscription
-from understudyd.bridge.dialects import RABBITMQ_AMQP
-from understudyd.bridge.ends.amqp import (
-    AmqpSource,
-    AmqpTarget,
-    Subscription,
-    park,
-)
-from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
-from understudyd.bridge.forward import Forwarder
+from understudyd.bridge.joints import AnyDialer, join, park
 from understudyd.bridge.link import Link
-from understudyd.bridge.names import QUEUE, Pattern
+from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
-from understudyd.bridge.parking import Parking
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import Glance, LinkStatus, Teller
 from understudyd.bridge.wire.amqp import Closed
-from understudyd.bridge.wire.reader import Confirm, Delivery, Returned
+from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
     Acknowledge,
     Action,
@@ -55,8 +44,6 @@ from understudyd.bridge.words import (
 
 __all__ = ["LinkRunner"]
 
-LONGEST_NAME = 255  # bytes, of a queue
-
 _log = logging.getLogger("understudyd.bridge")
 
 
@@ -66,9 +53,9 @@ class LinkRunner:
     def __init__(
         self,
         name: str,
-        source: Dialer,
+        source: AnyDialer,
         pattern: Pattern,
-        target: Dialer,
+        target: AnyDialer,
         routes: Routes,
         *,
         settings: LinkSettings | None = None,
@@ -77,31 +64,29 @@ class LinkRunner:
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
-        self._parking = parking = Parking(name, settings.parking)
         self._source_dialer = source
         self.name = name
-        self.link = Link(settings, parking, rng, pace)
-        queue, wanted = _queue_of(name, pattern)
-        self._forwarder = Forwarder(routes, None if wanted else queue, parking)
-        self._source = AmqpSource(
+        joint = join(
+            name,
             source,
-            queue,
-            f"understudy.{name}",
-            SourceHooks(self._on_deliveries, self._on_source_lost),
-            subscription=wanted,
-            reading=settings.reading,
-        )
-        self._target = AmqpTarget(
+            pattern,
             target,
-            parking.queue,
-            TargetHooks(
-                self._on_confirms,
-                self._on_returned,
-                self._on_blocked,
-                self._on_congested,
-                self._on_target_lost,
+            routes,
+            settings,
+            (
+                SourceHooks(self._on_deliveries, self._on_source_lost),
+                TargetHooks(
+                    self._on_confirms,
+                    self._on_returned,
+                    self._on_blocked,
+                    self._on_congested,
+                    self._on_target_lost,
+                ),
             ),
         )
+        self._source, self._target = joint.source, joint.target
+        self._forwarder, self._parking = joint.forwarder, joint.parking
+        self.link = Link(settings, joint.parking, rng, pace)
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -134,7 +119,7 @@ class LinkRunner:
 
     # What the ends tell
 
-    def _on_deliveries(self, deliveries: list[Delivery]) -> None:
+    def _on_deliveries(self, deliveries: list[Any]) -> None:
         tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
         last, now = deliveries[-1][0], self._loop.time()
         self._do(self.link.delivered(tags, parcels, now, last, aside, stays))
@@ -204,14 +189,17 @@ class LinkRunner:
             self._loop.create_task(self._finish())
 
     async def _open_target(self) -> None:
+        before = self._target.dialect
         try:
             await self._target.open()
         except ConnectionFailed as failed:
             self._on_target_lost(str(failed), failed.closed)
         else:
-            if self._source.frame_max > self._target.frame_max:
+            after = self._target.dialect
+            is_another = before is not None and after is not None and before.name != after.name
+            if is_another or self._source.frame_max > self._target.frame_max:
                 await self._source.close()
-                self._on_source_lost("opened anew, since the target takes smaller frames now")
+                self._on_source_lost("opened anew, since the target is another broker now")
             self._do(self.link.target_up(self._loop.time()))
 
     async def _open_source(self, window: int) -> None:
@@ -229,7 +217,7 @@ class LinkRunner:
 
     async def _park(self, action: ParkAtSource) -> None:
         try:
-            await park(self._source_dialer, self._parking.queue, action.parcel)
+            await park(self._source_dialer, self._source, self._parking.queue, action)
         except ConnectionFailed as failed:
             self._do(self.link.park_failed(str(failed), self._loop.time()))
         else:
@@ -275,16 +263,3 @@ async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, No
         before.cancel()
         await asyncio.gather(before, return_exceptions=True)
     await work
-
-
-def _queue_of(name: str, pattern: Pattern) -> tuple[str, Subscription | None]:
-    """The queue to read, and for a topic what is to fill it."""
-    wanted = subscription(pattern, RABBITMQ_AMQP)
-    if pattern.kind == QUEUE:
-        return wanted.name, None
-    exchange = pattern.exchange or TOPIC_EXCHANGE
-    queue = f"understudy.bridge.{name}.{pattern.text}"
-    if len(queue.encode()) > LONGEST_NAME:
-        digest = hashlib.sha256(queue.encode()).hexdigest()[:32]
-        queue = f"understudy.bridge.{name}.{digest}"
-    return queue, Subscription(exchange, wanted.name)

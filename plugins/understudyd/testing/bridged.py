@@ -18,7 +18,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.routes import Options, Routes
@@ -144,9 +144,9 @@ class RunningLink:
             about = {"connection_name": f"understudy.bridge.{name}"}
             self._runner = LinkRunner(
                 name,
-                Dialer(source, {**about}, rng),
+                dialer_of(source, {**about}, rng),
                 pattern,
-                Dialer(target, {**about}, rng),
+                dialer_of(target, {**about}, rng),
                 routes,
                 settings=settings,
                 rng=rng,

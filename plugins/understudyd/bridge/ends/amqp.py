@@ -80,6 +80,7 @@ class AmqpSource:
         """
         hooks = Hooks(self._came, self._lost, lambda _: None)
         connection = await self._dialer.dial(hooks, frame_max)
+        self.dialect = _dialect_of(connection)  # before anything is delivered
         try:
             if self._subscription is not None:
                 await self._subscribe(connection, self._subscription)
@@ -90,7 +91,6 @@ class AmqpSource:
             connection.drop()
             raise
         self._connection = connection
-        self.dialect = _dialect_of(connection)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
         await _declare(connection, self._queue, self._declared)

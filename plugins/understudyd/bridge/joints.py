@@ -1,0 +1,166 @@
+"""What a link is made of: the ends that its two URIs ask for, and what goes between them.
+
+Rules
+* The scheme of a URI says what an end speaks.
+* From AMQP to AMQP bytes go through as they are, unless a transformer wants to see messages.
+* Between other ends each message is translated for what the brokers turned out to be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeAlias
+
+from understudy import parse
+from understudyd.bridge.addresses import TOPIC_EXCHANGE, subscription
+from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect
+from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, Subscription
+from understudyd.bridge.ends.amqp import park as park_amqp
+from understudyd.bridge.ends.endpoints import Dialer, StompDialer
+from understudyd.bridge.ends.port import (
+    ConnectionFailed,
+    DeadLetters,
+    SourceEnd,
+    SourceHooks,
+    TargetEnd,
+    TargetHooks,
+)
+from understudyd.bridge.ends.stomp import StompSource
+from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES
+from understudyd.bridge.ends.stomp_target import StompTarget
+from understudyd.bridge.ends.stomp_target import park as park_stomp
+from understudyd.bridge.forward import Forwarder
+from understudyd.bridge.forward_translated import TranslatingForwarder
+from understudyd.bridge.names import QUEUE, Destination, Pattern
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.parking_translated import DEAD_LETTER, LEFT, TranslatedParking
+from understudyd.bridge.queues import durable_name
+from understudyd.bridge.routes import Routes
+from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.wire.tables import Table
+from understudyd.bridge.words import ParkAtSource
+
+__all__ = ["AnyDialer", "Joint", "dialer_of", "join", "park"]
+
+AnyDialer: TypeAlias = "Dialer | StompDialer"
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The parts of one link."""
+
+    source: SourceEnd
+    target: TargetEnd
+    forwarder: Forwarder | TranslatingForwarder
+    parking: Parking
+
+
+def dialer_of(uri: str, about: Table, rng: Random) -> AnyDialer:
+    """Opens connections to the brokers of a URI; raises ConfigurationError.
+
+    ``about`` is what brokers of AMQP are told of us.
+    """
+    if any(endpoint.scheme in STOMP_SCHEMES for endpoint in parse(uri).endpoints):
+        return StompDialer(uri, rng)
+    return Dialer(uri, about, rng)
+
+
+def join(
+    name: str,
+    source: AnyDialer,
+    pattern: Pattern,
+    target: AnyDialer,
+    routes: Routes,
+    settings: LinkSettings,
+    hooks: tuple[SourceHooks[Any], TargetHooks],
+) -> Joint:
+    """The parts of a link of the bridge ``name``, none of them open yet.
+
+    Raises ConfigurationError for a pattern that RabbitMQ cannot read.
+    """
+    is_raw = isinstance(source, Dialer) and isinstance(target, Dialer)
+    queue = pattern.destination if pattern.kind == QUEUE and pattern.is_exact else None
+    reader = _source(name, source, pattern, settings, hooks[0])
+    parking: Parking
+
+    def dialects() -> tuple[Dialect, Dialect]:
+        assert reader.dialect is not None
+        assert writer.dialect is not None
+        return reader.dialect, writer.dialect
+
+    if is_raw and not routes.needs_messages:
+        parking = Parking(name, settings.parking)
+        writer = _target(target, parking, queue, routes, hooks[1])
+        forwarder = Forwarder(routes, queue.name if queue else None, parking)
+        return Joint(reader, writer, forwarder, parking)
+    parking = TranslatedParking(name, dialects, settings.parking)
+    writer = _target(target, parking, queue, routes, hooks[1])
+    translating = TranslatingForwarder(
+        routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
+    )
+    return Joint(reader, writer, translating, parking)
+
+
+async def park(dialer: AnyDialer, source: SourceEnd, queue: str, action: ParkAtSource) -> None:
+    """Publish one message to the parking queue of the source over a connection of its own, or what
+    else its parcel says (`parking_translated`).
+
+    Raises ConnectionFailed when it is not confirmed.
+    """
+    if action.parcel[0] == LEFT:
+        raise ConnectionFailed(action.parcel[1].decode())
+    if action.parcel[0] == DEAD_LETTER and isinstance(source, DeadLetters):
+        await source.dead_letter(action.tag)
+    elif isinstance(dialer, Dialer):
+        await park_amqp(dialer, queue, action.parcel)
+    else:
+        await park_stomp(dialer, action.parcel)
+
+
+def _source(
+    name: str,
+    dialer: AnyDialer,
+    pattern: Pattern,
+    settings: LinkSettings,
+    hooks: SourceHooks[Any],
+) -> SourceEnd:
+    reading = settings.reading
+    durable = durable_name(name, pattern)
+    if isinstance(dialer, StompDialer):
+        expires = reading.durable_expires
+        return StompSource(
+            dialer,
+            pattern,
+            hooks,
+            prefetch=settings.prefetch,
+            durable=durable,
+            expires=None if expires is None else round(expires * 1000),
+            selector=reading.selector,
+            after_others=reading.after_others,
+        )
+    wanted = subscription(pattern, RABBITMQ_AMQP)
+    filled = None
+    if pattern.kind != QUEUE:
+        filled = Subscription(pattern.exchange or TOPIC_EXCHANGE, wanted.name)
+    return AmqpSource(
+        dialer,
+        durable or wanted.name,
+        f"understudy.{name}",
+        hooks,
+        subscription=filled,
+        reading=reading,
+    )
+
+
+def _target(
+    dialer: AnyDialer,
+    parking: Parking,
+    queue: Destination | None,
+    routes: Routes,
+    hooks: TargetHooks,
+) -> TargetEnd:
+    if isinstance(dialer, Dialer):
+        return AmqpTarget(dialer, parking.queue, hooks)
+    only = None if queue is None else routes.target(queue)
+    return StompTarget(dialer, hooks, queue=only.name if only and only.kind == QUEUE else "")
