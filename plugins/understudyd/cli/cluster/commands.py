@@ -14,28 +14,10 @@ from rich.live import Live
 
 from understudyd.cli.cluster import order, show
 from understudyd.cli.cluster.look import Look, look, look_at_history
+from understudyd.cli.parts import about_one, echo, next_turn, print_rich, seconds
 from understudyd.config import Estate, Group, load, select_group
-from understudyd.config.values import Bad, Said, duration
 
 __all__ = ["cluster"]
-
-HELP = "The configuration, understudy.toml."
-
-
-def _seconds(_: click.Context, param: click.Parameter, value: str) -> float:
-    """``20s``, ``500ms``, ``2m``."""
-    try:
-        return duration(Said(value))
-    except Bad as exc:
-        raise click.BadParameter(f'"{value}" {exc}', param=param) from None
-
-
-def _about_a_group(command: Callable[..., int]) -> Callable[..., int]:
-    """The argument and the options that all commands have."""
-    command = click.argument("name", metavar="[GROUP]", required=False)(command)
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
-    option = click.option("-c", "--config", "path", metavar="FILE", required=True, help=HELP)
-    return option(command)
 
 
 @click.group()
@@ -48,7 +30,7 @@ def cluster() -> None:
 
 
 @cluster.command("list")
-@_about_a_group
+@about_one("[GROUP]")
 def list_(path: str, name: str | None, as_json: bool) -> int:
     """Show who is master. All groups, or one."""
     estate, groups = _groups(path, name)
@@ -61,14 +43,14 @@ def _print(looks: Sequence[Look], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([one.to_json() for one in looks], indent=2))
     elif sys.stdout.isatty():
-        show.print_rich(show.tables(looks))
+        print_rich(show.tables(looks))
     else:
-        show.echo([line for one in looks for line in show.lines(one)])
+        echo([line for one in looks for line in show.lines(one)])
 
 
 @cluster.command()
-@_about_a_group
-@click.option("--interval", callback=_seconds, default="500ms", help="Between two looks (500ms).")
+@about_one("[GROUP]")
+@click.option("--interval", callback=seconds, default="500ms", help="Between two looks (500ms).")
 @click.option("--count", type=click.IntRange(1), help="Look so often and end.")
 def watch(path: str, name: str | None, as_json: bool, interval: float, count: int | None) -> int:
     """Show it again and again, until Ctrl-C.
@@ -85,7 +67,7 @@ def watch(path: str, name: str | None, as_json: bool, interval: float, count: in
                     live.update(
                         show.tables([look(estate, group) for group in groups]), refresh=True
                     )
-                    left = _next(left, interval)
+                    left = next_turn(left, interval)
             return 0
         last: dict[str, object] = {}
         while left:
@@ -96,16 +78,10 @@ def watch(path: str, name: str | None, as_json: bool, interval: float, count: in
                     told = json.dumps(seen.to_json()) if as_json else "\n".join(show.lines(seen))
                     click.echo(told)
                     sys.stdout.flush()
-            left = _next(left, interval)
+            left = next_turn(left, interval)
     except KeyboardInterrupt:
         pass
     return 0
-
-
-def _next(left: int, interval: float) -> int:
-    if left != 1:
-        time.sleep(interval)
-    return left - 1
 
 
 def _facts(seen: Look) -> object:
@@ -142,12 +118,12 @@ def _moving(command: Callable[..., int]) -> Callable[..., int]:
         "--to", metavar="NODE", help="The node to be master; else the best one."
     )(command)
     return click.option(
-        "--wait", callback=_seconds, default="2m", help="How long to wait for the new master (2m)."
+        "--wait", callback=seconds, default="2m", help="How long to wait for the new master (2m)."
     )(command)
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 @_moving
 def switchover(path: str, name: str | None, as_json: bool, to: str | None, wait: float) -> int:
     """Make another node master, if it is ready to."""
@@ -155,7 +131,7 @@ def switchover(path: str, name: str | None, as_json: bool, to: str | None, wait:
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 @_moving
 def failover(path: str, name: str | None, as_json: bool, to: str | None, wait: float) -> int:
     """Make another node master, also one that is not known to be ready."""
@@ -174,21 +150,21 @@ def _set_paused(path: str, name: str | None, as_json: bool, command: str) -> int
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 def pause(path: str, name: str | None, as_json: bool) -> int:
     """Leave the group as it is, for maintenance."""
     return _set_paused(path, name, as_json, "pause")
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 def resume(path: str, name: str | None, as_json: bool) -> int:
     """End a pause."""
     return _set_paused(path, name, as_json, "resume")
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 def history(path: str, name: str | None, as_json: bool) -> int:
     """Show who became master when, why, and how long it took."""
     estate, group = _group(path, name)
@@ -196,14 +172,14 @@ def history(path: str, name: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([entry.to_json() for entry in entries], indent=2))
     elif sys.stdout.isatty():
-        show.print_rich(show.history_table(entries))
+        print_rich(show.history_table(entries))
     else:
-        show.echo(show.history_lines(entries))
+        echo(show.history_lines(entries))
     return 0
 
 
 @cluster.command()
-@_about_a_group
+@about_one("[GROUP]")
 def uris(path: str, name: str | None, as_json: bool) -> int:
     """Print where clients reach the group, the master first, without credentials."""
     estate, group = _group(path, name)

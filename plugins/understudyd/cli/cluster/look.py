@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from understudy.errors import ConfigurationError
 from understudyd.board.open import open_board
 from understudyd.board.port import Board
-from understudyd.cli.cluster import ask
+from understudyd.cli import ask
 from understudyd.config.model import Estate, Group, Node
 from understudyd.lock.port import Unavailable
 from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role, believed
@@ -120,8 +120,8 @@ def _all(group: Group, question: Callable[[Node], T]) -> list[T]:
 
 def _hear(estate: Estate, node: Node) -> _Heard:
     try:
-        status = ask.get(node, estate.api, "/status")
-        cluster = ask.get(node, estate.api, "/cluster")
+        status = ask.get(node.api, estate.api, "/status")
+        cluster = ask.get(node.api, estate.api, "/cluster")
         if status.code != 200 or cluster.code != 200:
             return _Heard(node, error=(status if status.code != 200 else cluster).reason)
         return _Heard(
@@ -137,7 +137,7 @@ def _hear(estate: Estate, node: Node) -> _Heard:
 
 def _try(estate: Estate, node: Node, path: str) -> ask.Answered | None:
     try:
-        return ask.get(node, estate.api, path)
+        return ask.get(node.api, estate.api, path)
     except ask.NoAnswer:
         return None
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from understudy.errors import UnderstudyError
 from understudyd.board.port import Request
-from understudyd.cli.cluster import ask
+from understudyd.cli import ask
 from understudyd.cli.cluster.look import Look, board_of, look
 from understudyd.config.model import Estate, Group
 from understudyd.lock.port import Unavailable
@@ -50,7 +50,7 @@ def give(estate: Estate, group: Group, command: str, to: str | None = None) -> G
     if wanted and estate.api.token is not None:
         node = group.nodes[wanted[0]]
         try:
-            answered = ask.post(node, estate.api, command, to)
+            answered = ask.post(node.api, estate.api, f"/{command}", to)
         except ask.NoAnswer as exc:
             raise NotDone(f"{node.name} was asked and gave no answer ({exc}); look again") from exc
         if answered.code == 401:

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from understudyd.cli.cluster.look import Look
+from understudyd.cli.parts import empty_table
 from understudyd.status import HistoryEntry, Member, Role
 
 __all__ = [
-    "echo",
     "history_lines",
     "history_table",
     "lines",
     "notes",
-    "print_rich",
     "summary",
     "tables",
 ]
@@ -70,7 +67,7 @@ def _table(look: Look) -> list[RenderableType]:
     title = Text.assemble(
         (cluster.group, "bold"), "  ", (summary(look), "" if cluster.master else "red")
     )
-    table = _empty("node", "state", "token", "healthy", "weight", "API", "seen")
+    table = empty_table("node", "state", "token", "healthy", "weight", "API", "seen")
     for node in cluster.nodes:  # the state says the role, too
         style = STYLES.get(node.role, "red" if node.seen_s is None else "yellow")
         cells = (
@@ -85,14 +82,6 @@ def _table(look: Look) -> list[RenderableType]:
         table.add_row(*cells)
     warnings = (Text(note.partition(f"note {cluster.group} ")[2], "yellow") for note in notes(look))
     return [title, Text(f"lock {cluster.lock}", "dim"), table, *warnings]
-
-
-def _empty(*columns: str) -> Table:
-    """A table that folds what does not fit, on a narrow terminal; nothing is cut off."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def _line(group: str, node: Member) -> str:
@@ -123,19 +112,10 @@ def history_lines(entries: Sequence[HistoryEntry]) -> list[str]:
 
 
 def history_table(entries: Sequence[HistoryEntry]) -> Table:
-    table = _empty("at (UTC)", "token", "node", "became", "took", "cause")
+    table = empty_table("at (UTC)", "token", "node", "became", "took", "cause")
     for entry in entries:
         at = entry.at[:19].replace("T", " ")
         cells = (at, str(entry.token), entry.node, entry.role, f"{entry.took_s:g} s")
         style = STYLES.get(entry.role, "")
         table.add_row(*(Text(cell, style) for cell in cells), Text(entry.cause))
     return table
-
-
-def echo(text: Sequence[str]) -> None:
-    for line in text:
-        click.echo(line)
-
-
-def print_rich(shown: RenderableType) -> None:
-    Console().print(shown)

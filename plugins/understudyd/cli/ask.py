@@ -1,4 +1,4 @@
-"""One question to a node's API."""
+"""One question to an API: a node's, or that of bridges."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.errors import ConfigurationError
-from understudyd.config.model import Api, Node
+from understudyd.config.model import Api, Place
 
 __all__ = ["PATIENCE", "Answered", "NoAnswer", "get", "post"]
 
@@ -34,24 +34,24 @@ class Answered:
         return str(told or f"the API answered {self.code}")
 
 
-def get(node: Node, api: Api, path: str) -> Answered:
+def get(place: Place, api: Api, path: str) -> Answered:
     """Raises NoAnswer, and ConfigurationError for certificates that can't be used."""
-    return _ask(node, api, "GET", path, "", {}, PATIENCE)
+    return _ask(place, api, "GET", path, "", {}, PATIENCE)
 
 
-def post(node: Node, api: Api, command: str, to: str | None = None) -> Answered:
+def post(place: Place, api: Api, path: str, to: str | None = None) -> Answered:
     """Raises NoAnswer: then the order may have been taken all the same."""
     headers = {"Content-Type": "application/json"}
     if api.token is not None:
         headers["Authorization"] = f"Bearer {api.token.reveal()}"
     body = json.dumps({"to": to} if to is not None else {})
-    return _ask(node, api, "POST", f"/{command}", body, headers, VERDICT)
+    return _ask(place, api, "POST", path, body, headers, VERDICT)
 
 
 def _ask(
-    node: Node, api: Api, method: str, path: str, body: str, headers: dict[str, str], wait: float
+    place: Place, api: Api, method: str, path: str, body: str, headers: dict[str, str], wait: float
 ) -> Answered:
-    connection = _connection(node, api)
+    connection = _connection(place, api)
     try:
         connection.connect()
         connection.sock.settimeout(wait)
@@ -70,13 +70,12 @@ def _ask(
     except OSError as exc:
         raise NoAnswer(exc.strerror or str(exc)) from exc
     except (http.client.HTTPException, ValueError) as exc:
-        raise NoAnswer("what answers there is no API of a sidecar") from exc
+        raise NoAnswer("what answers there is no API of ours") from exc
     finally:
         connection.close()
 
 
-def _connection(node: Node, api: Api) -> http.client.HTTPConnection:
-    place = node.api
+def _connection(place: Place, api: Api) -> http.client.HTTPConnection:
     if api.tls_cert is None and api.tls_ca is None:
         return http.client.HTTPConnection(place.host, place.port, timeout=PATIENCE)
     try:
