@@ -18,35 +18,33 @@ import selectors
 import time
 import uuid
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.api.page import BEAT
 from understudyd.board.port import Board
 from understudyd.clock import now
-from understudyd.drivers.port import Driver, Reign
+from understudyd.drivers.port import Driver
 from understudyd.guard.words import Dead, Exited
-from understudyd.health.port import Health
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.port import LockBackend
 from understudyd.lock.words import Extend, Failed, Read, Seen, Swap, Tick
-from understudyd.sidecar import memory, view
+from understudyd.sidecar import view
 from understudyd.sidecar.billboard import PERIOD, Billboard, News
 from understudyd.sidecar.counts import Counts
+from understudyd.sidecar.errands import Errands
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.locker import Locker
+from understudyd.sidecar.memory import Scales, Weighed
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.orders import Orders
-from understudyd.sidecar.preparer import follow, prepare
 from understudyd.sidecar.settings import Settings, check_reload
-from understudyd.sidecar.stamper import Stamper
 from understudyd.sidecar.tidings import Outage
 from understudyd.sidecar.words import (
     Action,
     Asked,
     Check,
-    Checked,
     Close,
     Demote,
     Event,
@@ -56,13 +54,12 @@ from understudyd.sidecar.words import (
     Note,
     Peers,
     Prepare,
-    Prepared,
     Quit,
     Reply,
     Say,
     Slept,
 )
-from understudyd.sidecar.worker import Inbox, Worker
+from understudyd.sidecar.worker import Inbox
 from understudyd.status import HistoryEntry, stamp
 from understudyd.systemd import notify, notify_alive, notify_reloading
 
@@ -71,20 +68,12 @@ __all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
 LONGEST = 3600.0  # s of one wait
 GUARDS = 1.0  # s between two signs of life that the guards are asked for
 SHOWN = 1.0  # s until ages and counts are shown to the API again, and what else is true still
-WEIGHING = 10.0  # s between two looks at the broker's memory
 PATIENT = 0.25  # s that a look at the board waits for something else to be awake for
 NAP = 0.5  # s that the clocks may differ more than before
 
 
 class Reload:
     """Read the configuration again."""
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """How many bytes of memory the broker has."""
-
-    memory: int
 
 
 class ApiIsUp:
@@ -129,16 +118,13 @@ class Control:
         self._log = log
         self._billboard = Billboard(board, self._hear_of_board)
         self._orders = Orders(face.answer)
-        self._preparing = Worker[Prepared]("understudy-promotion", self._inbox.put)
-        self._stamper = Stamper()
-        self._checking = Worker[Checked]("understudy-health", self._inbox.put)
-        self._weighing = Worker[Weighed]("understudy-memory", self._inbox.put)
-        self._following = Worker[str]("understudy-hooks", self._hook_ended)
+        self._errands = Errands(settings, self._inbox.put, log)
+        self._scales = Scales(self._inbox.put)
         self._lock_outage, self._board_outage = Outage("the lock"), Outage("the board")
         self._news = News()
         self._counts = Counts()
         self._counts.set("kill_limit_seconds", group.timings.kill)
-        self._look_at = self._beat_at = self._guards_at = self._weigh_at = -math.inf
+        self._look_at = self._beat_at = self._guards_at = -math.inf
         self._shown: object = None
         self._shown_at = -math.inf
         self._offset = _clock_offset()
@@ -251,6 +237,7 @@ class Control:
             return str(error)
         self._settings = wanted
         self.machine.configure(wanted.group, wanted.node)
+        self._errands.configure(wanted)
         self._driver.configure(wanted.node.broker)
         self._face.configure(wanted)
         self._feed(Tick())
@@ -294,13 +281,7 @@ class Control:
             self._guards_at = moment + GUARDS
             self._driver.beat()
             notify_alive()
-            self._weigh(moment)
-
-    def _weigh(self, moment: float) -> None:
-        broker = self.machine.tenure.pid
-        if broker and moment >= self._weigh_at:
-            self._weigh_at = moment + WEIGHING
-            self._weighing.do(lambda: Weighed(memory.owned(broker)))
+            self._scales.weigh(self.machine.tenure.pid, moment)
 
     # --- actions --------------------------------------------------------------------------------
 
@@ -320,16 +301,16 @@ class Control:
             case Kill(cause):
                 self._driver.fence(cause)
             case Prepare():
-                self._prepare(action)
+                self._errands.prepare(action)
             case Check(number):
-                self._ask_health(number)
+                self._errands.check(number)
             case _:
                 self._tell(action)
 
     def _tell(self, action: Action) -> None:
         match action:
             case Follow(hook, reign):
-                self._follow(hook, reign)
+                self._errands.follow(hook, reign)
             case Note(token, role, cause, took_s):
                 name, at = self.machine.node.name, stamp(time.time())
                 entry = HistoryEntry(token, name, role, at, cause, round(took_s, 3))
@@ -358,29 +339,6 @@ class Control:
         if cause:
             self._inbox.put(Exited(order.reign.token, 1, cause))
             self._inbox.put(Dead(order.reign.token, 0.0, cause=cause))
-
-    def _prepare(self, order: Prepare) -> None:
-        group, node = self.machine.group, self.machine.node
-        stamper, warn = self._stamper, self._log.warning
-        if not self._preparing.do(lambda: prepare(group, node, order, stamper, warn)):
-            veto = "a hook of an earlier promotion has not come back"
-            self._inbox.put(Prepared(order.reign.token, veto))
-
-    def _ask_health(self, number: int) -> None:
-        check, timeout = self._settings.check, self.machine.node.broker.health.timeout
-        if not self._checking.do(lambda: Checked(number, check.check(timeout))):
-            stuck = Health(False, "an earlier health check has not come back")
-            self._inbox.put(Checked(number, stuck))
-
-    def _follow(self, hook: str, reign: Reign) -> None:
-        group, node = self.machine.group, self.machine.node
-        if hook not in group.hooks:
-            return
-        if not self._following.do(lambda: follow(group, node, hook, reign)):
-            self._log.warning(f"the hook {hook} was left out: the one before has not ended")
-
-    def _hook_ended(self, trouble: str) -> None:
-        self._warn(trouble)
 
     def _warn(self, trouble: str) -> None:
         if trouble:
