@@ -288,13 +288,18 @@ def test_a_lock_of_another_group_and_other_timings(estate: SidecarEstate) -> Non
 
 
 def test_timings_that_are_too_short_for_the_broker() -> None:
-    """Catalogue 6: where it runs it is told of, and a node that comes then is refused."""
+    """Catalogue 6: where it runs the log, the status and the metrics tell; another node might be
+    master before it is dead. A node that comes then is refused."""
     fat = "import time; some = b'x' * 400_000_000; time.sleep(1000)"
     broker = {"command": [sys.executable, "-c", fat], "health": ["true"]}
     with SidecarEstate(timings={**QUICK, "kill": "25ms"}, broker=broker) as estate:
         master = estate["a"].start()
         master.until("/master")
-        eventually(lambda: "may take 0.0" in master.log)
+        eventually(lambda: master.said("to be killed, but kill of the timings is 0.025 s"))
+        eventually(lambda: "to be killed" in str(master.status.get("warnings")))
+        for name in ("limit", "estimate"):
+            told = f"understudy_kill_{name}_seconds"
+            eventually(lambda told=told: told in master.get("/metrics")[1])  # type: ignore[misc]
         standby = estate["b"].start()
         assert standby.process is not None
         assert standby.process.wait(60) == 2
