@@ -47,7 +47,8 @@ class ActiveMQ(Server):
 
     ``port`` speaks STOMP, ``openwire_port`` OpenWire. Without ``users`` anybody may connect.
     ``extra_xml`` is put into the broker element, in which elements stand in alphabetical order, at
-    the place of ``networkConnectors``.
+    the place of ``networkConnectors``; ``stomp_options`` go to the address where STOMP is spoken
+    (``wireFormat.maxFrameSize=10000``).
     """
 
     kind = "activemq"
@@ -62,11 +63,13 @@ class ActiveMQ(Server):
         openwire_port: int | None = None,
         users: Mapping[str, str] | None = None,
         extra_xml: str = "",
+        stomp_options: str = "",
     ) -> None:
         super().__init__(name=name, folder=folder, port=port)
         self.openwire_port = self._claim_port(openwire_port)
         self.users = dict(users or {})
         self.extra_xml = extra_xml
+        self.stomp_options = stomp_options
 
     @property
     def uri(self) -> str:
@@ -122,5 +125,5 @@ class ActiveMQ(Server):
             extra_xml=self.extra_xml,
             plugins=f"<plugins>{login}</plugins>" if users else "",
             openwire=quoteattr(f"tcp://{self.host}:{self.openwire_port}"),
-            stomp=quoteattr(f"stomp://{self.host}:{self.port}"),
+            stomp=quoteattr(f"stomp://{self.host}:{self.port}?{self.stomp_options}"),
         )

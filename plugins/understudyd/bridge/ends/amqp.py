@@ -70,7 +70,9 @@ class AmqpSource:
         self._declared = _declared(reading)
         self._arguments = {} if subscription else _consumed(reading)
         self._connection: Connection | None = None
+        self._is_opening = False
         self._consumers = 0
+        self._deleted = f"the queue {queue!r} was deleted or is not available"
         self.dialect: Dialect | None = None
 
     async def open(self, window: int, frame_max: int) -> None:
@@ -86,11 +88,21 @@ class AmqpSource:
                 await self._subscribe(connection, self._subscription)
             qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
             await connection.call(qos, Method.BASIC_QOS_OK)
-            await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
+            await self._begin(connection)
         except BaseException:
+            self._connection = None
             connection.drop()
             raise
-        self._connection = connection
+
+    async def _begin(self, connection: Connection) -> None:
+        """Consume; deliveries may come before the answer does, and want acknowledgements."""
+        self._connection, self._is_opening = connection, True
+        try:
+            await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
+        finally:
+            self._is_opening = False
+        if self._connection is None:
+            raise ConnectionFailed(self._deleted)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
         await _declare(connection, self._queue, self._declared)
@@ -162,15 +174,17 @@ class AmqpSource:
                 self._cancelled(event.arguments[0])
 
     def _lost(self, reason: str, closed: Closed | None) -> None:
-        if self._connection is not None:  # else whoever opens it is told
-            self._connection = None
+        if self._connection is None:  # whoever opens it is told
+            return
+        self._connection = None
+        if not self._is_opening:
             self._hooks.on_lost(reason)
 
     def _cancelled(self, consumer: str) -> None:
         """The broker ended our consumer: its queue was deleted, or failed."""
         if self._connection is not None and consumer == self._consumer:
             self._connection.drop()
-            self._lost(f"the queue {self._queue!r} was deleted or is not available", None)
+            self._lost(self._deleted, None)
 
 
 class AmqpTarget:

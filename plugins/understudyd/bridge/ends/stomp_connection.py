@@ -35,6 +35,7 @@ from understudyd.bridge.wire.amqp import Closed
 __all__ = ["STOMP_SCHEMES", "StompConnection", "StompHooks"]
 
 HEARTBEAT_MS = 10_000
+BEATS = 2  # that a broker is asked for in each heart-beat: ActiveMQ may leave out every other one
 GOODBYE_TIMEOUT = 1.0  # s that the broker gets to answer DISCONNECT
 STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
 VERSION = "1.2"
@@ -74,8 +75,9 @@ class StompConnection(Stream):
         """Connect and log in within ``timeout`` seconds; raises ConnectionFailed."""
         heartbeat = endpoint.options.heartbeat
         beats = HEARTBEAT_MS if heartbeat is None else heartbeat
+        asked = (beats, beats // BEATS)
         try:
-            connection = cls(endpoint, _connect(endpoint, beats, client_id), hooks)
+            connection = cls(endpoint, _connect(endpoint, asked, client_id), hooks)
         except ValueError as error:
             raise ConnectionFailed(f"{endpoint}: {error}") from error
         await connection._dial(
@@ -86,7 +88,7 @@ class StompConnection(Stream):
             timeout=timeout,
         )
         try:
-            connection._start((beats, beats))
+            connection._start(asked)
         except BaseException:
             connection.drop()
             raise
@@ -106,7 +108,7 @@ class StompConnection(Stream):
         except ProtocolError as error:
             raise ConnectionFailed(f"{self.endpoint}: {error}") from error
         self.dialect = dialect
-        self._start_beating(send / 2, 2 * receive)
+        self._start_beating(send / 2, 2 * BEATS * receive)
 
     async def call(self, command: str, headers: dict[str, str]) -> None:
         """Send a frame without a body and wait for its receipt.
@@ -193,7 +195,7 @@ class StompConnection(Stream):
             self._hooks.on_lost(reason, closed)
 
 
-def _connect(endpoint: Endpoint, heartbeat: int, client_id: str) -> bytes:
+def _connect(endpoint: Endpoint, beats: tuple[int, int], client_id: str) -> bytes:
     """The first frame; raises ValueError for what it cannot hold."""
     vhost = unquote(endpoint.path.removeprefix("/"))
     headers: dict[str, object] = {
@@ -201,7 +203,7 @@ def _connect(endpoint: Endpoint, heartbeat: int, client_id: str) -> bytes:
         "host": vhost if vhost.strip("/") else "/",  # RabbitMQ's vhost
         "login": endpoint.username,
         "passcode": endpoint.password,
-        "heart-beat": f"{heartbeat},{heartbeat}" if heartbeat else None,
+        "heart-beat": f"{beats[0]},{beats[1]}" if any(beats) else None,
         "client-id": client_id or None,
     }
     return encode("STOMP", headers)

@@ -49,6 +49,7 @@ class Stream(asyncio.BufferedProtocol):
         self._is_over = False
         self._backlog: deque[memoryview] = deque()
         self._is_paused = False  # the transport has enough
+        self._is_congested = False  # that was told
 
     # What a protocol gives
 
@@ -203,12 +204,15 @@ class Stream(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_paused = True
-        self._on_congested(True)
+        if not self._is_congested:
+            self._is_congested = True
+            self._on_congested(True)
 
     def resume_writing(self) -> None:
         self._is_paused = False
         self._flush()
         if not self._is_paused:
+            self._is_congested = False
             self._on_congested(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
