@@ -16,7 +16,7 @@ from understudy import parse
 from understudyd.bridge.addresses import TOPIC_EXCHANGE, subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect
 from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, Subscription
-from understudyd.bridge.ends.amqp import park as park_amqp
+from understudyd.bridge.ends.deposit import AmqpDeposit, Deposit
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
 from understudyd.bridge.ends.port import (
     ConnectionFailed,
@@ -29,7 +29,6 @@ from understudyd.bridge.ends.port import (
 from understudyd.bridge.ends.stomp import StompSource
 from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES
 from understudyd.bridge.ends.stomp_target import StompTarget
-from understudyd.bridge.ends.stomp_target import park as park_stomp
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder
 from understudyd.bridge.names import QUEUE, Destination, Pattern
@@ -54,6 +53,8 @@ class Joint:
     target: TargetEnd
     forwarder: Forwarder | TranslatingForwarder
     parking: Parking
+    deposit: Deposit
+    """For what goes to a queue of the source."""
 
 
 def dialer_of(uri: str, about: Table, rng: Random) -> AnyDialer:
@@ -93,29 +94,34 @@ def join(
         parking = Parking(name, settings.parking)
         writer = _target(target, parking, queue, routes, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking)
-        return Joint(reader, writer, forwarder, parking)
+        return Joint(reader, writer, forwarder, parking, _deposit(source, parking))
     parking = TranslatedParking(name, dialects, settings.parking)
     writer = _target(target, parking, queue, routes, hooks[1])
     translating = TranslatingForwarder(
         routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
     )
-    return Joint(reader, writer, translating, parking)
+    return Joint(reader, writer, translating, parking, _deposit(source, parking))
 
 
-async def park(dialer: AnyDialer, source: SourceEnd, queue: str, action: ParkAtSource) -> None:
-    """Publish one message to the parking queue of the source over a connection of its own, or what
-    else its parcel says (`parking_translated`).
+async def park(joint: Joint, action: ParkAtSource) -> None:
+    """Publish one message to the queue of the source that it is bound for, or what else its parcel
+    says (`parking_translated`).
 
     Raises ConnectionFailed when it is not confirmed.
     """
+    source = joint.source
     if action.parcel[0] == LEFT:
         raise ConnectionFailed(action.parcel[1].decode())
     if action.parcel[0] == DEAD_LETTER and isinstance(source, DeadLetters):
         await source.dead_letter(action.tag)
-    elif isinstance(dialer, Dialer):
-        await park_amqp(dialer, queue, action.parcel)
     else:
-        await park_stomp(dialer, action.parcel)
+        await joint.deposit.put(action.parcel)
+
+
+def _deposit(dialer: AnyDialer, parking: Parking) -> Deposit:
+    if isinstance(dialer, Dialer):
+        return AmqpDeposit(dialer, parking.queue)
+    return Deposit(lambda hooks: StompTarget(dialer, hooks))
 
 
 def _source(

@@ -64,9 +64,8 @@ class LinkRunner:
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
-        self._source_dialer = source
         self.name = name
-        joint = join(
+        self._joint = joint = join(
             name,
             source,
             pattern,
@@ -85,7 +84,7 @@ class LinkRunner:
             ),
         )
         self._source, self._target = joint.source, joint.target
-        self._forwarder, self._parking = joint.forwarder, joint.parking
+        self._forwarder = joint.forwarder
         self.link = Link(settings, joint.parking, rng, pace)
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -217,7 +216,7 @@ class LinkRunner:
 
     async def _park(self, action: ParkAtSource) -> None:
         try:
-            await park(self._source_dialer, self._source, self._parking.queue, action)
+            await park(self._joint, action)
         except ConnectionFailed as failed:
             self._do(self.link.park_failed(str(failed), self._loop.time()))
         else:
@@ -228,6 +227,7 @@ class LinkRunner:
             if (task := self._tasks.get(name)) is not None:
                 task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._joint.deposit.close()
         if self._timer is not None:
             self._timer.cancel()
         if not self.finished.done():

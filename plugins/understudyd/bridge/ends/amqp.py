@@ -11,14 +11,12 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect, of_amqp
 from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
 from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
-from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
@@ -32,11 +30,10 @@ from understudyd.bridge.wire.reader import (
 )
 from understudyd.bridge.wire.tables import Table
 
-__all__ = ["AmqpSource", "AmqpTarget", "Subscription", "park"]
+__all__ = ["AmqpSource", "AmqpTarget", "Subscription"]
 
 PASSIVE, DURABLE = 0b1, 0b10  # of queue.declare
 NO_FLAGS = 0
-PARKING_TIMEOUT = 30.0  # s
 
 
 @dataclass(frozen=True)
@@ -278,37 +275,3 @@ def _consumed(reading: Reading) -> Table:
 def _dialect_of(connection: Connection) -> Dialect:
     version = connection.server.get("version")
     return of_amqp(version if isinstance(version, str) else "", connection.frame_max)
-
-
-async def park(dialer: Dialer, queue: str, parcel: Parcel) -> None:
-    """Publish one message to a parking queue over a connection of its own.
-
-    Raises ConnectionFailed when it is not confirmed.
-    """
-    loop = asyncio.get_running_loop()
-    confirmed: asyncio.Future[bool] = loop.create_future()
-
-    def answer(is_ack: bool) -> None:
-        if not confirmed.done():
-            confirmed.set_result(is_ack)
-
-    target = AmqpTarget(
-        dialer,
-        queue,
-        TargetHooks(
-            on_confirms=lambda confirms: answer(confirms[0][2]),
-            on_returned=lambda _: answer(False),
-            on_blocked=lambda _: None,
-            on_congested=lambda _: None,
-            on_lost=lambda *_: answer(False),
-        ),
-    )
-    await target.open()
-    try:
-        target.send(list(parcel[:3]))
-        if not await asyncio.wait_for(confirmed, PARKING_TIMEOUT):
-            raise ConnectionFailed(f"{queue} did not take it")
-    except asyncio.TimeoutError:
-        raise ConnectionFailed(f"{queue}: no confirm within {PARKING_TIMEOUT:g} s") from None
-    finally:
-        await target.close()

@@ -1,49 +1,46 @@
-"""What puts messages into queues of a source's broker over AMQP: those that are parked there, and
-those that go back to the tail of their queue.
+"""What puts messages into queues of a source's broker: those that are parked there, and those that
+go back to the tail of their queue.
 
 Rules
 * It has a connection of its own, since a broker in an alarm blocks those that publish, and the
   source's must go on acknowledging. The connection stays for `IDLE_TIME` after the last message.
 * One message at a time, done when it is confirmed; one that comes back, is refused or is not
   answered within `TIMEOUT` ends the connection, and the next makes another.
-* The parking queue is made when the first message for it comes.
+* Over AMQP the parking queue is made when the first message for it comes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from understudyd.bridge.ends.amqp import AmqpTarget
 from understudyd.bridge.ends.endpoints import Dialer
-from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
+from understudyd.bridge.ends.port import ConnectionFailed, TargetEnd, TargetHooks
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.reader import Confirm, Returned
 
-__all__ = ["AmqpDeposit"]
+__all__ = ["AmqpDeposit", "Deposit"]
 
 TIMEOUT = 30.0  # s
 IDLE_TIME = 5.0  # s
 
 
-class AmqpDeposit:
+class Deposit:
     """Made once for a link; opened when it is needed."""
 
-    def __init__(self, dialer: Dialer, parking: str) -> None:
-        self._parking = parking
-        self._to_parking = encode_publish("", parking)
-        self._target = AmqpTarget(
-            dialer,
-            "",
+    def __init__(self, make: Callable[[TargetHooks], TargetEnd]) -> None:
+        self._target = make(
             TargetHooks(
                 on_confirms=self._confirmed,
                 on_returned=self._returned,
                 on_blocked=lambda _: None,
                 on_congested=lambda _: None,
                 on_lost=lambda reason, _: self._answer(reason),
-            ),
+            )
         )
-        self._is_open = self._has_parking = False
+        self._is_open = False
         self._waiting: asyncio.Future[str] | None = None  # for why not; empty: it was confirmed
         self._leaving: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -52,7 +49,8 @@ class AmqpDeposit:
         """Publish a message to where its first piece says; raises ConnectionFailed."""
         self._stay()
         try:
-            await self._open(parcel)
+            await self._open()
+            await self._prepare(parcel)
             await self._publish(parcel)
         except BaseException:
             await self.close()
@@ -66,16 +64,15 @@ class AmqpDeposit:
             self._is_open = False
             await self._target.close()
 
-    async def _open(self, parcel: Parcel) -> None:
+    async def _open(self) -> None:
         if self._closing is not None:
             await self._closing
         if not self._is_open:
-            self._has_parking = False
             await self._target.open()
             self._is_open = True
-        if parcel[0] == self._to_parking and not self._has_parking:
-            await self._target.declare(self._parking)
-            self._has_parking = True
+
+    async def _prepare(self, parcel: Parcel) -> None:
+        """What is to be done before this one is published."""
 
     async def _publish(self, parcel: Parcel) -> None:
         self._waiting = asyncio.get_running_loop().create_future()
@@ -108,3 +105,21 @@ class AmqpDeposit:
 
     def _leave(self) -> None:
         self._closing = asyncio.get_running_loop().create_task(self.close())
+
+
+class AmqpDeposit(Deposit):
+    """The same over AMQP."""
+
+    def __init__(self, dialer: Dialer, parking: str) -> None:
+        self._publisher: AmqpTarget
+        super().__init__(lambda hooks: self._made(AmqpTarget(dialer, "", hooks)))
+        self._parking = parking
+        self._to_parking = encode_publish("", parking)
+
+    def _made(self, publisher: AmqpTarget) -> TargetEnd:
+        self._publisher = publisher
+        return publisher
+
+    async def _prepare(self, parcel: Parcel) -> None:
+        if parcel[0] == self._to_parking:
+            await self._publisher.declare(self._parking)

@@ -12,8 +12,6 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
-
 from understudy.wire.stomp import RawFrame
 from understudyd.bridge.addresses import to_stomp
 from understudyd.bridge.content import Untranslatable
@@ -22,15 +20,13 @@ from understudyd.bridge.ends.endpoints import FRAME_MAX, StompDialer
 from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
 from understudyd.bridge.ends.stomp_check import QueueCheck
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
-from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.wire.amqp import Closed
 
-__all__ = ["StompTarget", "park"]
+__all__ = ["StompTarget"]
 
 GROUP = 100  # messages; more gain nothing
 PIPELINE = 2  # groups under way
-PARKING_TIMEOUT = 30.0  # s
 
 
 class StompTarget:
@@ -141,35 +137,3 @@ class StompTarget:
             self._connection = None
             self._stop_checking()
             self._hooks.on_lost(reason, closed)
-
-
-async def park(dialer: StompDialer, parcel: Parcel) -> None:
-    """Send one message over a connection of its own, to where it is bound for.
-
-    Raises ConnectionFailed when it is not confirmed.
-    """
-    confirmed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def answer(failure: str) -> None:
-        if not confirmed.done():
-            confirmed.set_result(failure)
-
-    target = StompTarget(
-        dialer,
-        TargetHooks(
-            on_confirms=lambda _: answer(""),
-            on_returned=lambda _: None,
-            on_blocked=lambda _: None,
-            on_congested=lambda _: None,
-            on_lost=lambda reason, _: answer(reason),
-        ),
-    )
-    await target.open()
-    try:
-        target.send(list(parcel[:3]))
-        if failure := await asyncio.wait_for(confirmed, PARKING_TIMEOUT):
-            raise ConnectionFailed(failure)
-    except asyncio.TimeoutError:
-        raise ConnectionFailed(f"no receipt within {PARKING_TIMEOUT:g} s") from None
-    finally:
-        await target.close()
