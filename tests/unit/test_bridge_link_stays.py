@@ -131,6 +131,42 @@ def test_a_lost_source_has_them_all_and_begins_anew() -> None:
     assert actions[0] == Rest()
 
 
+def test_a_source_that_cannot_rest_gets_no_acknowledgement_and_is_closed_for_the_rest() -> None:
+    """STOMP: a subscription cannot be stopped and kept."""
+    made = running(can_rest=False)
+    actions = stay(made, 1, 2, beside=(3,))
+    assert Rest() not in actions
+    assert bodies(actions) == [b"3"]
+    assert put_all(made, actions) == [a for a in actions if not isinstance(a, ParkAtSource)]
+    assert made.confirmed([(1, 0, True)], 0.0) == [Acknowledge(3), CloseSource()]
+    assert made.shown == "holding"
+    assert "own consumers" in made.reason
+    assert made.tick(SHORTEST / 2) == []
+    assert made.tick(SHORTEST) == [OpenSource(FIRST_WINDOW)]
+    assert made.source_up(SHORTEST) == []
+    assert made.shown == "holding"
+    made.tick(2 * SHORTEST)
+    assert made.shown == "running"
+
+
+def test_a_source_that_cannot_rest_goes_on_where_more_went_on_than_back() -> None:
+    made = running(can_rest=False)
+    actions = stay(made, 1, beside=(2, 3))
+    put_all(made, actions)
+    assert made.confirmed([(2, 1, True)], 0.0) == [Acknowledge(3)]
+    assert made.shown == "running"
+    assert made.state.value == "running"
+
+
+def test_a_source_that_cannot_rest_and_is_lost_while_closed_is_shown_as_lost() -> None:
+    made = running(can_rest=False)
+    put_all(made, stay(made, 1))
+    made.tick(SHORTEST)
+    made.source_lost("refused", SHORTEST)
+    assert made.shown == "waiting-source"
+    assert made.reason == "source: refused"
+
+
 def test_a_pause_while_resting_is_over_with_all_of_it() -> None:
     made = running()
     stay(made, 1)

@@ -70,15 +70,22 @@ class Link:
     """One source, one target. Every method that is told something returns what to do."""
 
     def __init__(
-        self, settings: LinkSettings, parking: Parking, rng: Random, pace: Pace | None = None
+        self,
+        settings: LinkSettings,
+        parking: Parking,
+        rng: Random,
+        pace: Pace | None = None,
+        *,
+        can_rest: bool = True,
     ) -> None:
-        """``pace`` is shared by those that have one rate."""
+        """``pace`` is shared by those that have one rate; ``can_rest``: the source knows `Rest`."""
         self.state = State.IDLE
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0
         self.window = FIRST_WINDOW
         self._settings = settings
         self._pace = pace
+        self._can_rest = can_rest
         self._rejects = Rejects(self.ledger, parking)
         self._stays = Stays()
         self._timers = Timers(settings.backoff, rng)
@@ -95,7 +102,8 @@ class Link:
         """The state as a status shows it."""
         if self.reasons.blocked and self.state in (State.RUNNING, State.RETRYING):
             return "blocked"
-        is_holding = self._stays.is_holding and self.state is State.RUNNING
+        is_at_it = self.state is State.RUNNING or self._stays.is_away
+        is_holding = self._stays.is_holding and is_at_it
         return State.HOLDING.value if is_holding else self.state.value
 
     @property
@@ -164,10 +172,13 @@ class Link:
     def source_up(self, now: float) -> list[Action]:
         self._delivered_at = now
         self._timers.set(Timer.WATCH, now + self._settings.watch_time)
+        self._stays.is_away, self._now = False, now
+        self._look_for_stays()
         return self._happen(Happening.SOURCE_UP, now)
 
     def source_lost(self, reason: str, now: float) -> list[Action]:
         why = self.reasons.fail(f"source: {reason}")
+        self._stays.is_away = False
         return self._happen(Happening.SOURCE_LOST, now, "" if self.state is State.HOLDING else why)
 
     def source_has(self, ready: int, now: float) -> list[Action]:
@@ -216,7 +227,7 @@ class Link:
             self._timers.set(Timer.PACE, now + wait)
         if stays:
             self._timers.drop(Timer.STAY)
-            if self._stays.came(stays):
+            if self._stays.came(stays) and self._can_rest:
                 self._do(Rest())
         if aside:
             self._park(self._rejects.set_aside({tag: self.ledger.parcel(tag) for tag in aside}))
@@ -308,7 +319,6 @@ class Link:
     def _forget(self) -> None:
         self.ledger.forget()
         self._stays.forget()
-        self.reasons.staying = ""
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
         self._timers.drop(Timer.STAY)
         self._rejects.suspects = 0
@@ -355,16 +365,32 @@ class Link:
     # Its parts
 
     def _end_round(self) -> None:
+        """All that came is settled, and what was to go back has."""
         rest = self._stays.end_round(self.forwarded)
-        self.reasons.staying = STAYING if self._stays.is_holding else ""
-        self._timers.set(Timer.STAY, self._now + rest)
+        if self._can_rest:
+            self._timers.set(Timer.STAY, self._now + rest)
+        elif rest and self.state is State.RUNNING:
+            self._happen_within(Happening.REST, STAYING)
+            self._stays.is_away = True
+            self._timers.set(Timer.SOURCE, self._now + rest)
+        else:
+            self._stays.end_rest()
+            self._acknowledge()
+        self._tell_of_stays()
 
     def _end_rest(self) -> None:
         if self._stays.end_rest():
-            self._timers.set(Timer.STAY, self._now + SHORTEST)
+            self._look_for_stays()
             if self.window < RATE:
                 self._grow()
             self._do(Widen(self.window))
+        self._tell_of_stays()
+
+    def _look_for_stays(self) -> None:
+        if self._stays.is_holding:
+            self._timers.set(Timer.STAY, self._now + SHORTEST)
+
+    def _tell_of_stays(self) -> None:
         self.reasons.staying = STAYING if self._stays.is_holding else ""
 
     def _go_on(self) -> None:
@@ -425,7 +451,7 @@ class Link:
 
     def _acknowledge_in_time(self) -> None:
         count = self.ledger.acknowledgeable
-        if not count:
+        if not count or (self._stays.is_resting and not self._can_rest):
             return
         if not self.ledger or count * ACK_SHARE >= self.window:
             self._acknowledge()

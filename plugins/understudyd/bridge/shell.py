@@ -85,7 +85,9 @@ class LinkRunner:
         )
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
-        self.link = Link(settings, joint.parking, rng, pace)
+        self.link = Link(
+            settings, joint.parking, rng, pace, can_rest=isinstance(joint.source, CanRest)
+        )
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None

@@ -11,6 +11,8 @@ Rules
   and what can be forwarded comes before it the next time.
 * While they go back nothing is delivered, else the same ones would come again at once. When they
   are back, and those that could be forwarded have been, the round is over.
+* A source that cannot stop delivering gets no acknowledgement until then, and delivers no more than
+  its window; for the rest it is closed.
 * A round in which more went back than on is followed by a rest: `RATE` of these in a second at
   most, and `SHORTEST` at least. With nothing else in the queue that is all that ever happens.
 * The link is shown as holding from the first such round until one without, or until none of them
@@ -36,6 +38,8 @@ class Stays:
         """Whether it is these that the link has to do with."""
         self.is_resting = False
         """Whether the source is to deliver nothing."""
+        self.is_away = False
+        """Whether it is closed for that."""
         self.went = 0
         """How many went back, each time they did."""
         self._tags: set[int] = set()
@@ -75,4 +79,4 @@ class Stays:
     def forget(self) -> None:
         """The source was lost or closed: what did not go back yet is there."""
         self._tags.clear()
-        self.is_resting = self.is_holding = False
+        self.is_resting = self.is_away = False

@@ -73,6 +73,7 @@ class Happening(Enum):
     RETRY_DUE = "time to send again"
     STALLED = "no confirm in time"
     HOLD_OVER = "held long enough"
+    REST = "time for the source to rest"
     SETTLED = "nothing is in flight"
     DRAIN_OVER = "drained long enough"
 
@@ -216,6 +217,7 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
         ("stall", "close_target", "lose", "hold", "target_later"),
     ),
     (_S.RUNNING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
+    (_S.RUNNING, _H.REST): (_S.WAITING_SOURCE, ("close_source",)),
     (_S.RUNNING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
     (_S.RUNNING, _H.STOP): (_S.DRAINING, ("drain",)),
     (_S.RUNNING, _H.PAUSE): _PAUSED,

@@ -49,8 +49,9 @@ def back(body: bytes, key: str = "orders") -> Returned:
     return Returned(312, "NO_ROUTE", "", key, PROPERTIES, len(body), frames)
 
 
-def link(pace: Pace | None = None, **given: Any) -> Link:
-    return Link(LinkSettings(**{"backoff": EXACT, **given}), Parking("b"), Random(1), pace)
+def link(pace: Pace | None = None, *, can_rest: bool = True, **given: Any) -> Link:
+    settings = LinkSettings(**{"backoff": EXACT, **given})
+    return Link(settings, Parking("b"), Random(1), pace, can_rest=can_rest)
 
 
 def running(**given: Any) -> Link:
