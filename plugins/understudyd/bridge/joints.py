@@ -8,6 +8,7 @@ Rules
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
@@ -91,11 +92,11 @@ def join(
         return reader.dialect, writer.dialect
 
     if is_raw and not routes.needs_messages:
-        parking = Parking(name, settings.parking)
+        parking = Parking(name, settings.parking, _now)
         writer = _target(target, parking, queue, routes, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking)
         return Joint(reader, writer, forwarder, parking, _deposit(source, parking))
-    parking = TranslatedParking(name, dialects, settings.parking)
+    parking = TranslatedParking(name, dialects, settings.parking, _now)
     writer = _target(target, parking, queue, routes, hooks[1])
     translating = TranslatingForwarder(
         routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
@@ -120,8 +121,8 @@ async def park(joint: Joint, action: ParkAtSource) -> None:
 
 def _deposit(dialer: AnyDialer, parking: Parking) -> Deposit:
     if isinstance(dialer, Dialer):
-        return AmqpDeposit(dialer, parking.queue)
-    return Deposit(lambda hooks: StompTarget(dialer, hooks))
+        return AmqpDeposit(dialer.beside(), parking.queue)
+    return Deposit(lambda hooks: StompTarget(dialer.beside(), hooks))
 
 
 def _source(
@@ -170,3 +171,8 @@ def _target(
         return AmqpTarget(dialer, parking.queue, hooks)
     only = None if queue is None else routes.target(queue)
     return StompTarget(dialer, hooks, queue=only.name if only and only.kind == QUEUE else "")
+
+
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Awaitable, Callable, Collection
 from random import Random
 from typing import TypeVar
@@ -20,6 +21,7 @@ __all__ = ["FRAME_MAX", "Dialer", "StompDialer"]
 FRAME_MAX = 131072  # bytes; RabbitMQ's own
 
 C = TypeVar("C")
+M = TypeVar("M", bound="_Members")
 
 
 class _Members:
@@ -31,7 +33,8 @@ class _Members:
         self._endpoints = parsed.endpoints
         self._options = parsed.options
         self._rng = rng
-        self._last: Endpoint | None = None
+        self._last: Endpoint | None = None  # that was connected to
+        self._leader: _Members | None = None
         for endpoint in self._endpoints:
             if endpoint.scheme not in schemes:
                 valid = ", ".join(sorted(schemes))
@@ -42,15 +45,26 @@ class _Members:
     def __str__(self) -> str:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
 
+    def beside(self: M) -> M:
+        """The same for further connections to the very broker that this one is connected to."""
+        follower = copy.copy(self)
+        follower._leader = self
+        return follower
+
+    def _order(self) -> tuple[Endpoint, ...]:
+        if self._leader is not None:
+            last = self._leader._last
+            return self._endpoints if last is None else (last,)
+        return connect_list(self._endpoints, (), self._last, self._options.randomize, self._rng)
+
     async def _first(self, open_one: Callable[[Endpoint, float], Awaitable[C]]) -> C:
         """The first member that answers; raises ConnectionFailed with all attempts.
 
         ``open_one`` gets the member and how many seconds it has. The member that was used before
         comes last: it is the one that failed.
         """
-        order = connect_list(self._endpoints, (), self._last, self._options.randomize, self._rng)
         attempts = []
-        for endpoint in order:
+        for endpoint in self._order():
             try:
                 connection = await open_one(endpoint, self._options.connect_timeout / 1000)
             except ConnectionFailed as failed:
