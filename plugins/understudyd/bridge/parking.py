@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from understudyd.bridge.content import Untranslatable
@@ -43,8 +44,10 @@ ROUTE = slice(13, -2)  # of the method frame of a publish
 class Parking:
     """The parking queues of one bridge, where both of its ends speak AMQP."""
 
-    def __init__(self, bridge: str, queue: str = "") -> None:
-        """``queue`` where it has a name of its own."""
+    def __init__(self, bridge: str, queue: str = "", now: Callable[[], int] | None = None) -> None:
+        """``queue`` where it has a name of its own; ``now`` is asked when something is parked, for
+        ms since 1970."""
+        self.now = now
         self.bridge = bridge
         self.queue = queue or f"understudy.parking.{bridge}"
         self._publish = encode_publish("", self.queue)
@@ -62,6 +65,7 @@ class Parking:
             "bridge": self.bridge,
             "exchange": exchange,
             "routing-key": routing_key,
+            "at": self.now and self.now(),
         }
         raw = header[PROPERTIES]
         try:

@@ -45,8 +45,14 @@ _NEVER = 0  # the moment at which nothing has expired
 class TranslatedParking(Parking):
     """The parking queues of one bridge."""
 
-    def __init__(self, bridge: str, dialects: Dialects, queue: str = "") -> None:
-        super().__init__(bridge, queue)
+    def __init__(
+        self,
+        bridge: str,
+        dialects: Dialects,
+        queue: str = "",
+        now: Callable[[], int] | None = None,
+    ) -> None:
+        super().__init__(bridge, queue, now)
         self._dialects = dialects
 
     def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:
@@ -89,6 +95,8 @@ class TranslatedParking(Parking):
     ) -> Parcel:
         """Raises Untranslatable."""
         notes = {**told, "reason": told["reason"][:LONGEST_REASON], "bridge": self.bridge}
+        if self.now is not None:
+            notes["at"] = str(self.now())
         if message.deadline is not None:
             notes["deadline"] = str(message.deadline)
             message.deadline = None

@@ -18,7 +18,7 @@ from understudy import ConfigurationError, UnderstudyError, __version__, redact
 
 __all__ = ["run"]
 
-COMMANDS = ("bridge", "cluster", "sidecar", "uri")
+COMMANDS = ("bridge", "cluster", "network", "sidecar", "uri")
 
 
 class _Commands(click.Group):

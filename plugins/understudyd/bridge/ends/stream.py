@@ -262,4 +262,6 @@ def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
 def _cause(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was not accepted: {error.verify_message}"
+    if isinstance(error, ConnectionRefusedError):  # asyncio says this in words of its own
+        return "connection refused: nothing listens there"
     return redact(str(error) or type(error).__name__)

@@ -1,0 +1,255 @@
+"""Looks into the parking queues of bridges, and sends on what lies there.
+
+Rules
+* Whoever looks takes nothing away: what was delivered is given back.
+* A message leaves its parking queue when its destination has confirmed it, not before: whoever is
+  killed in the middle leaves one that comes twice, and none that is lost.
+* What is parked at the target is bound for a destination there. What is parked at the source goes
+  back to the queue that it was taken from, and by the bridge from there; a copy of a topic cannot
+  go back without being copied to everybody again, so it stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from random import Random
+from typing import Any
+
+from understudyd.bridge.ends.amqp import AmqpTarget
+from understudyd.bridge.ends.endpoints import Dialer
+from understudyd.bridge.ends.parking_queue import ParkingQueue
+from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
+from understudyd.bridge.names import QUEUE
+from understudyd.bridge.unparking import Note, note_of, restored
+from understudyd.bridge.ways import Way, speaks_stomp
+from understudyd.bridge.wire.errors import WireError
+from understudyd.bridge.wire.reader import Delivery
+from understudyd.config.model import Secret
+
+__all__ = ["Parked", "Retried", "Shown", "look", "retry"]
+
+WINDOW = 200  # messages that are held at a time; those that are refused count too
+PATIENCE = 30.0  # s for a confirm
+STOMP = (
+    "its broker speaks STOMP here, which cannot show a queue without taking it: look into {queue} "
+    "with the broker's own console"
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One message, for people."""
+
+    destination: str
+    at: str
+    reason: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Parked:
+    """What lies in one queue."""
+
+    place: str
+    name: str
+    count: int = 0
+    messages: tuple[Shown, ...] = ()
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Retried:
+    """What became of one queue."""
+
+    place: str
+    name: str
+    moved: int = 0
+    left: int = 0
+    reasons: tuple[str, ...] = ()
+    """Why some were left, each once."""
+    error: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A broker that may have a parking queue."""
+
+    way: Way
+    is_target: bool
+
+    @property
+    def end(self) -> Secret:
+        return self.way.target if self.is_target else self.way.source
+
+    def dialer(self) -> Dialer:
+        name = f"understudy.bridge.{self.way.bridge.name}.parked"
+        return Dialer(self.end.reveal(), {"connection_name": name}, Random())
+
+    def bound_for(self, note: Note) -> tuple[str, str] | None:
+        """Exchange and routing key; None where it cannot be known."""
+        if self.is_target:
+            return None if note.exchange is None else (note.exchange, note.routing_key)
+        queues = [
+            pattern.destination
+            for pattern in self.way.patterns
+            if pattern.kind == QUEUE and pattern.is_exact
+        ]
+        if len(queues) == len(self.way.patterns) == 1:
+            return "", queues[0].name
+        named = [
+            queue.name
+            for queue in queues
+            if note.routing_key in (queue.name, self.way.routes.target(queue).name)
+        ]
+        return ("", named[0]) if len(named) == 1 and not note.exchange else None
+
+
+def _places(ways: Iterable[Way]) -> list[_Place]:
+    """Each queue once."""
+    found: dict[tuple[str, str], _Place] = {}
+    for way in ways:
+        for is_target in (True, False):
+            place = _Place(way, is_target)
+            found.setdefault((place.end.reveal(), way.parking), place)
+    return list(found.values())
+
+
+async def look(ways: Iterable[Way], limit: int) -> list[Parked]:
+    """What is parked, ``limit`` messages of each queue at most; queues that are not there are left
+    out."""
+    found = [await _look(place, limit) for place in _places(ways)]
+    return [one for one in found if one is not None]
+
+
+async def _look(place: _Place, limit: int) -> Parked | None:
+    shown, name = str(place.end), place.way.parking
+    if speaks_stomp(place.end):
+        return Parked(shown, name, error=f"{shown}: {STOMP.format(queue=name)}")
+    queue = ParkingQueue(place.dialer(), name)
+    try:
+        count = await queue.open()
+        if count is None:
+            return None
+        wanted = min(count, limit)
+        await queue.consume(wanted)
+        messages = [_shown(note_of(delivery)) for delivery in await queue.take(wanted)]
+        return Parked(shown, name, count, tuple(messages))
+    except ConnectionFailed as failed:
+        return Parked(shown, name, error=str(failed))
+    finally:
+        await queue.close()
+
+
+def _shown(note: Note) -> Shown:
+    at = ""
+    if note.at is not None:
+        at = datetime.fromtimestamp(note.at / 1000, timezone.utc).isoformat(timespec="seconds")
+    return Shown(note.destination, at, note.reason, note.size)
+
+
+async def retry(ways: Iterable[Way]) -> list[Retried]:
+    """Send on what is parked now; queues that are not there are left out."""
+    done = [await _retry(place) for place in _places(ways)]
+    return [one for one in done if one is not None]
+
+
+async def _retry(place: _Place) -> Retried | None:
+    done = Retried(str(place.end), place.way.parking)
+    if speaks_stomp(place.end):
+        done.error = f"{done.place}: {STOMP.format(queue=done.name)}"
+        return done
+    queue, sender = ParkingQueue(place.dialer(), done.name), _Sender(place.dialer())
+    try:
+        count = await queue.open(sender.frame_max)
+        if count is None:
+            return None
+        await queue.consume(WINDOW)
+        for _ in range(count):
+            taken = await queue.take(1)
+            if not taken:
+                break  # somebody else had it, or what is left fills the window
+            if why := await _send(place, taken[0], sender):
+                done.left += 1
+                done.reasons = (*dict.fromkeys((*done.reasons, why)),)[:10]
+            else:
+                queue.settle(taken[0][0])
+                done.moved += 1
+        done.left = count - done.moved
+    except ConnectionFailed as failed:
+        done.error = str(failed)
+    finally:
+        await queue.close()
+        await sender.close()
+    return done
+
+
+async def _send(place: _Place, delivery: Delivery, sender: _Sender) -> str:
+    """Why it has to stay; empty: it has arrived. Raises ConnectionFailed."""
+    note = note_of(delivery)
+    where = place.bound_for(note)
+    if where is None:
+        return f"{note.destination}: which queue it was taken from is not known; move it by hand"
+    try:
+        parcel = restored(delivery, *where, int(time.time() * 1000))
+    except WireError as error:
+        return f"{note.destination}: {error}"
+    why = await sender.send(list(parcel[:3]))
+    return f"{note.destination}: {why}" if why else ""
+
+
+class _Sender:
+    """Publishes one after the other, and says what became of each."""
+
+    def __init__(self, dialer: Dialer) -> None:
+        hooks = TargetHooks(
+            on_confirms=lambda confirms: self._answer("" if confirms[0][2] else "refused"),
+            on_returned=lambda message: self._note(f"{message.code} {message.text}"),
+            on_blocked=lambda _: None,
+            on_congested=lambda _: None,
+            on_lost=self._lost,
+        )
+        self._target = AmqpTarget(dialer, "", hooks)
+        self._is_open = False
+        self._returned = ""
+        self._answered: asyncio.Future[str] | None = None
+
+    @property
+    def frame_max(self) -> int:
+        return self._target.frame_max
+
+    async def send(self, pieces: list[bytes]) -> str:
+        """Empty, or why it was not taken. Raises ConnectionFailed where nobody can be asked."""
+        if not self._is_open:
+            await self._target.open()
+            self._is_open = True
+        self._returned = ""
+        self._answered = asyncio.get_running_loop().create_future()
+        self._target.send(pieces)
+        try:
+            return await asyncio.wait_for(self._answered, PATIENCE)
+        except asyncio.TimeoutError:
+            raise ConnectionFailed(f"no confirm within {PATIENCE:g} s") from None
+
+    async def close(self) -> None:
+        await self._target.close()
+
+    def _note(self, why: str) -> None:
+        self._returned = why
+
+    def _answer(self, why: str) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(self._returned or why)
+
+    def _lost(self, reason: str, _: object) -> None:
+        self._is_open = False
+        self._answer(reason)

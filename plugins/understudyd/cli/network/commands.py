@@ -1,0 +1,251 @@
+"""The commands of ``understudy network``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterable
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from understudy.errors import ConfigurationError
+from understudyd.bridge import forget as forgetting
+from understudyd.bridge import parked as parking
+from understudyd.bridge.ways import Way, ways_of
+from understudyd.cli.network import show
+from understudyd.cli.network.look import Look, NotDone, Question, choose
+from understudyd.cli.parts import about_one, echo, next_turn, print_rich, seconds
+from understudyd.config.bridges import load_bridges
+from understudyd.config.network import NetworkConfig, load_network
+
+__all__ = ["network"]
+
+
+@click.group()
+def network() -> None:
+    """Look at bridges, pause them, see to what they parked.
+
+    Asks the process that runs them, at [network] api; what is parked is asked of the brokers.
+    """
+
+
+@network.command("list")
+@about_one("[NAME]")
+def list_(path: str, name: str | None, as_json: bool) -> int:
+    """Show the bridges of the file, or one: state and why, counts, what waits."""
+    _, question = _asked(path, name)
+    _print(question.look(), as_json)
+    return 0
+
+
+def _print(look: Look, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(look.to_json(), indent=2))
+    elif sys.stdout.isatty():
+        print_rich(show.tables(look))
+    else:
+        echo(show.lines(look))
+
+
+@network.command()
+@about_one("[NAME]")
+@click.option("--interval", callback=seconds, default="1s", help="Between two looks (1s).")
+@click.option("--count", type=click.IntRange(1), help="Look so often and end.")
+def watch(path: str, name: str | None, as_json: bool, interval: float, count: int | None) -> int:
+    """Show it again and again, until Ctrl-C.
+
+    On a terminal a table; else a bridge's line, or with --json its object on one line, whenever its
+    state or reason has changed.
+    """
+    _, question = _asked(path, name)
+    left = count or -1
+    try:
+        if sys.stdout.isatty() and not as_json:
+            with Live(console=Console(), auto_refresh=False) as live:
+                while left:
+                    live.update(_table(question), refresh=True)
+                    left = next_turn(left, interval)
+            return 0
+        last: dict[str, object] = {}
+        while left:
+            look = question.look()
+            for bridge in look.bridges:
+                facts = (bridge["state"], bridge["reason"])
+                if last.get(bridge["name"]) != facts:
+                    last[bridge["name"]] = facts
+                    one = Look([bridge])
+                    click.echo(json.dumps(bridge) if as_json else show.lines(one)[0])
+                    sys.stdout.flush()
+            left = next_turn(left, interval)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _table(question: Question) -> RenderableType:
+    """Of a process that may be gone for a while."""
+    try:
+        return show.tables(question.look())
+    except NotDone as error:
+        return Text(str(error), "red")
+
+
+@network.command()
+@about_one("[NAME]")
+@click.option("--wait", callback=seconds, default="30s", help="How long it may take (30s).")
+def pause(path: str, name: str | None, as_json: bool, wait: float) -> int:
+    """Stop a bridge at once; what is in flight goes back to its queue.
+
+    What the target had not confirmed yet may then come twice: drain settles it first. A pause lasts
+    until resume, also over restarts where [network] has a state folder.
+    """
+    return _order(path, name, as_json, "pause", wait)
+
+
+@network.command()
+@about_one("[NAME]")
+@click.option("--wait", callback=seconds, default="30s", help="How long it may take (30s).")
+def drain(path: str, name: str | None, as_json: bool, wait: float) -> int:
+    """Settle what is in flight, then pause."""
+    return _order(path, name, as_json, "drain", wait)
+
+
+@network.command()
+@about_one("[NAME]")
+@click.option("--wait", callback=seconds, default="30s", help="How long it may take (30s).")
+def resume(path: str, name: str | None, as_json: bool, wait: float) -> int:
+    """End a pause."""
+    return _order(path, name, as_json, "resume", wait)
+
+
+def _order(path: str, name: str | None, as_json: bool, verb: str, wait: float) -> int:
+    name, question = _one(path, name)
+    remark = question.order(name, verb)
+    told = question.wait_for(name, verb, wait)
+    if as_json:
+        keys = ("name", "state", "reason", "in_flight", "forwarded")
+        click.echo(json.dumps({**{key: told[key] for key in keys}, "remark": remark}))
+    else:
+        why = f": {told['reason']}" if told["reason"] else ""
+        click.echo(f"{name} is {told['state']}{why}")
+        if remark:
+            click.echo(f"note: {remark}")
+    return 0
+
+
+@network.group()
+def parked() -> None:
+    """See to the messages that could not be forwarded."""
+
+
+@parked.command("list")
+@about_one("[NAME]")
+@click.option("--limit", type=click.IntRange(0), default=100, help="Messages of a queue (100).")
+def parked_list(path: str, name: str | None, as_json: bool, limit: int) -> int:
+    """Show what lies in the parking queues: how many, why, where to, since when.
+
+    Looking takes nothing away, but brokers mark what was looked at as redelivered.
+    """
+    ways = _ways(path, name)
+    found = asyncio.run(parking.look(ways, limit))
+    if as_json:
+        click.echo(json.dumps({"queues": [queue.to_json() for queue in found]}, indent=2))
+    elif sys.stdout.isatty():
+        print_rich(show.parked_table(found))
+    else:
+        echo(show.parked_lines(found))
+    return _complain(queue.error for queue in found)
+
+
+@parked.command()
+@about_one("[NAME]")
+def retry(path: str, name: str | None, as_json: bool) -> int:
+    """Send what is parked to where it was bound for.
+
+    A message leaves the parking queue when its destination has confirmed it. What is refused again
+    stays; then the exit code is 1.
+    """
+    ways = _ways(path, name)
+    done = asyncio.run(parking.retry(ways))
+    if as_json:
+        click.echo(json.dumps({"queues": [one.to_json() for one in done]}, indent=2))
+    else:
+        for one in done:
+            click.echo(f"{one.name} at {one.place}: {one.moved} sent, {one.left} left")
+            for reason in one.reasons:
+                click.echo(f"  {reason}")
+    return _complain(one.error for one in done) or int(any(one.left for one in done))
+
+
+@network.command()
+@about_one("NAME")
+@click.option("--parked", "is_all", is_flag=True, help="Also the messages that are parked.")
+def forget(path: str, name: str, as_json: bool, is_all: bool) -> int:
+    """Remove what a bridge that is gone left at its brokers.
+
+    Its durable subscriptions and their queues, with what waits in them, and its parking queues
+    where they are empty. Refused while the bridge runs. Its section has to be in the file still:
+    remove that afterwards.
+    """
+    config = load_network(path, os.environ)
+    bridges = load_bridges(path, os.environ)
+    if name not in bridges:
+        raise ConfigurationError(
+            f"{config.file}: bridges has no {name!r}, and only its section says what to remove: "
+            "write it again (source, target, statically_included), then forget it"
+        )
+    if config.api is not None:
+        _check_not_run(Question(config, [name]), name)
+    removed = asyncio.run(forgetting.forget(ways_of([bridges[name]], config.file.parent), is_all))
+    if as_json:
+        click.echo(json.dumps({"name": name, "removed": [vars(one) for one in removed]}, indent=2))
+    else:
+        for one in removed:
+            click.echo(f"{one.name} at {one.place}: {one.outcome}")
+    return int(any(one.is_kept for one in removed))
+
+
+def _check_not_run(question: Question, name: str) -> None:
+    try:
+        look = question.look()
+    except NotDone:
+        return  # nobody runs it there
+    if look.bridges:
+        raise NotDone(
+            f"{name} is {look.bridges[0]['state']} in the bridge process: take it out of what that "
+            "runs first (stop it, or start it with the names of the others)"
+        )
+
+
+def _complain(errors: Iterable[str]) -> int:
+    told = [error for error in errors if error]
+    for error in told:
+        click.echo(f"understudy: {error}", err=True)
+    return int(bool(told))
+
+
+def _asked(path: str, name: str | None) -> tuple[NetworkConfig, Question]:
+    config = load_network(path, os.environ)
+    names = choose(config, load_bridges(path, os.environ), name)
+    return config, Question(config, names)
+
+
+def _one(path: str, name: str | None) -> tuple[str, Question]:
+    """The bridge that was named, or the only one."""
+    config = load_network(path, os.environ)
+    names = choose(config, load_bridges(path, os.environ), name)
+    if len(names) > 1:
+        raise ConfigurationError(f"{config.file}: say which bridge (there are: {', '.join(names)})")
+    return names[0], Question(config, names)
+
+
+def _ways(path: str, name: str | None) -> list[Way]:
+    config = load_network(path, os.environ)
+    bridges = load_bridges(path, os.environ)
+    names = choose(config, bridges, name)
+    return ways_of([bridges[one] for one in names], config.file.parent)
