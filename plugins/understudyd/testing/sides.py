@@ -23,6 +23,7 @@ __all__ = ["AmqpSide", "Side", "StompSide", "side"]
 
 TIMEOUT = 60  # s, for one answer
 UNCONFIRMED = 500  # messages
+ACK_EVERY = 50  # messages; ActiveMQ takes no more than 200 out of its store before
 MARK = b"the end of what is there"
 
 
@@ -56,6 +57,12 @@ class AmqpSide:
                     channel.connection.drain_events(timeout=TIMEOUT)
             while max(acked) < len(bodies):
                 channel.connection.drain_events(timeout=TIMEOUT)
+
+    def publish(self, exchange: str, key: str, body: bytes) -> None:
+        """One persistent message, confirmed."""
+        with self._channel() as channel:
+            channel.confirm_select()
+            channel.basic_publish_confirm(amqp.Message(body, delivery_mode=2), exchange, key)
 
     def put(self, queue: str, *contents: AmqpContent) -> None:
         """Messages with just these properties, confirmed."""
@@ -135,16 +142,29 @@ class StompSide:
                 connection.read("RECEIPT")
 
     def take(self, queue: str) -> list[StompContent]:
-        """All that is there, as a consumer of STOMP sees it."""
-        self.fill(queue, [MARK])
-        found = []
+        """All that is there, as a consumer of STOMP sees it; ActiveMQ keeps persistent messages in
+        order, and transient ones, but not both together."""
+        self.put(queue, StompContent({}, MARK), StompContent({"persistent": "true"}, MARK))
+        found: list[StompContent] = []
+        marks = 2
         with self.connected() as connection:
             connection.subscribe(self.address(queue))
-            while (frame := connection.read("MESSAGE")).body != MARK:
+            while marks:
+                frame = connection.read("MESSAGE")
+                if frame.body == MARK:
+                    marks -= 1
+                    continue
                 found.append(StompContent(frame.headers, frame.body))
+                if len(found) % ACK_EVERY == 0:
+                    connection.write("ACK", {"id": frame.headers["ack"]})
             connection.write("ACK", {"id": frame.headers["ack"], "receipt": "acked"})
             connection.read("RECEIPT")
         return found
+
+    def put_from_java(self, queue: str, text: str, *, persistent: bool = True) -> None:
+        """A text as a producer of JMS sends it; ActiveMQ only."""
+        assert isinstance(self.broker, ActiveMQ)
+        self.broker.produce(queue, text, persistent=persistent)
 
     def depth(self, queue: str) -> int:
         """Only RabbitMQ tells."""
@@ -201,7 +221,7 @@ class _Frames:
 
     def subscribe(self, destination: str) -> None:
         told = {"destination": destination, "id": "0", "receipt": "in", "ack": "client"}
-        many = {"activemq.prefetchSize": "30000", "prefetch-count": "0"}
+        many = {"activemq.prefetchSize": "1000", "prefetch-count": "0"}
         self.write("SUBSCRIBE", told | many)
         self.read("RECEIPT")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -82,6 +83,19 @@ class ActiveMQ(Server):
         """The address for ActiveMQ's own protocol, for network connectors."""
         return f"tcp://{self.host}:{self.openwire_port}"
 
+    def produce(self, queue: str, text: str, *, persistent: bool = True) -> None:
+        """Send a text to a queue as a producer of JMS, with ActiveMQ's own tool."""
+        tool = ["org.apache.activemq.console.Main", "producer", "--messageCount", "1"]
+        told = ["--brokerUrl", self.openwire_uri, "--destination", f"queue://{queue}"]
+        kind = ["--persistent", str(persistent).lower(), "--message", text]
+        home = f"-Dactivemq.home={_HOME}"
+        subprocess.run(
+            [*_JAVA, "-XX:-UsePerfData", home, "-cp", _class_path(), *tool, *told, *kind],
+            check=True,
+            capture_output=True,
+            timeout=60,
+        )
+
     def check_installed(self) -> None:
         if not (_HOME / "bin/activemq.jar").exists():
             raise ServerMissing(self.package)
@@ -94,8 +108,7 @@ class ActiveMQ(Server):
         (at / "tmp").mkdir(exist_ok=True)
         configuration = at / "conf/activemq.xml"
         configuration.write_text(self._configuration(), encoding="utf-8")
-        jars = [*_HOME.glob("lib/*.jar"), *_HOME.glob("lib/optional/*.jar")]
-        path = ":".join(map(str, [at / "conf", *sorted(jars), _HOME / "bin/activemq.jar"]))
+        path = f"{at / 'conf'}:{_class_path()}"
         properties = {
             "activemq.base": at,
             "activemq.home": _HOME,
@@ -127,3 +140,8 @@ class ActiveMQ(Server):
             openwire=quoteattr(f"tcp://{self.host}:{self.openwire_port}"),
             stomp=quoteattr(f"stomp://{self.host}:{self.port}?{self.stomp_options}"),
         )
+
+
+def _class_path() -> str:
+    jars = [*_HOME.glob("lib/*.jar"), *_HOME.glob("lib/optional/*.jar")]
+    return ":".join(map(str, [*sorted(jars), _HOME / "bin/activemq.jar"]))
