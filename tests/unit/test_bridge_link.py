@@ -149,7 +149,7 @@ def test_a_lost_source_makes_its_tags_void() -> None:
 def test_a_blocked_target_stops_the_reading_and_no_clock_runs() -> None:
     made = running()
     deliver(made, 1)
-    made.blocked("low on memory")
+    made.blocked("low on memory", 0.0)
     assert made.shown == "blocked"
     assert not made.wants_reading
     made.tick(99.0)
@@ -216,7 +216,7 @@ def test_a_source_is_not_asked_while_messages_come_or_nothing_is_read() -> None:
     deliver(made, 2, now=120.1)
     assert made.source_has(5, 120.2) == []
     made.confirmed([(2, 0, True)], 120.2)
-    made.blocked("memory")
+    made.blocked("memory", 0.0)
     assert made.tick(600.0) == []
 
 

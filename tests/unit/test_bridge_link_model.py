@@ -170,7 +170,7 @@ class Model(RuleBasedStateMachine):
     @rule(is_blocked=st.booleans())
     def block(self, is_blocked: bool) -> None:
         if is_blocked:
-            self.link.blocked("memory")
+            self.link.blocked("memory", self.now)
         else:
             self.link.unblocked(self.now)
 

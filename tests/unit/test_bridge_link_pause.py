@@ -175,7 +175,7 @@ def test_the_reason_is_that_of_the_end_that_is_waited_for() -> None:
 
 def test_what_hinders_one_that_runs_is_said() -> None:
     made = running()
-    made.blocked("low on memory")
+    made.blocked("low on memory", 0.0)
     assert (made.shown, made.reason) == ("blocked", "target: low on memory")
     made.unblocked(0.0)
     assert made.reason == ""

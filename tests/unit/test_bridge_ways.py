@@ -123,6 +123,9 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"parking": "queue://x"}, "one of the queues that are forwarded"),
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
+        ({"source": "discovery:(file:/uris)", "source_name": "x"}, "list them"),
+        ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
+        ({"excluded": ("queue://*",)}, "included, and excluded"),
     ],
 )
 def test_what_cannot_be_is_told_at_load(given: dict[str, Any], why: str) -> None:

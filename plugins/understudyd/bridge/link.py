@@ -82,6 +82,7 @@ class Link(Steps):
 
     def target_up(self, now: float) -> list[Action]:
         self.reasons.blocked, self._congested = "", False
+        self._timers.drop(Timer.BLOCKED)
         return self._happen(Happening.TARGET_UP, now)
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
@@ -110,13 +111,16 @@ class Link(Steps):
         waited = self._settings.watch_time
         return self.source_lost(f"{ready} messages are ready, none came for {waited:g} s", now)
 
-    def blocked(self, reason: str) -> None:
+    def blocked(self, reason: str, now: float) -> None:
         """The target reads nothing for now (connection.blocked)."""
         self.reasons.blocked = reason
         self._timers.drop(Timer.CONFIRM)
+        if self._settings.blocked_time is not None:
+            self._timers.start(Timer.BLOCKED, now + self._settings.blocked_time)
 
     def unblocked(self, now: float) -> None:
         self.reasons.blocked = ""
+        self._timers.drop(Timer.BLOCKED)
         self._now = now
         self._expect_confirm()
 

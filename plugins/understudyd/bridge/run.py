@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 
-from understudy import __version__
+from understudy import __version__, parse
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.api.words import Settings as ApiSettings
@@ -24,6 +24,7 @@ from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
 from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.lag import LagWatch
+from understudyd.bridge.lists import backoff_of, blocked_time_of
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.pauses import Pauses
 from understudyd.bridge.queues import queue_read
@@ -134,9 +135,13 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         "connection_name": f"understudy.bridge.{bridge.name}",
     }
     pace = None if bridge.rate is None else Pace(bridge.rate)
+    source, target = parse(way.source.reveal()), parse(way.target.reveal())
     settings = LinkSettings(
         prefetch=min(bridge.prefetch_size, pace.window) if pace else bridge.prefetch_size,
         hold_time=bridge.hold_time,
+        source_backoff=backoff_of(source),
+        target_backoff=backoff_of(target),
+        blocked_time=blocked_time_of(target),
         reading=way.reading,
         parking=way.parking,
     )

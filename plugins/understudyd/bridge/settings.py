@@ -40,5 +40,8 @@ class LinkSettings:
     drain_time: float = 10.0  # a stop waits so long for what is in flight
     watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
     backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
+    source_backoff: Backoff | None = None  # between passes over the source's members; None: as that
+    target_backoff: Backoff | None = None
+    blocked_time: float | None = None  # a blocked target is left after that; None: never
     reading: Reading = Reading()
     parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME

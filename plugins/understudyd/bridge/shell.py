@@ -135,7 +135,7 @@ class LinkRunner:
         if reason is None:
             self.link.unblocked(self._loop.time())
         else:
-            self.link.blocked(reason)
+            self.link.blocked(reason, self._loop.time())
         self._do([])
 
     def _on_congested(self, is_congested: bool) -> None:

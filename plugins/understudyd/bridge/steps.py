@@ -62,7 +62,9 @@ class Steps:
         self._can_rest = can_rest
         self._rejects = Rejects(self.ledger, parking)
         self._stays = Stays()
-        self._timers = Timers(settings.backoff, rng)
+        own = {Timer.SOURCE: settings.source_backoff, Timer.TARGET: settings.target_backoff}
+        told = {timer: backoff for timer, backoff in own.items() if backoff is not None}
+        self._timers = Timers(settings.backoff, rng, told)
         self._actions: list[Action] = []
         self._now = 0.0
         self.reasons = Reasons()
@@ -207,6 +209,14 @@ class Steps:
 
     def _tell_of_stays(self) -> None:
         self.reasons.staying = STAYING if self._stays.is_holding else ""
+
+    def _leave(self) -> None:
+        """The target was blocked for too long."""
+        if not self.reasons.blocked:
+            return
+        why = f"blocked for {self._settings.blocked_time:g} s: {self.reasons.blocked}"
+        self._do(CloseTarget())
+        self._happen_within(Happening.TARGET_LOST, self.reasons.fail(f"target: {why}"))
 
     def _go_on(self) -> None:
         """Read again; the timer that kept from it is over."""

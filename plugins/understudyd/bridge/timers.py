@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 
 from understudy.core.backoff import Backoff
@@ -13,8 +14,11 @@ __all__ = ["Timers"]
 class Timers:
     """Moments are those of the clock that the caller has."""
 
-    def __init__(self, backoff: Backoff, rng: Random) -> None:
-        self._backoff = backoff
+    def __init__(
+        self, backoff: Backoff, rng: Random, own: Mapping[Timer, Backoff] | None = None
+    ) -> None:
+        """``own`` has those of single timers."""
+        self._backoffs = {**dict.fromkeys(Timer, backoff), **(own or {})}
         self._rng = rng
         self._due: dict[Timer, float] = {}
         self._failures = dict.fromkeys(Timer, 0)  # in a row
@@ -37,7 +41,8 @@ class Timers:
     def back_off(self, timer: Timer, now: float) -> None:
         """Later with each time in a row."""
         failures = self._failures[timer] = self._failures[timer] + 1
-        delay = self._backoff.delay_ms(failures, first_connection=True, rng=self._rng)
+        backoff = self._backoffs[timer]
+        delay = backoff.delay_ms(failures, first_connection=True, rng=self._rng)
         self._due[timer] = now + delay / 1000
 
     def worked(self, timer: Timer) -> None:

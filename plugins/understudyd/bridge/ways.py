@@ -26,6 +26,7 @@ from understudy import FailoverURI, parse
 from understudy.errors import ConfigurationError
 from understudyd.bridge.addresses import subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP
+from understudyd.bridge.lists import check as check_list
 from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.routes import Options, Routes, check_duplex
 from understudyd.bridge.settings import Reading
@@ -119,7 +120,12 @@ def _way(
 
 
 def _check(way: Way) -> None:
-    """What cannot be, or has no effect, with brokers that speak AMQP."""
+    """What cannot be, or has no effect, between these ends."""
+    for end in (way.source, way.target):
+        check_list(parse(end.reveal()))
+    for pattern in way.patterns:
+        if pattern.is_exact and not way.routes.permits(pattern.destination):
+            raise ConfigurationError(f"{pattern.text!r} is included, and excluded as well")
     if not speaks_stomp(way.source):
         for pattern in way.patterns:
             subscription(pattern, RABBITMQ_AMQP)

@@ -92,6 +92,7 @@ class Timer(Enum):
     WATCH = "watch"
     PACE = "go_on"
     STAY = "end_rest"
+    BLOCKED = "leave"
     PARK = "park_aside"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Awaitable, Callable, Collection
 from random import Random
@@ -14,6 +15,7 @@ from understudy.errors import Attempt, ConfigurationError
 from understudyd.bridge.ends.connection import SCHEMES, Connection, Hooks
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES, StompConnection, StompHooks
+from understudyd.bridge.lists import members_of, priority_of
 from understudyd.bridge.wire.tables import Table
 
 __all__ = ["FRAME_MAX", "Dialer", "StompDialer"]
@@ -30,7 +32,8 @@ class _Members:
     def __init__(self, uri: str, protocol: str, schemes: Collection[str], rng: Random) -> None:
         """Raises ConfigurationError for a URI that is none of this protocol."""
         parsed = parse(uri)
-        self._endpoints = parsed.endpoints
+        self._endpoints = members_of(parsed)
+        self._priority = priority_of(parsed)
         self._options = parsed.options
         self._rng = rng
         self._last: Endpoint | None = None  # that was connected to
@@ -45,6 +48,27 @@ class _Members:
     def __str__(self) -> str:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it is connected to another member than one to be preferred (priorityBackup)."""
+        return bool(self._priority) and self._last not in (None, *self._priority)
+
+    def come_home(self) -> None:
+        """Begin the next pass with the preferred members: none of them has failed."""
+        self._last = None
+
+    async def is_home_open(self) -> bool:
+        """Whether a preferred member lets us in now."""
+        for endpoint in self._priority:
+            with contextlib.suppress(ConnectionFailed):
+                await self._try(endpoint, self._options.connect_timeout / 1000)
+                return True
+        return False
+
+    async def _try(self, endpoint: Endpoint, timeout: float) -> None:
+        """Connect and end again; raises ConnectionFailed."""
+        raise NotImplementedError
+
     def beside(self: M) -> M:
         """The same for further connections to the very broker that this one is connected to."""
         follower = copy.copy(self)
@@ -55,7 +79,10 @@ class _Members:
         if self._leader is not None:
             last = self._leader._last
             return self._endpoints if last is None else (last,)
-        return connect_list(self._endpoints, (), self._last, self._options.randomize, self._rng)
+        options = self._options
+        return connect_list(
+            self._endpoints, (), self._last, options.randomize, self._rng, self._priority
+        )
 
     async def _first(self, open_one: Callable[[Endpoint, float], Awaitable[C]]) -> C:
         """The first member that answers; raises ConnectionFailed with all attempts.
@@ -96,6 +123,13 @@ class Dialer(_Members):
             )
         )
 
+    async def _try(self, endpoint: Endpoint, timeout: float) -> None:
+        hooks = Hooks(lambda _: None, lambda *_: None, lambda _: None)
+        connection = await Connection.open(
+            endpoint, hooks, about=self._about, timeout=timeout, frame_max=FRAME_MAX
+        )
+        await connection.close()
+
 
 class StompDialer(_Members):
     """Opens connections of STOMP to one logical broker."""
@@ -114,3 +148,8 @@ class StompDialer(_Members):
                 endpoint, hooks, client_id=client_id, timeout=timeout
             )
         )
+
+    async def _try(self, endpoint: Endpoint, timeout: float) -> None:
+        hooks = StompHooks(lambda _: None, lambda *_: None, lambda _: None)
+        connection = await StompConnection.open(endpoint, hooks, client_id="", timeout=timeout)
+        await connection.close()
