@@ -158,3 +158,23 @@ def test_many_small_pieces_cost_no_more_than_a_few_looks_each() -> None:
     data = encode("MESSAGE", {"content-length": len(body)}, body)
     frames = [f for i in range(0, len(data), 100) for f in parser.feed(data[i : i + 100])]
     assert shown(frames)[0][2] == body
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"RECEIPT\nreceipt-id:4", b"MESSAGE\na:b\n\nbody\0"])
+def test_receipts_that_come_together_are_one_frame_each(end: bytes) -> None:
+    data = b"".join(b"RECEIPT\nreceipt-id:%d\n\n\0\n" % number for number in range(1, 4))
+    frames = FrameParser().feed(data + end)
+    assert [f.headers.get("receipt-id") for f in frames[:3]] == ["1", "2", "3"]
+    assert [f.command for f in frames[3:]] == (["MESSAGE"] if end.endswith(b"\0") else [])
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", b"MESSAGE\na:1\n\n\0\n"])
+def test_frames_read_alike_wherever_they_begin_in_a_read(before: bytes, line_end: bytes) -> None:
+    """Whole ones at the front of a read are taken another way than those that were cut."""
+    head = line_end.join([rb"MESSAGE", rb"x\cy:1\n\\n\t", b"x:first", b"x:second", b"", b""])
+    data = before + head + b"body\0" + before
+    wanted = {"x:y": "1\n\\n\\t", "x": "first"}
+    for parts in ([data], [data[:3], data[3:]], [before, data[len(before) :]]):
+        frames = fed(FrameParser(), parts)
+        assert [f.headers for f in frames if f.body] == [wanted]

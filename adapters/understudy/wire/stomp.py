@@ -42,8 +42,10 @@ _ESCAPED_11 = re.compile(r"\\[\\nc]")
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LINE_ENDS = b"\r\n"
-#: alone, as it comes to a sender that waits for it
-_RECEIPT = re.compile(rb"\n*RECEIPT\nreceipt-id:([\w-]{1,99})\n\n\0\n*")
+#: with nothing else, as they come to a sender that waits for them
+_RECEIPTS = re.compile(rb"\n*(?:RECEIPT\nreceipt-id:[\w-]{1,99}\n\n\0\n*)+")
+_RECEIPT_ID = re.compile(rb"\nreceipt-id:([\w-]+)\n")
+_TOO_LONG = "a body is longer than its content-length"
 
 
 class ProtocolError(Exception):
@@ -155,24 +157,62 @@ class FrameParser:
 
         Line ends alone between two frames are one frame of the command `HEARTBEAT`.
         """
+        frames: list[RawFrame] = []
         if self.is_between_frames:
-            if found := _RECEIPT.fullmatch(data):
-                return [RawFrame("RECEIPT", {"receipt-id": found[1].decode()}, b"", len(data))]
             if not data.strip(_LINE_ENDS):
                 return [_BEAT] if data else []
-        self._buffer += data
-        frames: list[RawFrame] = []
-        size = len(self._buffer)
-        while self._head is not None or (self._at < size and self._read_head()):
-            frame = self._read_body()
+            if _RECEIPTS.fullmatch(data):
+                ids = _RECEIPT_ID.findall(data)
+                return [RawFrame("RECEIPT", {"receipt-id": each.decode()}, b"") for each in ids]
+            data = data[self._read_whole(data, frames) :]
+        while data:
+            self._buffer += data
+            frame = self._read_frame()
             if frame is None:
                 break
             frames.append(frame)
+            rest = bytes(self._buffer[self._at :])
+            self._buffer.clear()
+            self._at = self._searched = 0
+            data = rest[self._read_whole(rest, frames) :]
         if self._at:
             del self._buffer[: self._at]
             self._searched = max(self._searched - self._at, 0)
             self._at = 0
         return frames
+
+    def _read_whole(self, data: bytes, frames: list[RawFrame]) -> int:
+        """Read the frames that are there as a whole, in the common form; how many bytes that is.
+
+        What ends its lines with CR LF, and what is not complete, is left for `_read_frame`.
+        """
+        at, size = 0, len(data)
+        find, max_head = data.find, self.max_head
+        while True:
+            while at < size and data[at] in _LINE_ENDS:
+                at += 1
+            end = find(b"\n\n", at)
+            if end < 0 or end - at > max_head:
+                return at
+            head = data[at:end]
+            if b"\r" in head:
+                return at
+            command, headers = self._parse_head(head)
+            length = self._said_length(headers)
+            begin = end + 2
+            end = find(b"\0", begin) if length is None else begin + length
+            if not begin <= end < size or (length is None and end - begin > self.max_body):
+                return at
+            if data[end]:
+                raise ProtocolError(_TOO_LONG)
+            frames.append(RawFrame(command, headers, data[begin:end], len(head)))
+            at = end + 1
+
+    def _read_frame(self) -> RawFrame | None:
+        """The next frame out of the buffer; None when more must come."""
+        if self._head is None and not self._read_head():
+            return None
+        return self._read_body()
 
     def _read_head(self) -> bool:
         """Read a command and its headers; False when more must come."""
@@ -193,37 +233,52 @@ class FrameParser:
         if end < 0:
             self._searched = size
             return False
-        self._take_head(bytes(buffer[at:end]))
+        head = bytes(buffer[at:end])
+        command, headers = self._parse_head(head)
+        self._length = self._said_length(headers)
+        self._head = RawFrame(command, headers, b"", len(head))
         self._at = self._searched = body_at
         return True
 
-    def _take_head(self, head: bytes) -> None:
+    def _parse_head(self, head: bytes) -> tuple[str, dict[str, str]]:
         if b"\0" in head:
             raise ProtocolError("a frame ends within its headers")
         text = head.decode("utf-8", "surrogateescape")
         command, *lines = text.split("\n")
-        if self.version != "1.1" and "\r" in text:
+        if "\r" in text and self.version != "1.1":
             command = command.removesuffix("\r")
             lines = [line.removesuffix("\r") for line in lines]
-        headers: dict[str, str] = {}
-        escaped = "\\" in text and command not in _UNESCAPED
-        escapes = _ESCAPED_11 if self.version == "1.1" else _ESCAPED
-        for line in lines:
-            name, colon, value = line.partition(":")
-            if not colon:
-                raise ProtocolError("a header line without a colon")
-            if escaped and "\\" in line:
-                name, value = escapes.sub(_unescape, name), escapes.sub(_unescape, value)
-            if name not in headers:
-                headers[name] = value
-        self._length = self._said_length(headers)
-        self._head = RawFrame(command, headers, b"", len(head))
+        pairs = [line.split(":", 1) for line in lines]
+        if "\\" in text and command not in _UNESCAPED:
+            self._unescape(pairs, is_simple="\\\\" not in text)
+        try:
+            headers = dict(pairs)
+        except ValueError:
+            raise ProtocolError("a header line without a colon") from None
+        if len(headers) < len(pairs):
+            headers = dict(reversed(pairs))
+        return command, headers
+
+    def _unescape(self, pairs: list[list[str]], *, is_simple: bool) -> None:
+        """``is_simple``: no backslash is one that was escaped."""
+        is_11 = self.version == "1.1"
+        for pair in pairs:
+            for place, text in enumerate(pair):
+                if "\\" not in text:
+                    continue
+                if is_simple:
+                    text = text.replace("\\c", ":").replace("\\n", "\n")
+                    pair[place] = text if is_11 else text.replace("\\r", "\r")
+                else:
+                    pair[place] = (_ESCAPED_11 if is_11 else _ESCAPED).sub(_unescape, text)
 
     def _said_length(self, headers: dict[str, str]) -> int | None:
         text = headers.get("content-length")
         if text is None:
             return None
-        if not _LENGTH.fullmatch(text.strip()):
+        if not (len(text) < 19 and text.isdecimal() and text.isascii()) and not _LENGTH.fullmatch(
+            text.strip()
+        ):
             raise ProtocolError("a content-length that is no number")
         length = int(text)
         if length > self.max_body:
@@ -246,7 +301,7 @@ class FrameParser:
             if len(buffer) <= end:
                 return None
             if buffer[end]:
-                raise ProtocolError("a body is longer than its content-length")
+                raise ProtocolError(_TOO_LONG)
         frame, self._head = self._head, None
         self._at = self._searched = end + 1
         frame.body = bytes(buffer[at:end])
