@@ -146,12 +146,12 @@ class ApiClient(Generic[S]):
         self._wanted = settings
         self._send(settings)
 
-    def stop(self) -> None:
+    def stop(self, patience: float = STOP_TIME) -> None:
         """End the process: it answers 503 to who is connected, and is gone."""
         self._hang_up()
         if self._process is not None:
             try:
-                self._process.wait(STOP_TIME)
+                self._process.wait(patience)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -14,12 +14,12 @@ Rules
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from understudyd.config.model import BrokerConfig
 from understudyd.guard.words import Event
 
-__all__ = ["Driver", "Event", "Reign"]
+__all__ = ["Driver", "Event", "HandsOn", "Reign"]
 
 
 @dataclass(frozen=True)
@@ -68,3 +68,18 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Fence what lives, end own helpers. Blocks no longer than a kill takes."""
+
+
+@runtime_checkable
+class HandsOn(Protocol):
+    """A driver whose broker runs on while the sidecar is replaced in its own process."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `hand_on` is possible now."""
+
+    def hand_on(self) -> str:
+        """Prepare for an exec; returns what to give to `adopt` after it. Raises UnderstudyError."""
+
+    def adopt(self, state: str, token: int) -> None:
+        """In place of `start`: the broker of this reign is there."""

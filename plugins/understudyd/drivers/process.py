@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from understudy.errors import UnderstudyError
 from understudyd.config.model import BrokerConfig
@@ -42,11 +43,29 @@ class ProcessDriver:
     ) -> None:
         """``lock`` and ``owned`` as `Guard` takes them."""
         self._config = config
-        self._guard = Guard(lock, kill=timings.kill, margin=timings.margin, owned=owned)
+        self._lock = lock
+        self._terms: dict[str, Any] = {
+            "kill": timings.kill,
+            "margin": timings.margin,
+            "owned": owned,
+        }
+        self._guard = Guard(lock, **self._terms)
         self._token = 0
 
     def start(self) -> None:
         self._guard.start()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._guard.is_ready
+
+    def hand_on(self) -> str:
+        return self._guard.expect_restart()
+
+    def adopt(self, state: str, token: int) -> None:
+        self._guard.close()
+        self._guard = Guard.adopt(state, self._lock, **self._terms)
+        self._token = token
 
     def fileno(self) -> int:
         return self._guard.fileno()

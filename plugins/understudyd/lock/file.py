@@ -73,6 +73,7 @@ class FileBackend:
     def adopt(self, descriptor: int) -> None:
         """Be the holder by an inherited copy, which is ours to close from now on."""
         self.close()
+        os.set_inheritable(descriptor, False)
         self._held = _Open.of(descriptor)
 
     def read(self) -> Observation:

@@ -143,6 +143,21 @@ class Keeper:
             moments.append(self._claim_time())
         return min(moments, default=math.inf)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the lock is ours, and no attempt is under way."""
+        return self.state is State.HOLDING and self._attempts.under_way is None
+
+    def adopt(self, record: LockRecord, deadline: float) -> None:
+        """Go on with a reign under this instance, of which ``record`` was confirmed last; of a
+        keeper that has not begun. It renews at once."""
+        self.state = State.HOLDING
+        self.is_promoted = True
+        self.record = record
+        self.observation = Observation(record, record.incarnation)
+        self.deadline = deadline
+        self.learn(record.token)
+
     def learn(self, token: int) -> None:
         """A token was seen elsewhere: stamped on the shared store, or with a peer."""
         if token <= LARGEST:  # else no lock has given it

@@ -35,11 +35,14 @@ from understudyd.sidecar.billboard import PERIOD, Billboard, News
 from understudyd.sidecar.counts import Counts
 from understudyd.sidecar.errands import Errands
 from understudyd.sidecar.face import Face
+from understudyd.sidecar.handover import Handover
+from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.memory import Scales, Weighed
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.settings import Settings, check_reload
+from understudyd.sidecar.successor import Trial
 from understudyd.sidecar.tidings import Outage
 from understudyd.sidecar.words import (
     Action,
@@ -58,12 +61,13 @@ from understudyd.sidecar.words import (
     Reply,
     Say,
     Slept,
+    Stop,
 )
 from understudyd.sidecar.worker import Inbox
 from understudyd.status import HistoryEntry, stamp
 from understudyd.systemd import notify, notify_alive, notify_reloading
 
-__all__ = ["ApiIsUp", "Control", "Reload", "Word", "new_instance"]
+__all__ = ["ApiIsUp", "Control", "Reload", "Replace", "Word", "new_instance"]
 
 LONGEST = 3600.0  # s of one wait
 GUARDS = 1.0  # s between two signs of life that the guards are asked for
@@ -76,11 +80,15 @@ class Reload:
     """Read the configuration again."""
 
 
+class Replace:
+    """Give this process to the sidecar that is installed by now; the broker runs on."""
+
+
 class ApiIsUp:
     """The API process was started again."""
 
 
-Word: TypeAlias = Event | News | Reload | ApiIsUp | Weighed
+Word: TypeAlias = Event | News | Reload | Replace | Trial | ApiIsUp | Weighed
 
 
 class Control:
@@ -95,10 +103,14 @@ class Control:
         board: Board,
         face: Face,
         reread: Callable[[], Settings],
+        try_out: Callable[[], Trial],
         log: logging.Logger,
         chance: random.Random,
+        legacy: Legacy | None = None,
     ) -> None:
-        """``instance`` names this life of this sidecar; ``reread`` is asked for a reload."""
+        """``instance`` names this life of this sidecar; ``reread`` is asked for a reload, and
+        ``try_out``, which may block, before this sidecar is replaced. ``legacy``: what the one
+        before has left, with whose instance it goes on."""
         group, node = settings.group, settings.node
         self._inbox = inbox
         self._locker = Locker(backend, self._inbox.put)
@@ -130,11 +142,22 @@ class Control:
         self._offset = _clock_offset()
         self._is_late = False  # a claim: it has been told
         self._quit: Quit | None = None
+        self._legacy = legacy
+        self._handover = Handover(
+            self.machine,
+            driver,
+            self._locker,
+            face,
+            inbox,
+            try_out=try_out,
+            check_reload=lambda: check_reload(self._settings, reread()),
+            log=log,
+        )
 
     def run(self) -> Quit:
         """Until it is over; returns why. Raises UnderstudyError when the guards don't start."""
         with selectors.DefaultSelector() as self._selector:
-            self._driver.start()
+            self._handover.begin(self._legacy)
             self._selector.register(self._inbox, selectors.EVENT_READ)
             self._selector.register(self._driver, selectors.EVENT_READ)
             self._watch_api()
@@ -142,6 +165,10 @@ class Control:
                 due = min(self.machine.due, self._look_at + PATIENT, self._beat_at)
                 ready = self._selector.select(min(max(0.0, due - now()), LONGEST))
                 self._turn({key.fileobj for key, _ in ready})
+                api = self._face.fileno()
+                if self._handover.turn():
+                    self._feed(Stop())
+                self._unwatch_api(api)
         return self._quit
 
     def close(self) -> None:
@@ -150,6 +177,11 @@ class Control:
         if self._quit is not None:
             gone = replace(view.member(self.machine, now()), healthy=False, state="stopped")
             self._billboard.farewell(gone)
+
+    @property
+    def is_to_begin_anew(self) -> bool:
+        """After the end, in the same process."""
+        return self._handover.is_to_begin_anew
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -173,6 +205,10 @@ class Control:
             self._take_news(word)
         elif isinstance(word, Reload):
             self._reload()
+        elif isinstance(word, Replace):
+            self._handover.ask()
+        elif isinstance(word, Trial):
+            self._handover.hear(word)
         elif isinstance(word, Weighed):
             self._warn(self.machine.kill_time.sample(word.memory))
             self._counts.set("kill_estimate_seconds", self.machine.kill_time.estimate)
@@ -251,11 +287,14 @@ class Control:
         if descriptor is not None:
             self._selector.register(descriptor, selectors.EVENT_READ)
 
+    def _unwatch_api(self, before: int | None) -> None:
+        if before is not None and self._face.fileno() is None:
+            self._selector.unregister(before)
+
     def _take_orders(self) -> None:
         descriptor = self._face.fileno()
         orders = self._face.orders()
-        if descriptor is not None and self._face.fileno() is None:
-            self._selector.unregister(descriptor)
+        self._unwatch_api(descriptor)
         for order in orders:
             self._log.info(f"asked by {order.by}: {order.command} {order.to or ''}".rstrip())
             if order.command == "reload":

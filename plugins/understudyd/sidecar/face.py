@@ -19,6 +19,7 @@ from understudyd.sidecar.worker import Worker
 
 __all__ = ["Face"]
 
+HURRY = 0.3  # s for the API process to end
 PAUSE = 1.0  # s between two starts of the API process
 
 
@@ -85,6 +86,15 @@ class Face:
         self._wanted = _of(settings)
         if self._is_up:
             self._process.configure(self._wanted)
+
+    def pause(self) -> None:
+        """End the process, soon: ours is about to be another program. Not while it starts."""
+        self._is_up = False
+        self._process.stop(HURRY)
+
+    def go_on(self) -> None:
+        """It is not, after all."""
+        self._worker.do(self._start_again)
 
     def close(self) -> None:
         self._process.close()

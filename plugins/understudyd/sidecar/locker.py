@@ -9,6 +9,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -51,6 +52,13 @@ class Locker:
         backend = self._backend
         descriptor = backend.descriptor if isinstance(backend, Inheritable) else None
         return () if descriptor is None else (descriptor,)
+
+    def hand_on(self) -> int | None:
+        """The descriptor of a lock that we hold, to outlive an exec."""
+        for descriptor in self.descriptors:
+            os.set_inheritable(descriptor, True)
+            return descriptor
+        return None
 
     def attempt(self, action: Read | Swap) -> None:
         with self._turn:

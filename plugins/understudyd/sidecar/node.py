@@ -22,9 +22,11 @@ from understudyd import election
 from understudyd.board.port import Answer, Request
 from understudyd.config.model import Group, Node
 from understudyd.lock.keeper import Keeper, State
+from understudyd.lock.port import Observation
 from understudyd.lock.words import Failed, Seen, Tick
 from understudyd.sidecar.campaign import Campaign
 from understudyd.sidecar.killing import KillTime
+from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.moves import Moves
 from understudyd.sidecar.penalty import Penalty
 from understudyd.sidecar.tenure import Phase, Tenure
@@ -113,6 +115,29 @@ class Machine:
         """Go on with other settings; the group's name, lock and timings stay."""
         self.group = self.tenure.group = group
         self.node = self.tenure.node = node
+
+    def adopt(self, legacy: Legacy, now: float) -> None:
+        """Go on with the reign that the sidecar before has left; before anything else."""
+        self.keeper.adopt(legacy.record, legacy.deadline)
+        self.keeper.learn(legacy.highest_token)
+        self.tenure.adopt(legacy.pid, legacy.since, now)
+        self.tenure.is_paused = legacy.is_paused
+        self.tenure.sight.see(Seen(0, Observation(legacy.record, legacy.record.incarnation)), now)
+
+    def legacy(self, driver: str, descriptor: int | None) -> Legacy:
+        """Of a master: ``driver`` and ``descriptor`` are what the driver and the lock hand on."""
+        assert self.keeper.record is not None
+        assert self.tenure.pid is not None
+        return Legacy(
+            self.keeper.record,
+            self.keeper.deadline,
+            self.keeper.highest_token,
+            self.tenure.pid,
+            self._penalty.since,
+            self.is_paused,
+            driver,
+            descriptor,
+        )
 
     def _stand(self, now: float) -> list[Action]:
         """Tell the keeper whether it may claim the lock, and how late."""

@@ -21,22 +21,22 @@ class Penalty:
         self.until = -math.inf  # when this node may campaign again
         self._base = base
         self._chance = chance
-        self._since = math.inf  # when this reign began to be a good one
+        self.since = math.inf  # when this reign began to be a good one
         self._bad = 0  # reigns in a row
         self._restarts = 0
 
     def begin(self) -> None:
         """A reign begins; nothing good is known of it."""
-        self._since = math.inf
+        self.since = math.inf
         self._restarts = 0
 
     def succeed(self, now: float) -> None:
         """The broker is healthy."""
-        self._since = now
+        self.since = now
 
     def sit_out(self, now: float) -> None:
         """A reign ended badly."""
-        if now - self._since >= STABLE:
+        if now - self.since >= STABLE:
             self._bad = 0
         wait = min(LONGEST, self._base * 2.0 ** min(self._bad, 30))
         self._bad += 1
@@ -44,10 +44,10 @@ class Penalty:
 
     def restart(self, now: float, allowed: int) -> int:
         """The number of the restart in place that may be tried now; 0: none."""
-        if now - self._since >= STABLE:
+        if now - self.since >= STABLE:
             self._restarts = 0
         if self._restarts >= allowed:
             return 0
         self._restarts += 1
-        self._since = math.inf
+        self.since = math.inf
         return self._restarts

@@ -2,7 +2,8 @@
 
 Exit codes: 0 after SIGTERM or SIGINT, when the lock was handed over; 1 for what should not happen;
 2 for a configuration that can't be run, or a group that this node does not fit into; 3 when a
-broker could not be killed. SIGHUP reads the configuration again.
+broker could not be killed. SIGHUP reads the configuration again. SIGUSR2 gives the process to the
+sidecar that is installed by now, while the broker runs on.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from types import FrameType
 from typing import NoReturn
 
 from understudy.core.redact import redact
+from understudy.errors import ConfigurationError
 from understudyd.board.open import open_board
 from understudyd.config import about
 from understudyd.drivers import command
 from understudyd.drivers.open import open_driver
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
+from understudyd.lock.port import Inheritable
 from understudyd.logs import log_to_stderr
-from understudyd.sidecar.control import ApiIsUp, Control, Reload, Word, new_instance
+from understudyd.sidecar import successor
+from understudyd.sidecar.control import ApiIsUp, Control, Reload, Replace, Word, new_instance
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.init import become_init
+from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.settings import Settings, read
 from understudyd.sidecar.words import Stop
 from understudyd.sidecar.worker import Inbox
@@ -41,16 +46,20 @@ def run(file: Path, address: str) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     if os.getpid() == 1:
         become_init()
+    legacy = successor.inherited()
     settings = read(file, address)
     log = log_to_stderr("understudy.sidecar", f"{settings.group.name}/{settings.node.name} ")
     threading.excepthook = lambda failed: _end(log, failed)
     inbox: Inbox[Word] = Inbox()
     face = Face(settings, log, lambda: inbox.put(ApiIsUp()))
     try:
-        control = _build(settings, lambda: read(file, address), inbox, face, log)
+        control = _build(settings, file, inbox, face, log, legacy)
         try:
-            face.start()
             _listen_to_signals(inbox)
+            if legacy is None:
+                face.start()
+            else:  # to renew the lease goes first
+                face.go_on()
             log.info(f"started: lock {settings.group.lock}, API {settings.node.listen}")
             notify("READY=1")
             quit = control.run()
@@ -61,22 +70,32 @@ def run(file: Path, address: str) -> int:
         face.close()
     if quit.reason:
         log.error(quit.reason)
+    if quit.code == 0 and control.is_to_begin_anew:
+        log.info("begins anew")
+        successor.replace(None, lambda: not inbox.holds(Stop))
     log.info(f"ended with exit code {quit.code}")
     return quit.code
 
 
 def _build(
     settings: Settings,
-    reread: Callable[[], Settings],
+    file: Path,
     inbox: Inbox[Word],
     face: Face,
     log: logging.Logger,
+    legacy: Legacy | None,
 ) -> Control:
     group, node = settings.group, settings.node
+    if legacy is not None and not legacy.is_of(group, node):
+        raise ConfigurationError(f"{settings.estate.path}: was changed while the sidecar restarted")
+    address = f"{group.name}/{node.name}"
     uri, attempt = group.lock.reveal(), group.timings.attempt
-    instance = new_instance()
+    instance = legacy.record.instance if legacy else new_instance()
     with about(settings.estate, f"groups.{group.name}.lock"):
         backend = open_backend(uri, group.name, attempt)
+        if legacy is not None and legacy.descriptor is not None:
+            assert isinstance(backend, Inheritable)
+            backend.adopt(legacy.descriptor)
         board = open_board(uri, group.name, attempt)
     with about(settings.estate, f"{settings.key}.broker"):
         driver = open_driver(
@@ -93,9 +112,11 @@ def _build(
         driver=driver,
         board=board,
         face=face,
-        reread=reread,
+        reread=lambda: read(file, address),
+        try_out=lambda: successor.try_out(file, address),
         log=log,
         chance=random.Random(),
+        legacy=legacy,
     )
 
 
@@ -109,7 +130,7 @@ def _end(log: logging.Logger, failed: threading.ExceptHookArgs) -> NoReturn:
 
 
 def _listen_to_signals(inbox: Inbox[Word]) -> None:
-    def on(number: int, word: Callable[[], Stop | Reload]) -> None:
+    def on(number: int, word: Callable[[], Stop | Reload | Replace]) -> None:
         def handler(_: int, __: FrameType | None) -> None:
             inbox.put(word())
 
@@ -118,3 +139,5 @@ def _listen_to_signals(inbox: Inbox[Word]) -> None:
     on(signal.SIGTERM, Stop)
     on(signal.SIGINT, Stop)
     on(signal.SIGHUP, Reload)
+    on(signal.SIGUSR2, Replace)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, successor.SIGNALS)

@@ -110,6 +110,16 @@ class Tenure:
             moments.append(self.keeper.deadline)
         return min(moments)
 
+    def adopt(self, pid: int, since: float, now: float) -> None:
+        """Go on as master with a broker of an earlier sidecar's, by a keeper that has its reign."""
+        assert self.keeper.record is not None
+        self.phase = Phase.MASTER
+        self._token, self.pid = self.keeper.record.token, pid
+        self.penalty.begin()
+        self.penalty.succeed(since)
+        self.checks.begin(now)
+        self.checks.is_healthy = True
+
     def permit(self, permit: lock.Permit, now: float) -> list[Action]:
         """Whether the next tenure may begin, and how late."""
         if permit == self._permit or self.phase not in (Phase.STANDBY, Phase.RELEASING):

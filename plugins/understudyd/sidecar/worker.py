@@ -46,6 +46,10 @@ class Inbox(Generic[T]):
         with contextlib.suppress(BlockingIOError):  # it is signalled as loud as can be
             os.eventfd_write(self._signal, 1)
 
+    def holds(self, kind: type) -> bool:
+        """Whether such an event waits to be taken."""
+        return any(isinstance(event, kind) for event in tuple(self._events))
+
     def take(self) -> list[T]:
         """All that came since the last time."""
         with contextlib.suppress(BlockingIOError):

@@ -63,6 +63,7 @@ class Sidecar:
         self.port = Port()
         self.log_file = estate.folder / f"{name}.log"
         self.prefix: tuple[str, ...] = ()  # a command to run the sidecar by
+        self.program = "from understudyd.cli import main; main()"
         self.inside: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
         """Within it this thread's sockets reach the node's ports."""
         self.process: subprocess.Popen[bytes] | None = None
@@ -73,7 +74,7 @@ class Sidecar:
         return self.process.pid
 
     def start(self) -> Sidecar:
-        argv = [sys.executable, "-c", "from understudyd.cli import main; main()", "sidecar"]
+        argv = [sys.executable, "-c", self.program, "sidecar"]
         place = ["-c", str(self.estate.file), "--node", f"{self.estate.group}/{self.name}"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(

@@ -1,0 +1,119 @@
+"""Between two sidecars of one process: taking over from the one before, making way for the next.
+
+Nothing here waits but for the API process to end, which gets a moment, right before the exec.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.clock import now
+from understudyd.drivers.command import children
+from understudyd.drivers.port import Driver, HandsOn
+from understudyd.sidecar import successor
+from understudyd.sidecar.face import Face
+from understudyd.sidecar.legacy import Legacy
+from understudyd.sidecar.locker import Locker
+from understudyd.sidecar.node import Machine
+from understudyd.sidecar.restart import Move, Restart
+from understudyd.sidecar.successor import Trial
+from understudyd.sidecar.words import Stop
+from understudyd.sidecar.worker import Inbox, Worker
+from understudyd.systemd import notify, notify_reloading
+
+__all__ = ["Handover"]
+
+
+class Handover:
+    def __init__(
+        self,
+        machine: Machine,
+        driver: Driver,
+        locker: Locker,
+        face: Face,
+        inbox: Inbox[Any],
+        *,
+        try_out: Callable[[], Trial],
+        check_reload: Callable[[], object],
+        log: logging.Logger,
+    ) -> None:
+        """``try_out`` may block. ``check_reload`` raises ConfigurationError where the file has by
+        now what a reload would refuse."""
+        self.is_to_begin_anew = False  # after the end
+        self._machine = machine
+        self._driver = driver
+        self._locker = locker
+        self._face = face
+        self._inbox = inbox
+        self._try_out = try_out
+        self._check_reload = check_reload
+        self._log = log
+        self._trying = Worker[Trial]("understudy-trial", inbox.put)
+        self._restart = Restart()
+
+    def begin(self, legacy: Legacy | None) -> None:
+        """Start the driver, or take over what was left to us. Raises UnderstudyError."""
+        if legacy is None or not isinstance(self._driver, HandsOn):
+            self._driver.start()
+            return
+        token = legacy.record.token
+        self._driver.adopt(legacy.driver, token)
+        self._machine.adopt(legacy, now())
+        self._log.info(f"goes on as master, token {token}; the broker, pid {legacy.pid}, ran on")
+
+    def ask(self) -> None:
+        """A successor is wanted. What is installed is tried first: `hear` its trial."""
+        self._trying.do(self._try_out)
+
+    def hear(self, trial: Trial) -> None:
+        trouble = trial.trouble
+        if not trouble and not isinstance(self._driver, HandsOn):
+            trouble = (
+                f"the driver {self._machine.node.broker.driver} can't hand its broker on: use"
+                " switchover"
+            )
+        try:
+            self._check_reload()
+        except ConfigurationError as error:
+            trouble = trouble or str(error)
+        if trouble:
+            self._refuse(trouble)
+        else:
+            self._restart.want(trial.took)
+
+    def turn(self) -> bool:
+        """Make way, if it is time: does not return then. True: this sidecar is to end first."""
+        machine, timings = self._machine, self._machine.group.timings
+        is_whole = self._face.fileno() is not None and machine.tenure.pid is not None
+        is_calm = is_whole and not children()
+        move = self._restart.move(machine.phase, machine.keeper, timings, now(), is_calm=is_calm)
+        if move is None:
+            return False
+        if move is Move.REFUSE:
+            self._refuse(self._restart.refusal(timings))
+        elif move is Move.HAND_ON:
+            self._hand_on()
+        else:
+            self.is_to_begin_anew = True
+        self._restart.give_up()
+        return self.is_to_begin_anew
+
+    def _hand_on(self) -> None:
+        assert isinstance(self._driver, HandsOn)
+        self._face.pause()
+        try:
+            descriptor = self._locker.hand_on()
+            legacy = self._machine.legacy(self._driver.hand_on(), descriptor)
+            self._log.info(f"gives way to a new sidecar; the broker, pid {legacy.pid}, runs on")
+            notify_reloading()
+            successor.replace(legacy, lambda: not self._inbox.holds(Stop))
+        except (OSError, UnderstudyError) as error:
+            self._refuse(str(error))
+        notify("READY=1")
+        self._face.go_on()
+
+    def _refuse(self, trouble: str) -> None:
+        self._log.error(f"restart refused, everything stays as it is: {trouble}")
