@@ -13,7 +13,7 @@ from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.dialects import ACTIVEMQ
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_check import QueueCheck
-from understudyd.bridge.ends.stomp_target import GROUP
+from understudyd.bridge.wire.receipts import GROUP
 from understudyd.testing.stomp_ends import Sink, Tap, pieces, soon
 
 pytestmark = pytest.mark.integration

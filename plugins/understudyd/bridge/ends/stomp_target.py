@@ -1,10 +1,9 @@
 """A target that speaks STOMP 1.2.
 
 Rules
-* Where one receipt stands for all before it, one is asked for `GROUP` messages or what there is;
-  while `PIPELINE` of them are out, what is to be sent waits, and goes as one group. A slow broker
-  so gets large groups, and a quick one small ones. RabbitMQ is asked for each message.
-* An ERROR ends the connection: all that is not confirmed is in doubt then.
+* An ERROR ends the connection: all that is not confirmed is in doubt then. RabbitMQ ends it without
+  one when a queue is full, and without the receipts of what it took before: the same messages would
+  be doubled each time. So its going away is told as that (`outcomes.FULL`).
 * RabbitMQ's STOMP gives a receipt for what reaches no queue. So whether the queue is there is
   looked up before anything is sent, and again while something is (`stomp_check`). A copy of a
   topic's message that nobody is subscribed to there is nobody's.
@@ -21,12 +20,11 @@ from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
 from understudyd.bridge.ends.stomp_check import QueueCheck
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
 from understudyd.bridge.names import QUEUE, Destination
+from understudyd.bridge.outcomes import FULL
 from understudyd.bridge.wire.amqp import Closed
+from understudyd.bridge.wire.receipts import Receipts
 
 __all__ = ["StompTarget"]
-
-GROUP = 100  # messages; more gain nothing
-PIPELINE = 2  # groups under way
 
 
 class StompTarget:
@@ -40,9 +38,7 @@ class StompTarget:
         self._hooks = hooks
         self._queue = queue
         self._connection: StompConnection | None = None
-        self._number = 0  # of the last message that was sent
-        self._groups = 0  # that a receipt is to come for
-        self._waiting: list[bytes] = []
+        self._receipts = Receipts(is_cumulative=True)
         self._check: QueueCheck | None = None
         self.dialect: Dialect | None = None
 
@@ -58,8 +54,7 @@ class StompTarget:
         except BaseException:
             connection.drop()
             raise
-        self._number = self._groups = 0
-        self._waiting = []
+        self._receipts = Receipts(is_cumulative=connection.dialect.confirms_are_cumulative)
         self._connection = connection
 
     async def _checked(self, connection: StompConnection) -> QueueCheck | None:
@@ -82,33 +77,15 @@ class StompTarget:
 
     def send(self, pieces: list[bytes]) -> None:
         """Write messages, in order; the second piece of each is for the end of its headers."""
-        if self._connection is None or self.dialect is None:
+        if self._connection is None:
             return
         if self._check is not None:
             self._check.used()
-        if not self.dialect.confirms_are_cumulative:
-            self._send_each(pieces)
-            return
-        self._waiting += pieces
-        self._send_groups()
+        self._write(self._receipts.send(pieces))
 
-    def _send_each(self, pieces: list[bytes]) -> None:
-        assert self._connection is not None
-        first = self._number + 1
-        self._number += len(pieces) // 3
-        pieces[1::3] = [b"receipt:%d\n\n" % n for n in range(first, self._number + 1)]
-        self._connection.send(pieces)
-
-    def _send_groups(self) -> None:
-        """What waits, as far as receipts may be asked for."""
-        while self._waiting and self._groups < PIPELINE and self._connection is not None:
-            group = self._waiting[: 3 * GROUP]
-            del self._waiting[: 3 * GROUP]
-            count = len(group) // 3
-            self._number += count
-            self._groups += 1
-            group[1::3] = [b"\n"] * (count - 1) + [b"receipt:%d\n\n" % self._number]
-            self._connection.send(group)
+    def _write(self, pieces: list[bytes]) -> None:
+        if pieces and self._connection is not None:
+            self._connection.send(pieces)
 
     async def close(self) -> None:
         """End in order; what was not confirmed is in doubt."""
@@ -123,17 +100,16 @@ class StompTarget:
             self._check = None
 
     def _came(self, frames: list[RawFrame]) -> None:
-        assert self.dialect is not None
-        multiple = int(self.dialect.confirms_are_cumulative)
-        numbers = [frame.headers.get("receipt-id", "") for frame in frames]
-        confirms = [(int(number), multiple, True) for number in numbers if number.isdecimal()]
-        self._groups -= len(confirms)
+        receipts = [frame.headers.get("receipt-id", "") for frame in frames]
+        confirms, pieces = self._receipts.came(receipts)
+        self._write(pieces)
         if confirms and self._connection is not None:
-            self._send_groups()
             self._hooks.on_confirms(confirms)
 
     def _lost(self, reason: str, closed: Closed | None) -> None:
         if self._connection is not None:  # else whoever opens it is told
             self._connection = None
             self._stop_checking()
+            if closed is None and self.dialect and not self.dialect.confirms_or_tells:
+                closed = Closed("connection", FULL, reason)
             self._hooks.on_lost(reason, closed)
