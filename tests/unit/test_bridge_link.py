@@ -158,7 +158,7 @@ def test_a_blocked_target_stops_the_reading_and_no_clock_runs() -> None:
     assert made.wants_reading
     made.tick(129.9)
     assert made.shown == "running"
-    assert CloseTarget() in made.tick(130.0)
+    assert CloseTarget(has_failed=True) in made.tick(130.0)
 
 
 def test_a_window_is_bounded_by_bytes_too() -> None:
@@ -178,7 +178,7 @@ def test_confirms_that_do_not_come_are_a_lost_target() -> None:
     deliver(made, 1, 2, now=1.0)
     made.confirmed([(1, 0, True)], 11.0)
     assert [action for action in made.tick(40.9) if isinstance(action, CloseTarget)] == []
-    assert CloseTarget() in made.tick(41.0)
+    assert CloseTarget(has_failed=True) in made.tick(41.0)
     assert made.shown == "holding"
     assert "no confirm within 30 s" in made.reason
 
@@ -192,7 +192,7 @@ def test_no_confirm_is_due_while_we_have_not_sent_all() -> None:
     made.congested(False, 100.0)
     made.tick(129.0)
     assert made.shown == "running"
-    assert CloseTarget() in made.tick(130.0)
+    assert CloseTarget(has_failed=True) in made.tick(130.0)
 
 
 def test_a_source_that_has_messages_and_delivers_none_is_opened_anew() -> None:

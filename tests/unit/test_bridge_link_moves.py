@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from understudyd.bridge.words import CloseTarget, OpenTarget
+import pytest
+
+from understudyd.bridge.homing import STABLE, Steadiness
+from understudyd.bridge.words import (
+    Acknowledge,
+    CloseSource,
+    CloseTarget,
+    Finished,
+    OpenSource,
+    OpenTarget,
+)
 from understudyd.testing.linked import EXACT, bodies, deliver, link, running
 
 
@@ -11,7 +21,7 @@ def test_a_target_that_is_blocked_for_too_long_is_left() -> None:
     deliver(made, 1)
     made.blocked("low on memory", 10.0)
     assert made.tick(14.9) == []
-    assert made.tick(15.0) == [CloseTarget()]
+    assert made.tick(15.0) == [CloseTarget(has_failed=True)]
     assert made.shown == "holding"
     assert made.reason == "target: blocked for 5 s: low on memory"
     assert bodies(made.target_up(16.0)) == [b"1"]
@@ -38,3 +48,74 @@ def test_each_end_has_the_delays_of_its_own_uri() -> None:
     made.target_up(0.1)
     made.source_lost("refused", 0.1)
     assert made.due == 7.1
+
+
+MOVED = [CloseSource(), CloseTarget(), OpenTarget()]
+
+
+def test_a_move_settles_first_and_opens_both_ends_anew() -> None:
+    """Scenario 61: nothing is doubled by going back to a preferred broker."""
+    made = running()
+    deliver(made, 1, 2)
+    assert made.move(1.0) == []
+    assert made.shown == "moving"
+    assert not made.wants_reading
+    assert deliver(made, 3, now=1.0) == []
+    assert made.confirmed([(2, 1, True)], 1.1) == [Acknowledge(2), *MOVED]
+    assert made.shown == "waiting-target"
+    assert made.target_up(1.2) == [OpenSource(16)]
+    made.source_up(1.3)
+    assert made.shown == "running"
+    assert made.reason == ""
+
+
+def test_a_move_with_nothing_in_flight_is_made_at_once() -> None:
+    assert running().move(1.0) == MOVED
+
+
+def test_a_move_waits_no_longer_than_a_drain_may() -> None:
+    made = running(drain_time=2.0)
+    deliver(made, 1)
+    made.move(1.0)
+    assert made.tick(3.0) == MOVED
+    assert len(made.ledger) == 0
+
+
+@pytest.mark.parametrize("lost", ["target", "source"])
+def test_an_end_that_is_lost_meanwhile_is_the_move(lost: str) -> None:
+    made = running()
+    deliver(made, 1)
+    made.move(1.0)
+    told = made.target_lost if lost == "target" else made.source_lost
+    assert told("reset", 1.1) == MOVED
+
+
+def test_stopping_and_pausing_go_before_a_move() -> None:
+    made = running()
+    deliver(made, 1)
+    made.move(1.0)
+    made.stop(1.1)
+    assert made.confirmed([(1, 1, True)], 1.2)[-1] == Finished()
+    paused = running()
+    deliver(paused, 1)
+    paused.move(1.0)
+    paused.pause(1.1)
+    assert paused.shown == "paused"
+
+
+def test_one_that_does_not_run_has_no_need_to_move() -> None:
+    made = link()
+    made.start(0.0)
+    assert made.move(1.0) == []
+    assert made.shown == "waiting-target"
+
+
+def test_a_broker_that_comes_and_goes_is_not_returned_to() -> None:
+    """Scenario 61: not while in outage flapping."""
+    seen = Steadiness()
+    assert not seen.saw(True, 0.0)
+    assert not seen.saw(True, STABLE - 0.1)
+    assert not seen.saw(False, STABLE)
+    assert not seen.saw(True, STABLE + 0.1)
+    assert not seen.saw(True, 2 * STABLE)
+    assert seen.saw(True, 2 * STABLE + 0.1)

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from understudyd.bridge.ledger import Parcel
-from understudyd.bridge.steps import Steps
+from understudyd.bridge.steps import ENDING, Steps
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
@@ -69,6 +69,13 @@ class Link(Steps):
     def resume(self, now: float) -> list[Action]:
         """Go on after a pause."""
         return self._happen(Happening.RESUME, now)
+
+    def move(self, now: float) -> list[Action]:
+        """Settle what is in flight (`drain_time` at most), then open both ends anew: a broker that
+        is preferred to the one in use is back. One that does not run does so anyway, or will."""
+        self._now = now
+        self._happen_within(Happening.MOVE)
+        return self._drained()
 
     def tick(self, now: float) -> list[Action]:
         """Whatever is due."""
@@ -143,7 +150,7 @@ class Link(Steps):
         The parcels of the tags ``aside`` are for the source: its parking queue, or where they
         came from (``stays``)."""
         self._now = now
-        if self.state in (State.DRAINING, State.PAUSING, State.PAUSED, State.STOPPED):
+        if self.state in (*ENDING, State.PAUSED, State.STOPPED):
             return []  # it was not taken, so closing gives it back
         self._timers.worked(Timer.SOURCE)
         self._delivered_at = now
@@ -179,7 +186,7 @@ class Link(Steps):
             self._happen_within(Happening.REFUSED, why)
         elif settled and self.state is State.RETRYING:
             self._accept()
-        if came_back and self.state in (State.RUNNING, State.DRAINING, State.PAUSING):
+        if came_back and self.state in (State.RUNNING, *ENDING):
             self._send_waiting()
         self._acknowledge_in_time()
         return self._drained()

@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
+from understudyd.bridge.homing import Homing
 from understudyd.bridge.joints import AnyDialer, join, park
 from understudyd.bridge.link import Link
 from understudyd.bridge.names import Pattern
@@ -88,6 +89,8 @@ class LinkRunner:
         self.link = Link(
             settings, joint.parking, rng, pace, can_rest=isinstance(joint.source, CanRest)
         )
+        self._dialers = (source, target)
+        self._homing = Homing([end for end in self._dialers if end.has_home], self._on_home)
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -143,10 +146,15 @@ class LinkRunner:
         self._do([])
 
     def _on_source_lost(self, reason: str) -> None:
+        self._dialers[0].fail()
         self._do(self.link.source_lost(reason, self._loop.time()))
 
     def _on_target_lost(self, reason: str, closed: Closed | None) -> None:
+        self._dialers[1].fail()
         self._do(self.link.target_lost(reason, self._loop.time(), closed))
+
+    def _on_home(self) -> None:
+        self._do(self.link.move(self._loop.time()))
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -177,6 +185,8 @@ class LinkRunner:
         if isinstance(action, OpenTarget):
             self._task("target", self._open_target())
         elif isinstance(action, CloseTarget):
+            if action.has_failed:
+                self._dialers[1].fail()
             self._task("target", self._target.close())
         elif isinstance(action, OpenSource):
             self._task("source", self._open_source(action.window))
@@ -190,6 +200,8 @@ class LinkRunner:
             self._loop.create_task(self._finish())
 
     async def _open_target(self) -> None:
+        if self._homing.is_needed and "homing" not in self._tasks:
+            self._tasks["homing"] = self._loop.create_task(self._homing.watch())
         before = self._target.dialect
         try:
             await self._target.open()
@@ -225,7 +237,7 @@ class LinkRunner:
             self._do(self.link.park_done(action, self._loop.time()))
 
     async def _finish(self) -> None:
-        for name in ("parking", "question"):
+        for name in ("parking", "question", "homing"):
             if (task := self._tasks.get(name)) is not None:
                 task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

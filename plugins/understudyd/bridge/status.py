@@ -37,7 +37,15 @@ TROUBLE = (
     State.WAITING_SOURCE.value,
 )
 """States that nobody has asked for, the worst first."""
-_OTHERS = (State.DRAINING, State.PAUSING, State.PAUSED, State.IDLE, State.RUNNING, State.STOPPED)
+_OTHERS = (
+    State.MOVING,
+    State.DRAINING,
+    State.PAUSING,
+    State.PAUSED,
+    State.IDLE,
+    State.RUNNING,
+    State.STOPPED,
+)
 _WORST = (*TROUBLE, *(state.value for state in _OTHERS))
 
 

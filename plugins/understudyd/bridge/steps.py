@@ -35,7 +35,9 @@ from understudyd.bridge.words import (
     Widen,
 )
 
-__all__ = ["Steps"]
+__all__ = ["ENDING", "Steps"]
+
+ENDING = (State.DRAINING, State.PAUSING, State.MOVING)  # nothing more is taken
 
 STAYING = "messages that may not be forwarded stay in the queue for its broker's own consumers"
 
@@ -215,7 +217,7 @@ class Steps:
         if not self.reasons.blocked:
             return
         why = f"blocked for {self._settings.blocked_time:g} s: {self.reasons.blocked}"
-        self._do(CloseTarget())
+        self._abandon_target()
         self._happen_within(Happening.TARGET_LOST, self.reasons.fail(f"target: {why}"))
 
     def _go_on(self) -> None:
@@ -291,7 +293,7 @@ class Steps:
     def _drained(self) -> list[Action]:
         if self._stays.is_resting and not self.ledger and Timer.STAY not in self._timers:
             self._end_round()
-        if self.state in (State.DRAINING, State.PAUSING) and not self.ledger:
+        if self.state in ENDING and not self.ledger:
             self._happen_within(Happening.SETTLED)
         return self._take_actions()
 
@@ -307,6 +309,7 @@ class Steps:
 
     _open_target = partialmethod(_do, OpenTarget())
     _close_target = partialmethod(_do, CloseTarget())
+    _abandon_target = partialmethod(_do, CloseTarget(has_failed=True))
     _target_later = partialmethod(_back_off, Timer.TARGET)
     _source_later = partialmethod(_back_off, Timer.SOURCE)
     _retry_later = partialmethod(_back_off, Timer.RETRY)

@@ -46,6 +46,8 @@ class State(Enum):
     """Nothing more is taken; what is in flight is to be settled, then the link ends."""
     PAUSING = "pausing"
     """The same, then the link rests."""
+    MOVING = "moving"
+    """The same, then both ends are opened anew."""
     PAUSED = "paused"
     """Both ends are closed until somebody lets it go on."""
     STOPPED = "stopped"
@@ -59,6 +61,8 @@ class Happening(Enum):
     DRAIN = "drain"
     """Settle what is in flight, then pause."""
     RESUME = "resume"
+    MOVE = "move"
+    """A broker that is preferred is back."""
     TARGET_UP = "target up"
     TARGET_LOST = "target lost"
     """Or could not be opened."""
@@ -104,6 +108,9 @@ class OpenTarget:
 @dataclass(frozen=True)
 class CloseTarget:
     """Close the target; nothing follows."""
+
+    has_failed: bool = False
+    """Another member of its list is to be tried first then, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +177,7 @@ Action: TypeAlias = (
 )
 
 _S, _H = State, Happening
+_MOVED = (_S.WAITING_TARGET, ("close_source", "close_target", "lose", "rest", "open_target"))
 _PAUSED = (_S.PAUSED, ("close_source", "close_target", "lose", "rest"))
 
 AIMS: Final = {
@@ -178,6 +186,7 @@ AIMS: Final = {
     State.RUNNING: "",
     State.DRAINING: "settling what is in flight",
     State.PAUSING: "settling what is in flight",
+    State.MOVING: "settling what is in flight, to go back to a preferred broker",
     State.PAUSED: "paused",
     State.STOPPED: "",
 }
@@ -206,7 +215,7 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     ),
     (_S.WAITING_SOURCE, _H.STALLED): (
         _S.WAITING_TARGET,
-        ("stall", "close_target", "lose", "close_source", "target_later"),
+        ("stall", "abandon_target", "lose", "close_source", "target_later"),
     ),
     (_S.WAITING_SOURCE, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.WAITING_SOURCE, _H.PAUSE): _PAUSED,
@@ -215,9 +224,10 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.RUNNING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
     (_S.RUNNING, _H.STALLED): (
         _S.HOLDING,
-        ("stall", "close_target", "lose", "hold", "target_later"),
+        ("stall", "abandon_target", "lose", "hold", "target_later"),
     ),
     (_S.RUNNING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
+    (_S.RUNNING, _H.MOVE): (_S.MOVING, ("drain",)),
     (_S.RUNNING, _H.REST): (_S.WAITING_SOURCE, ("close_source",)),
     (_S.RUNNING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
     (_S.RUNNING, _H.STOP): (_S.DRAINING, ("drain",)),
@@ -230,7 +240,7 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.RETRYING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
     (_S.RETRYING, _H.STALLED): (
         _S.HOLDING,
-        ("stall", "close_target", "lose", "hold", "target_later"),
+        ("stall", "abandon_target", "lose", "hold", "target_later"),
     ),
     (_S.RETRYING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
     (_S.RETRYING, _H.STOP): (_S.DRAINING, ("drain",)),
@@ -260,6 +270,15 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.PAUSING, _H.PAUSE): _PAUSED,
     (_S.PAUSING, _H.RESUME): (_S.WAITING_TARGET, (*_PAUSED[1], "open_target")),
     (_S.PAUSING, _H.STOP): (_S.DRAINING, ("drain",)),
+    #
+    (_S.MOVING, _H.SETTLED): _MOVED,
+    (_S.MOVING, _H.DRAIN_OVER): _MOVED,
+    (_S.MOVING, _H.STALLED): _MOVED,
+    (_S.MOVING, _H.TARGET_LOST): _MOVED,
+    (_S.MOVING, _H.SOURCE_LOST): _MOVED,
+    (_S.MOVING, _H.PAUSE): _PAUSED,
+    (_S.MOVING, _H.DRAIN): (_S.PAUSING, ("drain",)),
+    (_S.MOVING, _H.STOP): (_S.DRAINING, ("drain",)),
     #
     (_S.PAUSED, _H.RESUME): (_S.WAITING_TARGET, ("open_target",)),
     (_S.PAUSED, _H.STOP): (_S.STOPPED, ("finish",)),

@@ -37,6 +37,7 @@ class _Members:
         self._options = parsed.options
         self._rng = rng
         self._last: Endpoint | None = None  # that was connected to
+        self._has_failed = False
         self._leader: _Members | None = None
         for endpoint in self._endpoints:
             if endpoint.scheme not in schemes:
@@ -53,9 +54,18 @@ class _Members:
         """Whether it is connected to another member than one to be preferred (priorityBackup)."""
         return bool(self._priority) and self._last not in (None, *self._priority)
 
+    @property
+    def has_home(self) -> bool:
+        """Whether there are members to be preferred."""
+        return bool(self._priority)
+
     def come_home(self) -> None:
-        """Begin the next pass with the preferred members: none of them has failed."""
-        self._last = None
+        """Begin the next pass with the preferred members."""
+        self._has_failed = False
+
+    def fail(self) -> None:
+        """The member that was connected to comes last in the next pass; without that, first."""
+        self._has_failed = True
 
     async def is_home_open(self) -> bool:
         """Whether a preferred member lets us in now."""
@@ -80,15 +90,15 @@ class _Members:
             last = self._leader._last
             return self._endpoints if last is None else (last,)
         options = self._options
+        failed, current = (self._last, None) if self._has_failed else (None, self._last)
         return connect_list(
-            self._endpoints, (), self._last, options.randomize, self._rng, self._priority
+            self._endpoints, (), failed, options.randomize, self._rng, self._priority, current
         )
 
     async def _first(self, open_one: Callable[[Endpoint, float], Awaitable[C]]) -> C:
         """The first member that answers; raises ConnectionFailed with all attempts.
 
-        ``open_one`` gets the member and how many seconds it has. The member that was used before
-        comes last: it is the one that failed.
+        ``open_one`` gets the member and how many seconds it has.
         """
         attempts = []
         for endpoint in self._order():
@@ -97,7 +107,7 @@ class _Members:
             except ConnectionFailed as failed:
                 attempts.append(Attempt(str(endpoint), str(failed)))
                 continue
-            self._last = endpoint
+            self._last, self._has_failed = endpoint, False
             return connection
         if len(attempts) == 1:
             raise ConnectionFailed(attempts[0].cause)
