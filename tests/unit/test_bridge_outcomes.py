@@ -27,6 +27,8 @@ def parcel(properties: bytes) -> Parcel:
         (403, True, Outcome.ABORT),
         (404, True, Outcome.ABORT),  # no exchange: all messages would meet that
         (541, False, Outcome.ABORT),
+        (506, True, Outcome.RETRY),  # no room: tried one by one, and nobody's fault
+        (506, False, Outcome.RETRY),
     ],
 )
 def test_only_what_can_be_a_messages_fault_is_laid_on_it(

@@ -14,6 +14,8 @@ Rules
   sent again, one by one; which closes it while it is alone under way is the one (REJECT); it is
   parked at the source, since the target would close over it in its parking queue as well. Only
   codes that can be a message's fault are judged so (`LETHAL`), the others tell of the broker.
+* A broker that closes because it has no room (`FULL`) may have taken what was sent before, and not
+  say so. One by one there is an answer for each, so no more than one is doubled each time.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from enum import Enum
 
 from understudyd.bridge.wire.amqp import Closed
 
-__all__ = ["LETHAL", "Outcome", "of_closed", "of_return"]
+__all__ = ["FULL", "LETHAL", "Outcome", "of_closed", "of_return"]
 
 
 class Outcome(Enum):
@@ -39,6 +41,8 @@ LETHAL = {
     502: "syntax error",
     505: "unexpected frame",
 }
+FULL = 506
+"""Resource error: no room, nobody's fault."""
 
 
 def of_return(*, is_parked: bool) -> Outcome:
@@ -48,6 +52,8 @@ def of_return(*, is_parked: bool) -> Outcome:
 
 def of_closed(closed: Closed, *, is_alone: bool) -> Outcome:
     """Of what was under way when the target closed channel or connection."""
+    if closed.code == FULL:
+        return Outcome.RETRY
     if closed.code not in LETHAL:
         return Outcome.ABORT
     return Outcome.REJECT if is_alone else Outcome.RETRY

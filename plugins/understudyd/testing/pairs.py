@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ class Pair:
         self.here, self.there = queue, f"{queue}.there"
         self.parking = f"understudy.parking.{queue}"
 
-    def make(self, **at_target: Any) -> None:
-        """The queues; ``at_target`` are arguments of the one there."""
+    def make(self, arguments: Mapping[str, Any] | None = None) -> None:
+        """The queues, the one at the target with these arguments."""
         self.source.make(self.here)
-        self.target.make(self.there, **at_target)
+        self.target.make(self.there, arguments)
 
     def remove(self) -> None:
         self.source.remove(self.here)

@@ -36,10 +36,12 @@ class AmqpSide:
         self.broker = broker
         self.uri = broker.uri
 
-    def make(self, queue: str, **arguments: Any) -> None:
+    def make(self, queue: str, arguments: Mapping[str, Any] | None = None) -> None:
         """A durable queue, empty."""
         with self._channel() as channel:
-            channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
+            channel.queue_declare(
+                queue, durable=True, auto_delete=False, arguments=dict(arguments or {})
+            )
 
     def remove(self, queue: str) -> None:
         with self._channel() as channel:
@@ -114,10 +116,10 @@ class StompSide:
         else:
             self.kind, self.uri, self._port = "activemq", broker.uri, broker.port
 
-    def make(self, queue: str, **arguments: Any) -> None:
+    def make(self, queue: str, arguments: Mapping[str, Any] | None = None) -> None:
         """ActiveMQ makes its queues by itself."""
         if self._amqp is not None:
-            self._amqp.make(queue, **arguments)
+            self._amqp.make(queue, arguments)
 
     def remove(self, queue: str) -> None:
         if self._amqp is not None:
