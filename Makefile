@@ -16,9 +16,10 @@ WORKERS ?= 3
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
 
-demo: ## kill and freeze real brokers under a running application
+demo: ## kill and freeze real brokers under a running application, then under a bridge
 	@.ci/setup --brokers
 	@$(BIN)/python -m understudy.testing.demo $(ARGS)
+	@$(BIN)/python -m understudyd.testing.joined
 
 test: ## all tests, with real brokers, except the long fault runs
 	@.ci/setup --brokers

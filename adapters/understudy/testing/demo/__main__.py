@@ -150,7 +150,7 @@ def _demonstrate(options: argparse.Namespace, console: Console) -> int:
         return _report(options, console, load, versions, outcomes)
 
 
-def _start(brokers: Brokers, view: View) -> None:
+def _start(brokers: Brokers[RabbitMQ], view: View) -> None:
     """Start both nodes side by side."""
     begin = time.monotonic()
     for name in brokers.nodes:

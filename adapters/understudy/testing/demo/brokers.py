@@ -5,23 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
-from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers import Server
 
 __all__ = ["Brokers", "State"]
 
+S = TypeVar("S", bound=Server)
 State = Literal["down", "starting", "up", "killed", "frozen"]
 
 
-class Brokers:
+class Brokers(Generic[S]):
     """Nodes that are killed and frozen at once, and started without waiting."""
 
-    def __init__(self, nodes: Mapping[str, RabbitMQ], state: State = "down") -> None:
+    def __init__(self, nodes: Mapping[str, S], state: State = "down") -> None:
         self.nodes = dict(nodes)
         self.states: dict[str, State] = dict.fromkeys(nodes, state)
         self._pool = ThreadPoolExecutor(len(nodes))
-        self._starts: dict[str, Future[RabbitMQ]] = {}
+        self._starts: dict[str, Future[S]] = {}
 
     @property
     def are_up(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from understudy.errors import UnderstudyError
+from understudy.testing.brokers import RabbitMQ
 from understudy.testing.demo import processes, queues
 from understudy.testing.demo.brokers import Brokers
 from understudy.testing.demo.outcome import Event, Outcome
@@ -38,7 +39,7 @@ class Run:
     def __init__(
         self,
         contestant: Contestant,
-        brokers: Brokers,
+        brokers: Brokers[RabbitMQ],
         load: Load,
         steps: Sequence[Step],
         folder: Path,

@@ -19,7 +19,14 @@ BARS = "▁▂▃▄▅▆▇█"
 SAMPLE = 0.5  # s for each bar
 BARS_SHOWN = 60
 
-COLOURS = {"up": "green", "frozen": "cyan", "killed": "red", "starting": "yellow", "down": "red"}
+COLOURS = {
+    "up": "green",
+    "running": "green",
+    "frozen": "cyan",
+    "killed": "red",
+    "starting": "yellow",
+    "down": "red",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Status:
     executed: int = 0
     errors: int = 0
     rate: float = 0.0  # executed a second
+    done: str = "executed"  # what is said of those
 
     @property
     def waiting(self) -> int:
@@ -87,7 +95,7 @@ class PlainView:
         brokers = " ".join(f"{name}:{state}" for name, state in status.brokers.items())
         self.say(
             f"{status.elapsed:5.1f} s  {brokers:<20} sent {status.sent:>6}  "
-            f"executed {status.executed:>6} ({status.rate:.0f}/s)  errors {status.errors}"
+            f"{status.done} {status.executed:>6} ({status.rate:.0f}/s)  errors {status.errors}"
         )
 
     def __enter__(self) -> PlainView:
@@ -143,9 +151,10 @@ class LiveView:
         brokers = Text("  ")
         for name, state in status.brokers.items():
             active = ", in use" if name == status.active and state == "up" else ""
-            brokers.append_text(Text.assemble(f"{name} ", (state, COLOURS[state]), active, "   "))
+            colour = COLOURS.get(state, "yellow")
+            brokers.append_text(Text.assemble(f"{name} ", (state, colour), active, "   "))
         counts = Text.assemble(
-            f"  sent {status.sent}   executed {status.executed}   waiting {status.waiting}   ",
+            f"  sent {status.sent}   {status.done} {status.executed}   waiting {status.waiting}   ",
             (f"errors {status.errors}", "red" if status.errors else ""),
         )
         bars = Text.assemble("  ", (sparkline(self._rates), "green"), f" {status.rate:.0f}/s")
