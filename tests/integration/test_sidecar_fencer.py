@@ -42,11 +42,11 @@ def drivers() -> Iterator[list[ExecDriver]]:
 
 
 @pytest.fixture(autouse=True)
-def _sidecar(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def sidecar(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is killed instead of this one, when this one is taken to stand still."""
     with subprocess.Popen(["sleep", "1000"]) as sleeper:
         monkeypatch.setattr(exec_driver, "_ourselves", lambda: os.pidfd_open(sleeper.pid))
-        yield
+        yield sleeper
         sleeper.kill()
 
 
@@ -152,6 +152,44 @@ def test_a_frozen_fencer_is_replaced_and_its_promotion_ends_with_it(
     os.kill(fencer(), signal.SIGSTOP)
     until(driver, Dead)
     eventually(lambda: "sleep" not in command_line(pid))
+
+
+def test_what_promote_put_elsewhere_before_its_fencer_died_starts_no_broker(
+    make: Make, tmp_path: Path
+) -> None:
+    """Nor when it is in a session of its own, and nobody's child: it is ended before the fence."""
+    late = "while ! test -e fenced; do sleep 0.01; done; touch broker; sleep 1000"
+    elsewhere = f"setsid sh -c '{late}' & echo $! > late; sleep 1000"
+    driver = make(elsewhere, "rm -f broker; touch fenced")
+    promote(driver)
+    eventually(lambda: (tmp_path / "late").exists() and (tmp_path / "late").read_text())
+    pid = int((tmp_path / "late").read_text())
+    eventually(lambda: "touch broker" in command_line(pid))
+    os.kill(fencer(), signal.SIGKILL)
+    dead = until(driver, Dead)[-1]
+    assert isinstance(dead, Dead)
+    assert not dead.left
+    assert command_line(pid) == ""
+    assert (tmp_path / "fenced").exists()
+    assert not (tmp_path / "broker").exists()
+
+
+def test_a_fence_is_never_run_twice_at_once(
+    make: Make, tmp_path: Path, sidecar: subprocess.Popen[bytes]
+) -> None:
+    """The next fencer is at it when the sidecar dies, which the deputy of the first waits for."""
+    driver = make(fence="mkdir fencing || touch twice; sleep 1.5; rmdir fencing; rm -f broker")
+    promote(driver)
+    until(driver, Started)
+    os.kill(fencer(), signal.SIGKILL)
+    until(driver, GuardLost)
+    eventually((tmp_path / "fencing").exists)
+    sidecar.kill()
+    dead = until(driver, Dead)[-1]
+    assert isinstance(dead, Dead)
+    assert not dead.left
+    assert not (tmp_path / "twice").exists()
+    assert not (tmp_path / "fencing").exists()
 
 
 def test_only_what_promote_starts_keeps_the_lock(make: Make, tmp_path: Path) -> None:

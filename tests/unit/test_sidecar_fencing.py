@@ -57,7 +57,7 @@ FENCED = (*FENCING, OK)
         ((), launch(), [Run("promote")]),
         ((), launch(8), [Tell(Dead(8, 0.0, cause="its lease was over"))]),
         ((), Kill(7, ""), [Tell(Dead(7, 0.0, cause="nothing was running"))]),
-        ((), TakeOver(7), [Run("fence")]),
+        ((), TakeOver(7), [Sweep(), Run("fence")]),
         (PROMOTING, OK, [Tell(Started(7, 0))]),
         (PROMOTING, Kill(7, ""), [Abort(), Sweep(), Run("fence")]),
         (PROMOTING, Lost(), [Abort(), Sweep(), Run("fence")]),

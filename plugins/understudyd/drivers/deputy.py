@@ -5,7 +5,8 @@ Rules
   So the deputy waits: until the reign is over, which clears the deadline page; until the sidecar is
   dead too; or until the deadline, at which a sidecar without a fencer must be frozen and is ended.
 * In the last two cases it becomes the fencer, and fences. If the sidecar's next fencer was there
-  already and survived it, the fence command is run twice at once.
+  already and survived it, that one goes first: they take turns, and whoever has let the lock go
+  clears the page, so the other finds nothing to do.
 * It has no descriptor of the lock open: nothing but the fencer's own copy would be let go in time.
 * A fencer that stands still `SLACK` after the deadline, at which it should have fenced, is ended.
 """
@@ -46,7 +47,9 @@ def stand_by(
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(sidecar, signal.SIGKILL)
             if _wait(sidecar, LOOK):
-                succeed()
+                page.take_turn()
+                if page.read().token == token:
+                    succeed()
                 break
     except BaseException:
         sys.excepthook(*sys.exc_info())

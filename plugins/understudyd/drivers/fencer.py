@@ -8,8 +8,8 @@ Rules
   keep the lock for ever.
 * It is a child subreaper, so that it finds what a promote that failed has left running. That makes
   it the one to reap what its commands leave behind: a fence command may wait for a process to be
-  gone. What promote has started in a session of its own is not found by the next fencer, when this
-  one is killed before promote has ended.
+  gone. The next fencer, when this one is killed, is no ancestor of those: it finds what promote has
+  started by a variable, `MARK`, which only a process that was given another environment lacks.
 * Its own signals are caught, not ignored: what is ignored stays so in every broker it starts.
 * Orders and reports are those of the guards.
 """
@@ -41,6 +41,7 @@ from understudyd.guard.words import Kill, Launch, Message, Ready, Seen, Stop
 
 __all__ = ["main"]
 
+MARK = "UNDERSTUDY_LOCK_REIGN"
 DYING = 0.1  # s after SIGKILL; what takes longer is not waited for
 HEEDLESS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
@@ -137,10 +138,13 @@ class Fencer:
             self._env.setdefault("UNDERSTUDY_LOCK_TOKEN", str(self._fencing.token))
         if self._deputy is None and self._wire is not None:
             self._begin_deputy()
+        env = dict(self._env)
+        if is_promotion:
+            env[MARK] = self._reign
         try:
             self._running = Running(
                 what.argv,
-                self._env,
+                env,
                 cwd=Path(self._plan.cwd),
                 user=self._plan.user,
                 descriptors=self._descriptors if is_promotion else (),
@@ -158,12 +162,15 @@ class Fencer:
 
     def _sweep(self, _: fencing.Sweep) -> None:
         spared = self._before | ({self._deputy} if self._deputy else set())
+        mark = f"{MARK}={self._reign}".encode()
+        lock = self._descriptors[0] if self._descriptors else None
         deadline = now() + DYING
         while now() < deadline:
-            left = tree.descendants(os.getpid(), spare=spared | command.children())
-            if not left:
+            below = tree.descendants(os.getpid(), spare=spared | command.children())
+            left = [one for one in tree.marked(mark) if not tree.is_spared(one, lock)]
+            if not below and not left:
                 return
-            tree.kill(left)
+            tree.kill([*below, *left])
             self._reap()
 
     def _tell(self, action: fencing.Tell) -> None:
@@ -177,6 +184,7 @@ class Fencer:
         mine = self._descriptors.pop(0) if self._descriptors else None
         self._close_descriptors()
         release(self._plan.lock, action.token, mine, max(now(), self._page.read().deadline))
+        self._page.clear()
 
     def _end_sidecar(self, _: fencing.EndSidecar) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -187,6 +195,11 @@ class Fencer:
         self._is_over = True
 
     # --------------------------------------------------------------------------------------------
+
+    @property
+    def _reign(self) -> str:
+        """Of no other group, sidecar or time."""
+        return f"{self._plan.lock.instance}.{self._fencing.token}"
 
     def _begin_deputy(self) -> None:
         """Who takes over when we are gone together with the sidecar."""
@@ -264,8 +277,10 @@ def main() -> None:
     plan = Plan.of_descriptor(hidden)
     end = Wire(socket.socket(fileno=wire))
     become_subreaper()
-    fencer = Fencer(plan, Page(page), sidecar, end)
-    if token:  # of a broker that lost its fencer
+    shared = Page(page)
+    shared.take_turn()
+    fencer = Fencer(plan, shared, sidecar, end)
+    if token and shared.read().token == token:  # of a broker that lost its fencer
         fencer.feed(fencing.TakeOver(token))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same
         end.send(Ready(os.getpid()))

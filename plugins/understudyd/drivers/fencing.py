@@ -7,7 +7,7 @@ Rules
   Fencing is tried until it succeeds, whoever asked for it, and waits for nothing.
 * What a promote that did not succeed has left running could start the broker after it was fenced:
   it is killed first. What a promote that succeeded left running may be the broker, and is for the
-  commands to end.
+  commands to end. Who takes over from another fencer does not know which it was: it kills both.
 * The lock is let go of only when the broker is fenced: by the sidecar if it lives, else here. A
   sidecar that does not notice within `PATIENCE` that its broker is dead is frozen, and may have the
   lock open: it is ended.
@@ -200,7 +200,7 @@ class Fencing:
 
     def _take_over(self, event: TakeOver, _: Lease, now: float) -> list[Action]:
         self.token = event.token
-        return self._fence(now)
+        return [Sweep(), *self._fence(now)]
 
     # --- a broker may live ----------------------------------------------------------------------
 

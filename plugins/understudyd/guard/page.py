@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
@@ -54,8 +55,18 @@ class Page:
         self._write(Lease(token, deadline))
 
     def clear(self) -> None:
-        """The reign is over and let go of."""
+        """The reign is over and let go of. By control, or in its stead by who let go."""
+        self._generation = self._newest()[0]
         self._write(Lease())
+
+    def take_turn(self) -> int:
+        """Wait until nobody else has the turn to act on this page; a descriptor that keeps it.
+
+        It is let go by closing the last copy, as by the end of who has it.
+        """
+        descriptor = os.open(f"/proc/self/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
 
     def sign(self, signer: str, number: int) -> None:
         """Of one that lives; ``number`` is another each time."""

@@ -20,7 +20,16 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-__all__ = ["Process", "descendants", "fence_orphans", "is_spared", "kill", "look", "reap"]
+__all__ = [
+    "Process",
+    "descendants",
+    "fence_orphans",
+    "is_spared",
+    "kill",
+    "look",
+    "marked",
+    "reap",
+]
 
 SPARED = "epmd"
 PAUSE = 0.002  # s, between two looks at whether they are dead
@@ -55,6 +64,21 @@ def descendants(root: int, spare: Collection[int] = ()) -> list[Process]:
         below = [child for parent in parents for child in children.get(parent, ())]
         found += below
         parents = [child.pid for child in below]
+    return found
+
+
+def marked(mark: bytes) -> list[Process]:
+    """Whatever was started with this among its variables, whoever its parent is by now.
+
+    As far as we may look; and not what was given an environment of its own.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            process = look(int(name))  # before, so that a pid used again shows
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
+                if process is not None and mark in file.read().split(b"\0"):
+                    found.append(process)
     return found
 
 
