@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,3 +227,45 @@ def test_an_api_that_dies_is_started_again(
         until(lambda: "starting another" in bridge.log, "it is missed")
         bridge.await_state("running")
         assert bridge.post("/bridges/test/pause")[0] == 202
+
+
+def test_a_reload_takes_another_token(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str, tmp_path: Path
+) -> None:
+    with Operated(tmp_path, rabbit_a.uri, rabbit_b.uri, queue) as bridge:
+        bridge.await_state("running")
+        bridges = bridge.file.read_text(encoding="utf-8").partition("[network]")[0]
+        bridge.write(bridges, token="another")
+        bridge.reload()
+        until(lambda: bridge.post("/bridges/test/pause")[0] == 401, "the old token is no good")
+        bridge.await_state("paused", "running")
+        assert bridge.post("/bridges/test/drain", token="another")[0] in (202, 412)
+        bridge.await_state("paused")
+
+
+def test_systemd_is_told(
+    rabbit_a: RabbitMQ,
+    rabbit_b: RabbitMQ,
+    queue: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+
+        def await_told(line: str) -> None:
+            while line not in listener.recv(4096).decode().splitlines():
+                pass
+
+        with Operated(tmp_path, rabbit_a.uri, rabbit_b.uri, queue) as bridge:
+            await_told("READY=1")
+            await_told("WATCHDOG=1")
+            await_told("STATUS=bridges: 1 running")
+            bridge.reload()
+            await_told("RELOADING=1")
+            await_told("READY=1")
+            assert bridge.stop() == 0
+            await_told("STOPPING=1")

@@ -87,9 +87,15 @@ async def _serve(
             os._exit(FORCED)
         service.stop()
 
+    def again() -> list[Bridge]:
+        bridges, said = _bridges(reread()), load_network(network.file, os.environ)
+        if said.listen is not None:
+            service.front.configure(ApiSettings(said.listen, said.shared))
+        return bridges
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, lambda: service.reload(lambda: _bridges(reread())))
+    loop.add_signal_handler(signal.SIGHUP, lambda: service.reload(again))
     try:
         service.front.start()
         await service.run()
