@@ -79,7 +79,7 @@ def test_what_cannot_be_started_says_why(guard: Guard) -> None:
         exited = [event for event in events if isinstance(event, Exited)]
         assert exited[0].status == 127
         assert reason in exited[0].reason
-    with pytest.raises(ConfigurationError, match="'nonesuch' does not exist"):
+    with pytest.raises(ConfigurationError, match="no user 'nonesuch'"):
         guard.launch(Command(("sleep", "1"), {}, user="nonesuch"), 1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import signal
 import subprocess
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from understudyd.config.model import Command
+from understudyd.guard.launch import identity
 
 __all__ = ["Outcome", "Running", "children", "run"]
 
@@ -51,7 +51,7 @@ class Running:
         before: Callable[[], None] | None = None,
     ) -> None:
         """``user``: None = our own. ``before`` is called in the new process, by who has no other
-        threads. Raises OSError when it can't be run."""
+        threads. Raises OSError when it can't be run, ConfigurationError for an unknown user."""
         # not a pipe, which what it leaves in the background would keep open
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
@@ -120,6 +120,5 @@ def _how(code: int) -> str:
 def _identity(user: str | None) -> dict[str, Any]:
     if user is None:
         return {}
-    entry = pwd.getpwnam(user)
-    groups = os.getgrouplist(user, entry.pw_gid)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    id, group, groups = identity(user)
+    return {"user": id, "group": group, "extra_groups": groups}

@@ -150,7 +150,7 @@ class Fencer:
                 descriptors=self._descriptors if is_promotion else (),
                 before=die_with_parent,
             )
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, ValueError) as error:
             self.feed(fencing.Ended(False, f"can't run {what.argv[0]}: {error}"))
             return
         self._limit = min(now() + what.timeout, action.until)

@@ -12,17 +12,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
-from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudyd.clock import now
 from understudyd.guard import tree
 from understudyd.guard.end import End, spawn, wait_readable
+from understudyd.guard.launch import identity
 from understudyd.guard.page import Page
 from understudyd.guard.system import become_subreaper
 from understudyd.guard.wire import Wire
@@ -168,7 +168,7 @@ class Guard:
             raise UnderstudyError("a broker needs both guards, and they are not there")
         if self._token:
             raise UnderstudyError(f"the broker of token {self._token} is not dead yet")
-        ids = None if command.user is None else _identity(command.user)
+        ids = None if command.user is None else identity(command.user)
         launch = Launch(
             token,
             command.argv,
@@ -346,11 +346,3 @@ class Guard:
         for end in self._ends:
             end.close(self._poll)
         self._ends = []
-
-
-def _identity(user: str) -> tuple[int, int, tuple[int, ...]]:
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ConfigurationError(f"the broker's user {user!r} does not exist") from None
-    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 from collections.abc import Sequence
 
+from understudy.errors import ConfigurationError
 from understudyd.guard.cgroup import Group
 from understudyd.guard.system import OOM_SCORE, die_with_parent
 from understudyd.guard.words import Launch
 
-__all__ = ["NOT_STARTED", "start"]
+__all__ = ["NOT_STARTED", "identity", "start"]
 
 NOT_STARTED = 127  # exit status, as a shell has it
+
+
+def identity(user: str) -> tuple[int, int, tuple[int, ...]]:
+    """Its id, that of its group, and those of all its groups. Raises ConfigurationError."""
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise ConfigurationError(f"this machine has no user {user!r}") from None
+    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))
 
 
 def start(
