@@ -27,6 +27,7 @@ from understudyd.bridge.dialects import (
     Dialect,
 )
 from understudyd.bridge.names import EXCHANGE, QUEUE, TOPIC, Destination, Pattern
+from understudyd.bridge.settings import Reading
 
 WORDS = st.text(st.sampled_from("ab*>#,?%/ é"), max_size=3)
 NAMES = st.lists(WORDS, min_size=1, max_size=4).map(".".join).filter(bool)
@@ -273,7 +274,8 @@ def test_a_temporary_destination_is_none() -> None:
 
 def test_what_is_asked_of_each_broker_when_subscribing() -> None:
     topic_, queue = Pattern.parse("topic://a.>"), Pattern.parse("queue://a")
-    assert subscribe_headers(topic_, RABBITMQ_STOMP, window=16, durable="n", expires=9) == {
+    lasting = Reading(durable_expires=0.009)
+    assert subscribe_headers(topic_, RABBITMQ_STOMP, window=16, durable="n", reading=lasting) == {
         "destination": "/topic/a.#",
         "prefetch-count": "16",
         "x-queue-name": "n",
@@ -281,19 +283,42 @@ def test_what_is_asked_of_each_broker_when_subscribing() -> None:
         "auto-delete": "false",
         "x-expires": "9",
     }
-    assert subscribe_headers(
-        topic_, ACTIVEMQ, window=16, durable="n", expires=9, selector="x = 1", after_others=True
-    ) == {
+    chosen = Reading(selector="x = 1")
+    assert subscribe_headers(topic_, ACTIVEMQ, window=16, durable="n", reading=chosen) == {
         "destination": "/topic/a.>",
         "activemq.prefetchSize": "16",
         "activemq.subscriptionName": "n",
         "selector": "x = 1",
+    }
+    assert subscribe_headers(queue, ACTIVEMQ, window=16, reading=chosen, keeping="y = 2") == {
+        "destination": "/queue/a",
+        "activemq.prefetchSize": "16",
+        "selector": "y = 2",
         "activemq.priority": "-5",
     }
-    assert subscribe_headers(queue, ARTEMIS, window=1 << 20, durable="n", after_others=True) == {
+    first = Reading(priority=-9)
+    assert subscribe_headers(queue, RABBITMQ_STOMP, window=1, reading=first, keeping="y = 2") == {
+        "destination": "/amq/queue/a",
+        "prefetch-count": "1",
+        "x-priority": "-9",
+    }
+    assert subscribe_headers(queue, ARTEMIS, window=1 << 20, durable="n", reading=Reading()) == {
         "destination": "a",
         "consumer-window-size": "1048576",
         "subscription-type": "ANYCAST",
     }
-    with pytest.raises(ConfigurationError, match="selector = 'x = 1'"):
-        subscribe_headers(queue, RABBITMQ_STOMP, window=1, selector="x = 1")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "dialect", "reading", "told"),
+    [
+        ("queue://a", RABBITMQ_STOMP, Reading(selector="x = 1"), "selector = 'x = 1'"),
+        ("topic://a", ACTIVEMQ, Reading(durable_expires=9.0), "durable_expires: ActiveMQ has no"),
+        ("queue://a", ARTEMIS, Reading(priority=-9), "consumer_priority_base: Artemis has no"),
+    ],
+)
+def test_what_a_broker_has_not_is_told_when_it_is_known(
+    pattern: str, dialect: Dialect, reading: Reading, told: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        subscribe_headers(Pattern.parse(pattern), dialect, window=1, durable="n", reading=reading)

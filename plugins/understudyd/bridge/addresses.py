@@ -18,6 +18,7 @@ from understudy.errors import ConfigurationError
 from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect, StompFacts
 from understudyd.bridge.names import ANY, EXCHANGE, ONE, QUEUE, TOPIC, Destination, Pattern
+from understudyd.bridge.settings import Reading
 
 __all__ = [
     "TOPIC_EXCHANGE",
@@ -30,6 +31,7 @@ __all__ = [
     "to_stomp",
 ]
 
+PLAIN = Reading(after_others=False)
 TOPIC_EXCHANGE = "amq.topic"  # what RabbitMQ's STOMP plugin takes for /topic/
 
 _MAX_NAME = RABBITMQ_AMQP.limits.short_string or 0
@@ -126,16 +128,16 @@ def subscribe_headers(
     *,
     window: int,
     durable: str = "",
-    expires: int | None = None,
-    selector: str = "",
-    after_others: bool = False,
+    reading: Reading = PLAIN,
+    keeping: str = "",
 ) -> dict[str, str]:
     """The headers of a SUBSCRIBE but for id, ack and receipt; raises ConfigurationError.
 
     ``window`` is in messages, or in bytes where the dialect counts these. ``durable`` names the
-    subscription to a topic that stays while nobody is connected, and for ``expires`` milliseconds
-    where the broker can tell (``subscribing.client_id``: the CONNECT needs a client-id too).
-    ``after_others`` lets the broker's own consumers come first, where STOMP can ask for that.
+    subscription to a topic that stays while nobody is connected (``subscribing.client_id``: the
+    CONNECT needs a client-id too). ``keeping`` is a selector that stands for the one of ``reading``
+    and also keeps from us what is not forwarded; used of queues, where the broker has selectors. A
+    subscription to a topic begins anew, empty, when its selector is another one.
     """
     facts, how = _facts(dialect), dialect.subscribing
     headers = {
@@ -145,19 +147,42 @@ def subscribe_headers(
     if beside := facts.subscribed_beside.get(pattern.kind):
         headers[beside[0]] = beside[1]
     if durable and pattern.kind != QUEUE:
-        headers |= {how.durable_name: durable, **how.durable_beside}
-        if expires is not None and how.expires:
-            headers[how.expires] = str(expires)
-    if selector:
-        if not how.selector:
-            raise ConfigurationError(
-                f"selector = {selector!r}: {dialect.name} has no selectors; leave it out"
-            )
+        headers |= {how.durable_name: durable, **how.durable_beside, **_expiry(reading, dialect)}
+    if reading.selector and not how.selector:
+        raise ConfigurationError(
+            f"selector = {reading.selector!r}: {dialect.name} has no selectors; leave it out"
+        )
+    selector = keeping if keeping and pattern.kind == QUEUE else reading.selector
+    if how.selector and selector:
         headers["selector"] = selector
-    if after_others and how.priority:
-        name, priority = how.priority
-        headers[name] = str(priority)
+    if pattern.kind == QUEUE:
+        headers |= _priority(reading, dialect)
     return headers
+
+
+def _expiry(reading: Reading, dialect: Dialect) -> dict[str, str]:
+    if reading.durable_expires is None:
+        return {}
+    if not dialect.subscribing.expires:
+        raise ConfigurationError(
+            f"durable_expires: {dialect.name} has no time after which it removes one durable "
+            "subscription; leave it out, and see `understudy network forget`"
+        )
+    return {dialect.subscribing.expires: str(max(1, round(reading.durable_expires * 1000)))}
+
+
+def _priority(reading: Reading, dialect: Dialect) -> dict[str, str]:
+    usual = dialect.subscribing.priority
+    if usual is None:
+        if reading.after_others and reading.priority is not None:
+            raise ConfigurationError(
+                f"consumer_priority_base: {dialect.name} has no priorities of consumers over "
+                "STOMP; leave it out"
+            )
+        return {}
+    name, priority = usual
+    given = priority if reading.priority is None else reading.priority
+    return {name: str(given)} if reading.after_others else {}
 
 
 def _widened(pattern: Pattern, dialect: Dialect) -> tuple[str, bool]:

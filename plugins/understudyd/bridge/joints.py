@@ -83,7 +83,7 @@ def join(
     """
     is_raw = isinstance(source, Dialer) and isinstance(target, Dialer)
     queue = pattern.destination if pattern.kind == QUEUE and pattern.is_exact else None
-    reader = _source(name, source, pattern, settings, hooks[0])
+    reader = _source(name, source, pattern, routes, settings, hooks[0])
     parking: Parking
 
     def dialects() -> tuple[Dialect, Dialect]:
@@ -129,22 +129,21 @@ def _source(
     name: str,
     dialer: AnyDialer,
     pattern: Pattern,
+    routes: Routes,
     settings: LinkSettings,
     hooks: SourceHooks[Any],
 ) -> SourceEnd:
     reading = settings.reading
     durable = durable_name(name, pattern)
     if isinstance(dialer, StompDialer):
-        expires = reading.durable_expires
         return StompSource(
             dialer,
             pattern,
             hooks,
             prefetch=settings.prefetch,
             durable=durable,
-            expires=None if expires is None else round(expires * 1000),
-            selector=reading.selector,
-            after_others=reading.after_others,
+            reading=reading,
+            keeping=routes.selector(reading.selector),
         )
     wanted = subscription(pattern, RABBITMQ_AMQP)
     filled = None

@@ -192,7 +192,7 @@ class Routes:
         overlaps = any(excluded.overlaps(pattern) for excluded in self.excluded)
         return pattern.reaches_system or (overlaps and not pattern.is_exact)
 
-    def selector(self, asked: str | None = None) -> str:
+    def selector(self, asked: str = "") -> str:
         """A JMS selector for what `decide` forwards by its path and ``asked`` wants too: so what
         would stay is never delivered. For ActiveMQ and Artemis, which read the path's twin."""
         if not self._ttl:

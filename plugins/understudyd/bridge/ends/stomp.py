@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from understudy.errors import ConfigurationError
 from understudy.wire.stomp import RawFrame, encode
-from understudyd.bridge.addresses import subscribe_headers
+from understudyd.bridge.addresses import PLAIN, subscribe_headers
 from understudyd.bridge.content import StompContent
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.endpoints import StompDialer
@@ -25,6 +25,7 @@ from understudyd.bridge.ends.port import (
 )
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
 from understudyd.bridge.names import Pattern
+from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
 
 __all__ = ["StompSource"]
@@ -46,9 +47,8 @@ class StompSource:
         *,
         prefetch: int,
         durable: str = "",
-        expires: int | None = None,
-        selector: str = "",
-        after_others: bool = False,
+        reading: Reading = PLAIN,
+        keeping: str = "",
     ) -> None:
         """``prefetch`` is the window where it need not be opened slowly. ``durable`` names the
         subscription to a topic, and us: of one name one is connected. The others are those of
@@ -58,9 +58,8 @@ class StompSource:
         self._hooks = hooks
         self._prefetch = prefetch
         self._durable = durable
-        self._expires = expires
-        self._selector = selector
-        self._after_others = after_others
+        self._reading = reading
+        self._keeping = keeping
         self._connection: StompConnection | None = None
         self._is_open = False
         self._subscriptions = 0
@@ -115,9 +114,8 @@ class StompSource:
             self.dialect,
             window=window,
             durable=self._durable,
-            expires=self._expires,
-            selector=self._selector,
-            after_others=self._after_others,
+            reading=self._reading,
+            keeping=self._keeping,
         )
         return {"id": str(self._subscriptions), "ack": "client", **headers}
 
