@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from random import Random
 
 import pytest
 
 from understudyd.bridge.link import Link
+from understudyd.bridge.pace import Pace
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import TROUBLE, Glance, LinkStatus, Teller, summary
 from understudyd.bridge.words import State
-from understudyd.testing.linked import deliver, link, running
+from understudyd.testing.linked import back, deliver, link, running
 
 
 def look(made: Link, *times: float, lag: int | None = None) -> Glance:
@@ -55,6 +59,26 @@ def test_one_that_moves_is_not_stalled_however_much_waits() -> None:
         made.confirmed([(number, 0, True)], float(number))
         status.waits(9999, float(number))
         assert status.look(float(number)).state == "running"
+
+
+def test_one_that_its_rate_keeps_from_reading_is_not_stalled() -> None:
+    made = Link(LinkSettings(), Parking("b"), Random(1), Pace(0.01))
+    for tell in (made.start, made.target_up, made.source_up):
+        tell(0.0)
+    deliver(made, 1, 2)
+    made.confirmed([(2, 1, True)], 0.0)
+    assert not made.wants_reading
+    assert look(made, 0.0, 60.0, lag=3).state == "running"
+
+
+def test_what_is_parked_at_the_target_is_not_told_as_forwarded() -> None:
+    made = running()
+    deliver(made, 1, 2)
+    made.returned(back(b"1"), 0.0)
+    made.confirmed([(2, 1, True)], 0.0)
+    assert (made.forwarded, made.parked) == (1, 0)
+    made.confirmed([(3, 0, True)], 0.0)
+    assert (made.forwarded, made.parked) == (1, 1)
 
 
 def test_one_that_starts_to_run_has_its_time() -> None:

@@ -177,9 +177,9 @@ class Link(Steps):
         self._expect_confirm()
         for tag in came_back:
             self._rejects.park(tag)
-        self.parked += len(came_back)
         if settled:
             self._count(settled)
+        self._returned += len(came_back)
         if refused:
             self.retried += len(refused)
             why = self.reasons.fail(f"target: refused {len(refused)} messages")

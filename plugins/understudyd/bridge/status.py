@@ -112,7 +112,8 @@ class LinkStatus:
         still = now - self._moved_at
         if taken is not None and min(still, now - taken) >= STALL:
             return STALLED, f"target: nothing was confirmed for {STALL:g} s and more"
-        if taken is None and self._lag and min(still, now - self._lagging_since) >= STALL:
+        is_asked = taken is None and link.wants_reading  # not while a rate keeps it from reading
+        if is_asked and self._lag and min(still, now - self._lagging_since) >= STALL:
             return STALLED, f"source: messages wait there, none came for {STALL:g} s and more"
         return link.shown, ""
 

@@ -58,6 +58,7 @@ class Steps:
         self.state = State.IDLE
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0
+        self._returned = 0  # on their way to the target's parking queue
         self.window = FIRST_WINDOW
         self._settings = settings
         self._pace = pace
@@ -140,7 +141,7 @@ class Steps:
         self._stays.forget()
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
         self._timers.drop(Timer.STAY)
-        self._rejects.suspects = 0
+        self._rejects.suspects = self._returned = 0
 
     def _hold(self) -> None:
         self._timers.start(Timer.HOLD, self._now + self._settings.hold_time)
@@ -260,7 +261,10 @@ class Steps:
 
     def _count(self, settled: int) -> None:
         self._timers.worked(Timer.TARGET)
-        self.forwarded += settled
+        parked = min(settled, self._returned)  # which of them these are is all the same in sum
+        self._returned -= parked
+        self.parked += parked
+        self.forwarded += settled - parked
         self._settled += settled
         if self._rejects.suspects and self.state is State.RUNNING:
             self._rejects.acquit(settled)
