@@ -107,6 +107,8 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
 
 def test_a_log_hears_of_states_and_of_reasons_that_change() -> None:
     teller = Teller()
+    begun = teller.tell("waiting-target", "connecting to the target", 0.0)
+    assert begun == (logging.INFO, "is waiting-target: connecting to the target")
     assert teller.tell("running", "", 0.0) == (logging.INFO, "is running")
     assert teller.tell("running", "", 1.0) is None
     lost = teller.tell("holding", "target: cut", 2.0)

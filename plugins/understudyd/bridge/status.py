@@ -27,6 +27,7 @@ BURST = 10  # lines
 PACE = 10.0  # s
 LONGEST = 300  # characters of a reason; brokers repeat what they were sent
 
+CONNECTING = "connecting"  # as the reasons begin that nothing has gone wrong for yet
 STALLED = "stalled"
 TROUBLE = (
     STALLED,
@@ -151,7 +152,8 @@ class Teller:
         missed = f" (and {self._missed} changes before that)" if self._missed else ""
         self._told, self._missed = self._seen, 0
         why = f": {reason}" if reason else ""
-        level = logging.WARNING if state in TROUBLE and reason else logging.INFO
+        is_ill = state in TROUBLE and not reason.startswith(CONNECTING)
+        level = logging.WARNING if is_ill else logging.INFO
         return level, f"is {state}{why}{missed}"
 
 
