@@ -181,6 +181,30 @@ def test_what_is_parked_is_shown_and_sent_again(
     assert depth(target, f"{queue}-parked") == 0
 
 
+def test_a_retry_that_is_killed_in_the_middle_loses_nothing(
+    plain: Plain, rabbit_b: RabbitMQ, bridge: Operated, queue: str
+) -> None:
+    target = plain(rabbit_b)
+    parking = f"{queue}-parked"
+    target.queue_declare(parking, durable=True, auto_delete=False)
+    told = {"reason": "no route", "exchange": "", "routing-key": queue}
+    headers = {f"x-understudy-parked-{name}": text for name, text in told.items()}
+    bodies = [str(number) for number in range(1500)]
+    publish(target, parking, *bodies, application_headers=headers)
+    command = [*COMMAND, "network", "parked", "retry", "-c", str(bridge.file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        until(lambda: depth(target, queue) > 20, "it is at it")
+        process.kill()
+    until(lambda: depth(target, parking) + depth(target, queue) >= 1500, "all are back", 20.0)
+    assert depth(target, parking) > 0, "it was done before it was killed"
+    assert bridge.network("parked", "retry").returncode == 0
+    arrived = []
+    while (message := target.basic_get(queue, no_ack=True)) is not None:
+        arrived.append(message.body)
+    assert set(arrived) == set(bodies)
+    assert len(arrived) <= len(bodies) + 1
+
+
 def test_what_is_parked_at_the_source_goes_back_to_its_queue(
     plain: Plain, rabbit_a: RabbitMQ, bridge: Operated, queue: str
 ) -> None:
