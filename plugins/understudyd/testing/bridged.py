@@ -176,7 +176,7 @@ class BridgeProcess:
             "statically_included": [f"queue://{queue}"],
             **options,
         }
-        lines = [f"{name} = {json.dumps(value)}" for name, value in said.items()]
+        lines = [f"{name} = {_toml(value)}" for name, value in said.items()]
         self._file.write_text("\n".join(["[bridges.test]", *lines, ""]), encoding="utf-8")
         self.log_file = folder / "bridge.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -219,3 +219,11 @@ class BridgeProcess:
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
+
+
+def _toml(value: object) -> str:
+    """As TOML says it; tables differ from JSON."""
+    if isinstance(value, dict):
+        pairs = [f"{json.dumps(name)} = {_toml(item)}" for name, item in value.items()]
+        return f"{{ {', '.join(pairs)} }}"
+    return json.dumps(value)
