@@ -122,7 +122,9 @@ def test_a_master_hands_on_when_enough_is_left_of_its_lease(took: float) -> None
     assert move(Phase.MASTER, fresh) is Move.HAND_ON
     assert move(Phase.MASTER, fresh, is_calm=False) is None
     assert move(Phase.MASTER, keeper.deadline - 0.5) is None
+    assert restart.is_wanted
     restart.give_up()
+    assert not restart.is_wanted
     assert move(Phase.MASTER, fresh) is None
 
 

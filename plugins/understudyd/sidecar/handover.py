@@ -86,6 +86,8 @@ class Handover:
 
     def turn(self) -> bool:
         """Make way, if it is time: does not return then. True: this sidecar is to end first."""
+        if not self._restart.is_wanted:
+            return False
         machine, timings = self._machine, self._machine.group.timings
         is_whole = self._face.fileno() is not None and machine.tenure.pid is not None
         is_calm = is_whole and not children()

@@ -30,6 +30,10 @@ class Restart:
     def __init__(self) -> None:
         self._needed: float | None = None  # s; None: nobody has asked
 
+    @property
+    def is_wanted(self) -> bool:
+        return self._needed is not None
+
     def want(self, took: float) -> None:
         """It is asked for; the trial took so many seconds."""
         self._needed = FACTOR * took + SPARE
