@@ -38,7 +38,7 @@ def test_a_bridge_is_one_way_with_all_its_options() -> None:
     assert [str(pattern) for pattern in way.patterns] == ["queue://x", "topic://y"]
     assert (way.routes.here, way.routes.there) == ("a:5672/", "b:5672/")
     assert way.reading == Reading()
-    assert way.parking == ""
+    assert way.parking == "understudy.parking.b"
     assert not way.routes.needs_messages
 
 

@@ -51,7 +51,7 @@ class Way:
     """What is forwarded; a link for each."""
     reading: Reading
     parking: str
-    """The name of the queue for what cannot be forwarded, at either end; empty: the usual one."""
+    """The name of the queue for what cannot be forwarded, at either end."""
 
 
 def ways_of(bridges: Iterable[BridgeConfig], folder: Path) -> list[Way]:
@@ -158,7 +158,7 @@ def _check_opposite(one: Way, other: Way) -> None:
 
 def _parking_of(bridge: BridgeConfig) -> str:
     if not bridge.parking:
-        return ""
+        return f"understudy.parking.{bridge.name}"
     pattern = Pattern.parse(bridge.parking)
     if pattern.kind != QUEUE or not pattern.is_exact:
         raise ConfigurationError(
