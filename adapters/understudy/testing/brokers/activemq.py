@@ -16,7 +16,8 @@ __all__ = ["ActiveMQ"]
 
 _HOME = Path("/usr/share/activemq")
 # A short life on a small machine: the first compiler only, one collector thread, little heap.
-_JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]
+_SHORT_LIFE = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]
+_LONG_LIFE = ["-Xms512m", "-Xmx512m"]
 _CONFIGURATION = """\
 <beans xmlns="http://www.springframework.org/schema/beans"
        xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
@@ -49,7 +50,8 @@ class ActiveMQ(Server):
     ``port`` speaks STOMP, ``openwire_port`` OpenWire. Without ``users`` anybody may connect.
     ``extra_xml`` is put into the broker element, in which elements stand in alphabetical order, at
     the place of ``networkConnectors``; ``stomp_options`` go to the address where STOMP is spoken
-    (``wireFormat.maxFrameSize=10000``).
+    (``wireFormat.maxFrameSize=10000``). One that ``is_measured`` compiles what it runs much as it
+    would in production.
     """
 
     kind = "activemq"
@@ -65,12 +67,14 @@ class ActiveMQ(Server):
         users: Mapping[str, str] | None = None,
         extra_xml: str = "",
         stomp_options: str = "",
+        is_measured: bool = False,
     ) -> None:
         super().__init__(name=name, folder=folder, port=port)
         self.openwire_port = self._claim_port(openwire_port)
         self.users = dict(users or {})
         self.extra_xml = extra_xml
         self.stomp_options = stomp_options
+        self._java = ["java", *(_LONG_LIFE if is_measured else _SHORT_LIFE)]
 
     @property
     def uri(self) -> str:
@@ -90,7 +94,7 @@ class ActiveMQ(Server):
         kind = ["--persistent", str(persistent).lower(), "--message", text]
         home = f"-Dactivemq.home={_HOME}"
         subprocess.run(
-            [*_JAVA, "-XX:-UsePerfData", home, "-cp", _class_path(), *tool, *told, *kind],
+            [*self._java, "-XX:-UsePerfData", home, "-cp", _class_path(), *tool, *told, *kind],
             check=True,
             capture_output=True,
             timeout=60,
@@ -119,7 +123,8 @@ class ActiveMQ(Server):
         options = [f"-D{name}={value}" for name, value in properties.items()]
         run = ["org.apache.activemq.console.Main", "start", f"xbean:file:{configuration}"]
         # -XX:-UsePerfData: no file in /tmp/hsperfdata_* that a SIGKILL would leave behind.
-        return Command([*_JAVA, "-XX:-UsePerfData", *options, "-cp", path, *run], {"HOME": str(at)})
+        java = [*self._java, "-XX:-UsePerfData", *options, "-cp", path, *run]
+        return Command(java, {"HOME": str(at)})
 
     def _is_ready(self) -> bool:
         user, password = next(iter(self.users.items()), ("", ""))
