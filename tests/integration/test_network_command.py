@@ -15,9 +15,11 @@ import amqp
 import pytest
 from amqp import Channel
 
-from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudyd.bridge.content import StompContent
 from understudyd.testing.bridged import until
 from understudyd.testing.operated import COMMAND, SECRET, Operated
+from understudyd.testing.sides import StompSide
 
 pytestmark = pytest.mark.integration
 
@@ -274,3 +276,41 @@ def test_a_bridge_that_is_gone_is_forgotten(
     assert unknown.returncode == 2
     assert "write it again" in unknown.stderr
     assert SECRET not in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["activemq", "rabbitmq-stomp"])
+def test_what_is_parked_at_a_source_over_stomp_goes_back_to_its_queue(
+    activemq: ActiveMQ,
+    rabbit_a: RabbitMQ,
+    rabbit_b: RabbitMQ,
+    tmp_path: Path,
+    unique: str,
+    kind: str,
+) -> None:
+    broker: ActiveMQ | RabbitMQ = activemq if kind == "activemq" else rabbit_a
+    side = StompSide(broker)
+    parking = f"{unique}-parked"
+    bridge = Operated(tmp_path, side.uri, rabbit_b.uri, unique, parking=f"queue://{parking}")
+    none = bridge.network("parked", "list")
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "")
+    for queue in (unique, parking):
+        side.make(queue)
+    told = {"reason": "too large", "exchange": "", "routing-key": "renamed", "at": "1790000000000"}
+    headers = {f"x-understudy-parked-{name}": text for name, text in told.items()}
+    messages = [StompContent({**headers, "color": "red"}, b"%d" % n) for n in range(3)]
+    side.put(parking, *messages)
+    seen = bridge.network("parked", "list")
+    assert (seen.returncode, seen.stderr) == (0, "")
+    first, *lines = seen.stdout.splitlines()
+    assert first.endswith(f"{parking} 3 messages")
+    assert lines[0].endswith(
+        "queue://renamed at 2026-09-21T14:13:20+00:00 1 bytes reason too large"
+    )
+    done = bridge.network("parked", "retry")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 sent, 0 left" in done.stdout
+    moved = side.take(unique)
+    assert [content.body for content in moved] == [b"0", b"1", b"2"]
+    assert moved[0].headers["color"] == "red"
+    assert not [name for name in moved[0].headers if "parked" in name]
+    assert side.take(parking) == []

@@ -11,7 +11,6 @@ Rules
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,11 +18,12 @@ from datetime import datetime, timezone
 from random import Random
 from typing import Any
 
-from understudyd.bridge.ends.amqp import AmqpTarget
+from understudyd.bridge import parked_stomp
+from understudyd.bridge.ends.deposit import AmqpDeposit, Deposit
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.parking_queue import ParkingQueue
-from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
-from understudyd.bridge.names import QUEUE
+from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.unparking import Note, note_of, restored
 from understudyd.bridge.ways import Way, speaks_stomp
 from understudyd.bridge.wire.errors import WireError
@@ -33,11 +33,6 @@ from understudyd.config.model import Secret
 __all__ = ["Parked", "Retried", "Shown", "look", "retry"]
 
 WINDOW = 200  # messages that are held at a time; those that are refused count too
-PATIENCE = 30.0  # s for a confirm
-STOMP = (
-    "its broker speaks STOMP here, which cannot show a queue without taking it: look into {queue} "
-    "with the broker's own console"
-)
 
 
 @dataclass(frozen=True)
@@ -106,12 +101,13 @@ class _Place:
         ]
         if len(queues) == len(self.way.patterns) == 1:
             return "", queues[0].name
-        named = [
-            queue.name
-            for queue in queues
-            if note.routing_key in (queue.name, self.way.routes.target(queue).name)
+        here = Destination(QUEUE, note.routing_key)
+        if note.exchange == "" and any(pattern.matches(here) for pattern in self.way.patterns):
+            return "", here.name
+        renamed = [
+            queue.name for queue in queues if self.way.routes.target(queue).name == here.name
         ]
-        return ("", named[0]) if len(named) == 1 and not note.exchange else None
+        return ("", renamed[0]) if len(renamed) == 1 and note.exchange == "" else None
 
 
 def _places(ways: Iterable[Way]) -> list[_Place]:
@@ -120,7 +116,8 @@ def _places(ways: Iterable[Way]) -> list[_Place]:
     for way in ways:
         for is_target in (True, False):
             place = _Place(way, is_target)
-            found.setdefault((place.end.reveal(), way.parking), place)
+            if not (is_target and speaks_stomp(place.end)):  # STOMP brings nothing back
+                found.setdefault((place.end.reveal(), way.parking), place)
     return list(found.values())
 
 
@@ -134,7 +131,7 @@ async def look(ways: Iterable[Way], limit: int) -> list[Parked]:
 async def _look(place: _Place, limit: int) -> Parked | None:
     shown, name = str(place.end), place.way.parking
     if speaks_stomp(place.end):
-        return Parked(shown, name, error=f"{shown}: {STOMP.format(queue=name)}")
+        return await _look_stomp(place, limit)
     queue = ParkingQueue(place.dialer(), name)
     try:
         count = await queue.open()
@@ -148,6 +145,15 @@ async def _look(place: _Place, limit: int) -> Parked | None:
         return Parked(shown, name, error=str(failed))
     finally:
         await queue.close()
+
+
+async def _look_stomp(place: _Place, limit: int) -> Parked | None:
+    shown, name = str(place.end), place.way.parking
+    try:
+        notes = await parked_stomp.look(place.end, name, limit)
+    except ConnectionFailed as failed:
+        return Parked(shown, name, error=str(failed))
+    return Parked(shown, name, len(notes), tuple(map(_shown, notes))) if notes else None
 
 
 def _shown(note: Note) -> Shown:
@@ -166,11 +172,11 @@ async def retry(ways: Iterable[Way]) -> list[Retried]:
 async def _retry(place: _Place) -> Retried | None:
     done = Retried(str(place.end), place.way.parking)
     if speaks_stomp(place.end):
-        done.error = f"{done.place}: {STOMP.format(queue=done.name)}"
-        return done
-    queue, sender = ParkingQueue(place.dialer(), done.name), _Sender(place.dialer())
+        return await _retry_stomp(place, done)
+    queue = ParkingQueue(place.dialer(), done.name)
+    sender = AmqpDeposit(place.dialer(), done.name)
     try:
-        count = await queue.open(sender.frame_max)
+        count = await queue.open()
         if count is None:
             return None
         await queue.consume(WINDOW)
@@ -193,7 +199,20 @@ async def _retry(place: _Place) -> Retried | None:
     return done
 
 
-async def _send(place: _Place, delivery: Delivery, sender: _Sender) -> str:
+async def _retry_stomp(place: _Place, done: Retried) -> Retried | None:
+    try:
+        found = await parked_stomp.retry(place.end, done.name, place.bound_for)
+    except ConnectionFailed as failed:
+        done.error = str(failed)
+        return done
+    if found is None or found == (0, ""):
+        return None
+    done.moved, why = found
+    done.left, done.reasons = (1, (f"{why}; and what lies behind it",)) if why else (0, ())
+    return done
+
+
+async def _send(place: _Place, delivery: Delivery, sender: Deposit) -> str:
     """Why it has to stay; empty: it has arrived. Raises ConnectionFailed."""
     note = note_of(delivery)
     where = place.bound_for(note)
@@ -203,53 +222,9 @@ async def _send(place: _Place, delivery: Delivery, sender: _Sender) -> str:
         parcel = restored(delivery, *where, int(time.time() * 1000))
     except WireError as error:
         return f"{note.destination}: {error}"
-    why = await sender.send(list(parcel[:3]))
-    return f"{note.destination}: {why}" if why else ""
-
-
-class _Sender:
-    """Publishes one after the other, and says what became of each."""
-
-    def __init__(self, dialer: Dialer) -> None:
-        hooks = TargetHooks(
-            on_confirms=lambda confirms: self._answer("" if confirms[0][2] else "refused"),
-            on_returned=lambda message: self._note(f"{message.code} {message.text}"),
-            on_blocked=lambda _: None,
-            on_congested=lambda _: None,
-            on_lost=self._lost,
-        )
-        self._target = AmqpTarget(dialer, "", hooks)
-        self._is_open = False
-        self._returned = ""
-        self._answered: asyncio.Future[str] | None = None
-
-    @property
-    def frame_max(self) -> int:
-        return self._target.frame_max
-
-    async def send(self, pieces: list[bytes]) -> str:
-        """Empty, or why it was not taken. Raises ConnectionFailed where nobody can be asked."""
-        if not self._is_open:
-            await self._target.open()
-            self._is_open = True
-        self._returned = ""
-        self._answered = asyncio.get_running_loop().create_future()
-        self._target.send(pieces)
-        try:
-            return await asyncio.wait_for(self._answered, PATIENCE)
-        except asyncio.TimeoutError:
-            raise ConnectionFailed(f"no confirm within {PATIENCE:g} s") from None
-
-    async def close(self) -> None:
-        await self._target.close()
-
-    def _note(self, why: str) -> None:
-        self._returned = why
-
-    def _answer(self, why: str) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(self._returned or why)
-
-    def _lost(self, reason: str, _: object) -> None:
-        self._is_open = False
-        self._answer(reason)
+    await sender.open()
+    try:
+        await sender.put(parcel)
+    except ConnectionFailed as failed:
+        return f"{note.destination}: {failed}"
+    return ""

@@ -14,7 +14,7 @@ from understudyd.bridge.wire.properties import patch, read, remove_header
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import Value
 
-__all__ = ["Note", "note_of", "restored"]
+__all__ = ["Note", "note_of", "noted", "restored"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,11 @@ class Note:
 
 
 def note_of(delivery: Delivery) -> Note:
-    told = _told(delivery[3])
+    return noted(_told(delivery[3]), delivery[4])
+
+
+def noted(told: Mapping[str, object], size: int) -> Note:
+    """From the headers, without `PARKED`."""
     exchange, key = told.get("exchange"), str(told.get("routing-key", ""))
     at = told.get("at")
     destination = str(told.get("destination", "?"))
@@ -45,7 +49,7 @@ def note_of(delivery: Delivery) -> Note:
         key,
         destination,
         int(at) if isinstance(at, int | str) and str(at).isdecimal() else None,
-        delivery[4],
+        size,
     )
 
 

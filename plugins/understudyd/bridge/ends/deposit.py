@@ -45,11 +45,19 @@ class Deposit:
         self._leaving: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
 
+    async def open(self) -> None:
+        """Connect where that has not been done; raises ConnectionFailed."""
+        if self._closing is not None:
+            await self._closing
+        if not self._is_open:
+            await self._target.open()
+            self._is_open = True
+
     async def put(self, parcel: Parcel) -> None:
         """Publish a message to where its first piece says; raises ConnectionFailed."""
         self._stay()
         try:
-            await self._open()
+            await self.open()
             await self._prepare(parcel)
             await self._publish(parcel)
         except BaseException:
@@ -63,13 +71,6 @@ class Deposit:
         if self._is_open:
             self._is_open = False
             await self._target.close()
-
-    async def _open(self) -> None:
-        if self._closing is not None:
-            await self._closing
-        if not self._is_open:
-            await self._target.open()
-            self._is_open = True
 
     async def _prepare(self, parcel: Parcel) -> None:
         """What is to be done before this one is published."""
