@@ -34,12 +34,9 @@ MAX_HEAD = 1 << 20  # bytes of a command and its headers; ActiveMQ takes 1000 of
 HEARTBEAT = "HEARTBEAT"  # the command of what is no frame: line ends between frames
 
 _UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
-_SPECIAL = re.compile(r"[\\\r\n:]")
-_SPECIAL_11 = re.compile(r"[\\\n:]")
-_ESCAPES = {"\\": "\\\\", "\r": "\\r", "\n": "\\n", ":": "\\c"}
 _ESCAPED = re.compile(r"\\[\\rnc]")
 _ESCAPED_11 = re.compile(r"\\[\\nc]")
-_UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
+_UNESCAPES = {r"\\": "\\", r"\r": "\r", r"\n": "\n", r"\c": ":"}
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LINE_ENDS = b"\r\n"
 #: with nothing else, as they come to a sender that waits for them
@@ -89,43 +86,44 @@ def encode(
     Raises ValueError for a body with a NUL and no content-length, UnicodeEncodeError for text that
     cannot be sent.
     """
-    lines = [
-        f"{name}:{value}"
+    pairs = [
+        (name, value)
         for name, given in headers.items()
         for value in (given if isinstance(given, tuple) else (given,))
         if value is not None
     ]
-    if b"\0" in body and not any(line.startswith("content-length:") for line in lines):
+    if b"\0" in body and headers.get("content-length") is None:
         raise ValueError("a body that holds NUL needs a content-length header")
-    text = "\n".join([command, *lines])
-    if not text.count("\n") == text.count(":") == len(lines) or "\\" in text or "\r" in text:
-        text = "\n".join([command, *_escaped(command, headers, version)])
+    text = "\n".join([command, *[f"{name}:{value}" for name, value in pairs]])
+    if not text.count("\n") == text.count(":") == len(pairs) or "\\" in text or "\r" in text:
+        text = "\n".join([command, *_escaped(command, pairs, version)])
     head = text.encode("utf-8", "surrogateescape")
     if b"\0" in head:
         raise ValueError("a header may not hold NUL")
     return b"%b\n\n%b\0" % (head, body)
 
 
-def _escaped(command: str, headers: Mapping[str, object], version: str) -> Iterator[str]:
+def _escaped(command: str, pairs: list[tuple[str, object]], version: str) -> Iterator[str]:
     """The header lines where something in them has to be escaped."""
-    special = _SPECIAL_11 if version == "1.1" else _SPECIAL
-    is_escaped = command not in _UNESCAPED
-    for name, given in headers.items():
-        for value in given if isinstance(given, tuple) else (given,):
-            if value is None:
-                continue
-            line = f"{name}:{value}"
-            if line.count(":") > 1 or "\\" in line or "\n" in line or "\r" in line:
-                pair = str(name), str(value)
-                if is_escaped:
-                    line = f"{special.sub(_escape, pair[0])}:{special.sub(_escape, pair[1])}"
-                elif any("\n" in text for text in pair):
-                    raise ValueError(f"the header {name} of {command} may not hold a line end")
-            yield line
+    is_escaped, is_12 = command not in _UNESCAPED, version != "1.1"
+    for name, given in pairs:
+        value = str(given)
+        if is_escaped:
+            yield f"{_escape(name, is_12=is_12)}:{_escape(value, is_12=is_12)}"
+        elif "\n" in name or "\n" in value:
+            raise ValueError(f"the header {name} of {command} may not hold a line end")
+        else:
+            yield f"{name}:{value}"
 
 
-def _escape(found: re.Match[str]) -> str:
-    return _ESCAPES[found[0]]
+def _escape(text: str, *, is_12: bool) -> str:
+    if "\\" in text:
+        text = text.replace("\\", r"\\")
+    if "\n" in text:
+        text = text.replace("\n", r"\n")
+    if is_12 and "\r" in text:
+        text = text.replace("\r", r"\r")
+    return text.replace(":", r"\c")
 
 
 def _unescape(found: re.Match[str]) -> str:
