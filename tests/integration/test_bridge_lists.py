@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import amqp
 import pytest
 from amqp import Channel
 
 from understudy.testing import FaultProxy
-from understudy.testing.brokers import RabbitMQ
+from understudy.testing.brokers import RabbitMQ, start_all
 from understudyd.bridge.settings import LinkSettings
 from understudyd.testing.bridged import RunningLink, until
 
@@ -19,6 +18,21 @@ pytestmark = pytest.mark.integration
 
 Plain = Callable[[RabbitMQ], Channel]
 SOON = "connectTimeout=500&maxReconnectDelay=200&heartbeat=1000"
+
+
+@pytest.fixture(scope="module")
+def _third() -> Iterator[RabbitMQ]:
+    node = RabbitMQ()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def third(_third: RabbitMQ, queue: str, plain: Plain) -> RabbitMQ:
+    """A node for this file, running, with the queue; it may be killed."""
+    start_all(_third)
+    plain(_third).queue_declare(queue, durable=True, auto_delete=False)
+    return _third
 
 
 @pytest.fixture
@@ -51,12 +65,11 @@ def address(listener: socket.socket) -> str:
 
 @pytest.mark.parametrize("end", ["source", "target"])
 def test_a_bridge_follows_the_master_of_a_group(
-    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, launch: Any, queue: str, end: str
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, third: RabbitMQ, queue: str, end: str
 ) -> None:
     """B25, scenarios 59 and 60: the master is killed and the other member takes its place, which
     takes connections before it is the master."""
-    master = launch(RabbitMQ())
-    plain(master).queue_declare(queue, durable=True, auto_delete=False)
+    master = third
     followed = rabbit_a if end == "source" else rabbit_b
     with standby() as waiting, FaultProxy(followed.host, followed.port) as other:
         # The second member: at first a standby that accepts, then the broker behind the proxy.
@@ -99,11 +112,10 @@ def test_a_standby_that_accepts_and_says_nothing_is_passed_over(
 
 
 def test_a_bridge_returns_to_a_preferred_broker_when_that_is_stable(
-    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, launch: Any, queue: str
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, third: RabbitMQ, queue: str
 ) -> None:
     """Scenario 61: without a double, since what is in flight is settled first."""
-    spare = launch(RabbitMQ())
-    plain(spare).queue_declare(queue, durable=True, auto_delete=False)
+    spare = third
     with FaultProxy(rabbit_b.host, rabbit_b.port) as preferred:
         target = f"failover:({through(rabbit_b, preferred)},{spare.uri})?priorityBackup=true&{SOON}"
         with RunningLink(rabbit_a.uri, target, queue) as link:
@@ -129,12 +141,10 @@ def test_a_bridge_returns_to_a_preferred_broker_when_that_is_stable(
 
 
 def test_a_pause_and_a_hold_that_ended_keep_the_member_in_use(
-    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, launch: Any, queue: str
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, third: RabbitMQ, queue: str
 ) -> None:
     """A source that was closed on purpose has not failed: the next one is not tried for that."""
-    other = launch(RabbitMQ())
-    plain(other).queue_declare(queue, durable=True, auto_delete=False)
-    source = f"failover:({rabbit_a.uri},{other.uri})?randomize=false&{SOON}"
+    source = f"failover:({rabbit_a.uri},{third.uri})?randomize=false&{SOON}"
     with FaultProxy(rabbit_b.host, rabbit_b.port) as proxy:
         settings = LinkSettings(hold_time=0.2)
         target = f"{through(rabbit_b, proxy)}"

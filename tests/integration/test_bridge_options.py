@@ -223,3 +223,35 @@ def test_a_transformer_changes_drops_and_parks(
     assert reason == "cleaning:clean failed: ValueError a body that nobody wants"
     assert body_of(parked) == b"bad"
     plain(rabbit_a).queue_delete(f"{queue}.parked")
+
+
+def test_duplex_copies_a_topic_both_ways_and_each_message_once(
+    tmp_path: Path, plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """B24, scenario 54; B04: with a wildcard, a rename each way, and what is excluded."""
+    nodes = (rabbit_a, rabbit_b)
+    for node in nodes:
+        plain(node).queue_bind(queue, "amq.topic", f"{queue}.#")
+    pattern = f"topic://{queue}.out.*"
+    options: dict[str, Any] = {
+        "duplex": True,
+        "statically_included": [pattern],
+        "excluded": [f"topic://{queue}.out.secret"],
+        "rename": {pattern: f"topic://{queue}.in.*"},
+    }
+    with BridgeProcess(tmp_path, rabbit_a.uri, rabbit_b.uri, queue, **options) as bridge:
+        until(lambda: bridge.log.count("is running") == 2, "both ways")
+        for number, node in enumerate(nodes):
+            for key in ("a", "secret"):
+                message = amqp.Message(b"%d" % number, delivery_mode=2)
+                plain(node).basic_publish(message, "amq.topic", f"{queue}.out.{key}")
+        until(lambda: all(node.queue_depth(queue) == 3 for node in nodes), "the copies")
+        assert bridge.stop() == 0
+    for number, node in enumerate(nodes):
+        found = [(m.delivery_info["routing_key"], body_of(m)) for m in take(plain, node, queue)]
+        assert sorted(found) == [
+            (f"{queue}.in.a", b"%d" % (1 - number)),
+            (f"{queue}.out.a", b"%d" % number),
+            (f"{queue}.out.secret", b"%d" % number),
+        ]
+        plain(node).queue_delete(f"understudy.bridge.test.{pattern}")

@@ -58,7 +58,7 @@ def test_a_move_settles_first_and_opens_both_ends_anew() -> None:
     made = running()
     deliver(made, 1, 2)
     assert made.move(1.0) == []
-    assert made.shown == "moving"
+    assert made.shown == "returning"
     assert not made.wants_reading
     assert deliver(made, 3, now=1.0) == []
     assert made.confirmed([(2, 1, True)], 1.1) == [Acknowledge(2), *MOVED]

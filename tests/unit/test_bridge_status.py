@@ -165,3 +165,14 @@ def test_every_state_can_be_summed_up(state: State) -> None:
     worse = summary("b", "x", "y", [glance(state.value), glance("stalled")])
     assert worse["state"] == "stalled"
     assert TROUBLE[0] == "stalled"
+
+
+def test_what_was_left_out_is_counted_and_is_no_standstill() -> None:
+    made = running()
+    seen = LinkStatus(made, "topic://a")
+    seen.look(0.0)
+    made.dropped, made.expired = 3, 1
+    glance = seen.look(100.0)
+    assert (glance.dropped, glance.expired, glance.state) == (3, 1, "running")
+    told = summary("b", "a", "b", [glance, glance])
+    assert (told["dropped"], told["expired"]) == (6, 2)

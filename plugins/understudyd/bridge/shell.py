@@ -113,6 +113,7 @@ class LinkRunner:
 
     def look(self) -> Glance:
         """How it is; to be called from time to time, also for the log's sake."""
+        self.link.dropped, self.link.expired = self._forwarder.dropped, self._forwarder.expired
         glance = self.status.look(self._loop.time())
         self._tell(glance.state, glance.reason)
         return glance

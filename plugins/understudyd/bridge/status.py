@@ -65,6 +65,8 @@ class Glance:
     retried: int
     lag: int | None  # messages that wait at the source; None where that is not known
     last_error: str
+    dropped: int = 0  # past their hop limit, excluded, or not wanted by the transformer
+    expired: int = 0
 
 
 class LinkStatus:
@@ -87,7 +89,7 @@ class LinkStatus:
 
     def look(self, now: float) -> Glance:
         link = self._link
-        done = link.forwarded + link.parked
+        done = link.forwarded + link.parked + link.dropped + link.expired
         if done != self._moved or link.state is not State.RUNNING:
             self._moved, self._moved_at = done, now
         taken = link.ledger.oldest()
@@ -104,6 +106,8 @@ class LinkStatus:
             link.retried,
             self._lag,
             link.reasons.last_error[:LONGEST],
+            link.dropped,
+            link.expired,
         )
 
     def _state(self, taken: float | None, now: float) -> tuple[str, str]:
@@ -178,6 +182,8 @@ def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> d
         "forwarded": sum(glance.forwarded for glance in glances),
         "parked": sum(glance.parked for glance in glances),
         "retried": sum(glance.retried for glance in glances),
+        "dropped": sum(glance.dropped for glance in glances),
+        "expired": sum(glance.expired for glance in glances),
         "lag": sum(lags) if lags else None,
         "last_error": worst.last_error or next(iter(errors), ""),
         "links": [asdict(glance) for glance in glances],

@@ -58,6 +58,8 @@ class Steps:
         self.state = State.IDLE
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0
+        self.dropped = self.expired = 0
+        """What was settled without being sent; counted where it was left out, see `forward`."""
         self._returned = 0  # on their way to the target's parking queue
         self.window = FIRST_WINDOW
         self._settings = settings

@@ -46,7 +46,7 @@ class State(Enum):
     """Nothing more is taken; what is in flight is to be settled, then the link ends."""
     PAUSING = "pausing"
     """The same, then the link rests."""
-    MOVING = "moving"
+    MOVING = "returning"
     """The same, then both ends are opened anew."""
     PAUSED = "paused"
     """Both ends are closed until somebody lets it go on."""
