@@ -314,3 +314,25 @@ def test_what_is_parked_at_a_source_over_stomp_goes_back_to_its_queue(
     assert moved[0].headers["color"] == "red"
     assert not [name for name in moved[0].headers if "parked" in name]
     assert side.take(parking) == []
+
+
+def test_a_durable_subscription_is_forgotten_when_nobody_has_it(
+    activemq: ActiveMQ, rabbit_b: RabbitMQ, tmp_path: Path, unique: str
+) -> None:
+    bridge = Operated(
+        tmp_path, activemq.uri, rabbit_b.uri, unique, statically_included=[f"topic://{unique}"]
+    )
+    name = f"understudy.bridge.test.topic://{unique}"
+    with bridge:
+        bridge.await_state("running")
+        api = bridge.file.read_text(encoding="utf-8").partition("[network]")[0]
+        bridge.file.write_text(api)  # the broker itself knows that it is in use
+        kept = bridge.network("forget", "test")
+        assert kept.returncode == 1
+        assert f"{name} at {activemq.uri}: kept: " in kept.stdout
+        bridge.stop()
+    done = bridge.network("forget", "test")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{name} at {activemq.uri}: the durable subscription is removed" in done.stdout
+    again = bridge.network("forget", "test")
+    assert (again.returncode, again.stdout) == (0, "")
