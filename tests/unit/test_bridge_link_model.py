@@ -19,6 +19,7 @@ from understudyd.bridge.words import (
     OpenSource,
     OpenTarget,
     ParkAtSource,
+    Rest,
     Send,
     State,
     Widen,
@@ -29,18 +30,29 @@ from understudyd.testing.linked import (
     parcel,
 )
 
+EVERY = range(1, 400)
+
+
+def stays(message: int) -> bool:
+    """Whether it may not be forwarded: it has come far enough."""
+    return message % 9 == 0
+
 
 class Model(RuleBasedStateMachine):
     """A link between two brokers of which each may do anything at any time."""
 
+    can_rest = True
+    """Whether the source can stop delivering and keep what it has delivered."""
+
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.link = link(prefetch=64, hold_time=5.0, confirm_timeout=20.0)
-        self.queue = list(range(1, 400))  # messages the source has, oldest first
+        self.link = link(prefetch=64, hold_time=5.0, confirm_timeout=20.0, can_rest=self.can_rest)
+        self.queue = list(EVERY)  # messages the source has, oldest first
         self.unacknowledged: dict[int, int] = {}  # tag -> message
         self.tags = 0
         self.prefetch = 0
+        self.is_resting = False
         self.source_open = self.target_open = False
         self.source_wanted = self.target_wanted = False
         self.under_way: dict[int, bytes] = {}
@@ -61,21 +73,24 @@ class Model(RuleBasedStateMachine):
             elif isinstance(action, OpenSource):
                 assert self.target_open, "the source is opened before the target"
                 self.source_wanted, self.prefetch = True, action.window
+                self.is_resting = False
             elif isinstance(action, Widen):
-                self.prefetch = action.window
+                self.prefetch, self.is_resting = action.window, False
+            elif isinstance(action, Rest):
+                assert self.can_rest
+                self.is_resting = True
             elif isinstance(action, CloseSource):
                 self.close_source()
                 self.source_wanted = False
             elif isinstance(action, Send):
                 assert self.target_open
                 for body in bodies([action]):
+                    assert not stays(int(body)), "forwarded though it has come far enough"
                     self.number += 1
                     self.under_way[self.number] = body
             elif isinstance(action, Acknowledge):
                 for tag in [tag for tag in self.unacknowledged if tag <= action.tag]:
-                    message = self.unacknowledged.pop(tag)
-                    assert message in self.arrived, "acknowledged before it arrived"
-                    self.gone.add(message)
+                    self.settle(self.unacknowledged.pop(tag))
             elif isinstance(action, ParkAtSource):
                 self.parking = action
             elif isinstance(action, AskSource):
@@ -84,6 +99,13 @@ class Model(RuleBasedStateMachine):
                 assert not self.source_open
                 assert not self.target_open
                 self.finished = True
+
+    def settle(self, message: int) -> None:
+        if stays(message):
+            assert message in {*self.queue, *self.unacknowledged.values()}, "settled away"
+        else:
+            assert message in self.arrived, "acknowledged before it arrived"
+            self.gone.add(message)
 
     def close_source(self) -> None:
         self.queue = sorted({*self.queue, *self.unacknowledged.values()})
@@ -119,7 +141,7 @@ class Model(RuleBasedStateMachine):
         else:
             self.do(self.link.source_lost("refused", self.now))
 
-    @precondition(lambda self: self.source_open)
+    @precondition(lambda self: self.source_open and not self.is_resting)
     @rule(count=st.integers(1, 30))
     def deliver(self, count: int) -> None:
         room = self.prefetch - len(self.unacknowledged)
@@ -131,7 +153,8 @@ class Model(RuleBasedStateMachine):
             tags.append(self.tags)
             self.unacknowledged[self.tags] = message
         parcels = [parcel(b"%d" % message) for message in messages]
-        self.do(self.link.delivered(tags, parcels, self.now))
+        back = [tag for tag, message in zip(tags, messages, strict=True) if stays(message)]
+        self.do(self.link.delivered(tags, parcels, self.now, 0, back, back))
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), multiple=st.booleans(), is_ack=st.booleans())
@@ -162,7 +185,11 @@ class Model(RuleBasedStateMachine):
         action, self.parking = self.parking, None
         assert action is not None
         if works:
-            self.arrived.add(int(join_body(action.parcel[2])))
+            message = int(join_body(action.parcel[2]))
+            if stays(message):
+                self.queue.append(message)
+            else:
+                self.arrived.add(message)
             self.do(self.link.park_done(action, self.now))
         else:
             self.do(self.link.park_failed("refused", self.now))
@@ -190,7 +217,7 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         known = {*self.queue, *self.unacknowledged.values(), *self.gone}
-        assert known == set(range(1, 400))
+        assert known == set(EVERY)
         assert self.gone <= self.arrived
 
     @invariant()
@@ -223,7 +250,7 @@ class Model(RuleBasedStateMachine):
                 self.answer_source(works=True)
             if self.parking is not None:
                 self.park(works=True)
-            if self.source_open:
+            if self.source_open and not self.is_resting:
                 self.deliver(count=64)
             while self.under_way:
                 last = max(self.under_way)
@@ -231,8 +258,18 @@ class Model(RuleBasedStateMachine):
                 self.under_way.clear()
                 self.do(self.link.confirmed([(last, 1, True)], self.now))
         self.do(self.link.tick(self.now + 1.0))
-        assert self.finished or not self.queue, (self.link.shown, len(self.queue))
+        assert self.finished or all(map(stays, self.queue)), (self.link.shown, len(self.queue))
 
 
-Model.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+class WithoutRest(Model):
+    """A source of STOMP."""
+
+    can_rest = False
+
+
+_SETTINGS = settings(max_examples=50, stateful_step_count=50, deadline=None)
+
 TestModel = Model.TestCase
+TestModel.settings = _SETTINGS
+TestWithoutRest = WithoutRest.TestCase
+TestWithoutRest.settings = _SETTINGS
