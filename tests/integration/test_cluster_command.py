@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from understudyd.status import (
     stamp,
 )
 from understudyd.testing.commanded import COMMAND, SECONDS, Call, Estate, run
+from understudyd.testing.terminal import on_terminal
 
 pytestmark = pytest.mark.integration
 
@@ -49,22 +48,10 @@ def test_lists_by_the_nodes_own_word(estate: Estate, cluster: Call) -> None:
 @pytest.mark.parametrize("words", [("list",), ("watch", "--count", "2", "--interval", "10ms")])
 def test_shows_a_table_on_a_terminal(estate: Estate, words: tuple[str, ...]) -> None:
     estate.start("a", "b")
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *words, "-c", str(estate.file)],
-        stdout=theirs,
-        env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
-    )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # EIO: the other side is closed
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    os.close(ours)
-    assert process.wait() == 0
-    assert "master a token 3" in shown.decode()
-    assert "standby" in shown.decode()
-    assert "───────" in shown.decode()
+    shown = on_terminal([*COMMAND, *words, "-c", str(estate.file)])
+    assert "master a token 3" in shown
+    assert "standby" in shown
+    assert "───────" in shown
 
 
 def test_tables_are_folded_and_not_cut_on_a_narrow_terminal() -> None:

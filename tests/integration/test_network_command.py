@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +17,7 @@ from understudyd.bridge.content import StompContent
 from understudyd.testing.bridged import until
 from understudyd.testing.operated import COMMAND, SECRET, Operated
 from understudyd.testing.sides import StompSide
+from understudyd.testing.terminal import on_terminal
 
 pytestmark = pytest.mark.integration
 
@@ -71,20 +69,7 @@ def test_bridges_are_listed_for_people_and_for_programs(bridge: Operated, queue:
 def test_people_get_a_table(bridge: Operated, queue: str, words: list[str]) -> None:
     with bridge:
         bridge.await_state("running")
-        ours, theirs = pty.openpty()
-        process = subprocess.Popen(
-            [*COMMAND, "network", *words, "-c", str(bridge.file)],
-            stdout=theirs,
-            env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
-        )
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # EIO: the other side is closed
-            while chunk := os.read(ours, 65536):
-                shown += chunk
-        os.close(ours)
-        assert process.wait() == 0
-        text = shown.decode()
+        text = on_terminal([*COMMAND, "network", *words, "-c", str(bridge.file)])
         assert "───────" in text
         assert "running" in text
         assert queue[:40] in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import socket
 import ssl
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from understudy.testing.brokers import RabbitMQ, Redis, free_port
+from understudyd.testing.terminal import on_terminal
 
 pytestmark = pytest.mark.integration
 
@@ -242,21 +242,9 @@ def test_schemes_of_kombu_are_known() -> None:
 
 
 def test_a_table_on_a_terminal() -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "uri", f"failover:(amqp://u:{SECRET}@a)?timeout=3000"],
-        env=environment(COLUMNS="120", TERM="xterm"),
-        stdout=theirs,
-        stdin=subprocess.DEVNULL,
+    text = on_terminal(
+        [*COMMAND, "uri", f"failover:(amqp://u:{SECRET}@a)?timeout=3000"], environment()
     )
-    os.close(theirs)
-    shown = b""
-    with contextlib.suppress(OSError):  # EIO: the other side is closed
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    os.close(ours)
-    assert process.wait(60) == 0
-    text = shown.decode()
     assert "amqp://u:**@a" in text
     assert "deadline of a send" in text
     assert "┃" in text
