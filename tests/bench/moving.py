@@ -56,15 +56,15 @@ def prepare(both: Nodes, body: bytes, count: int) -> None:
     fill(both[0], body, count)
 
 
-def fill(node: RabbitMQ, body: bytes, count: int) -> None:
-    """Publish persistent messages to the queue; returns when all are confirmed."""
+def fill(node: RabbitMQ, body: bytes, count: int, queue: str = QUEUE) -> None:
+    """Publish persistent messages to a queue; returns when all are confirmed."""
     with raw_connection(node) as connection:
         channel = connection.channel()
         channel.confirm_select()
         acked = [0]
         channel.events["basic_ack"].add(lambda tag, _: acked.append(tag))
         for number in range(1, count + 1):
-            channel._basic_publish(amqp.Message(body, delivery_mode=2), routing_key=QUEUE)
+            channel._basic_publish(amqp.Message(body, delivery_mode=2), routing_key=queue)
             while number - max(acked[-50:]) > UNCONFIRMED:
                 connection.drain_events(timeout=60)
         while max(acked[-50:]) < count:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.bench import (
     bridge,
     bridge_steady,
+    bridge_stomp,
     endurance,
     kombu_adapter,
     pika_adapter,
@@ -46,6 +47,7 @@ CASES: tuple[Case, ...] = (
     *role_api.CASES,
     *bridge.CASES,
     *bridge_steady.CASES,
+    *bridge_stomp.CASES,
 )
 
 STUCK = 180  # s without a finished round; then the stacks are shown and the run ends

@@ -1,0 +1,77 @@
+"""What a bench needs of an ActiveMQ that sends or receives: filling a queue, counting what arrives,
+and the network connectors that are the peers of a bridge there.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from understudy.testing.brokers import ActiveMQ
+from understudy.wire.stomp import FrameParser, encode
+
+__all__ = ["Arrivals", "connected", "connectors", "fill_activemq"]
+
+PATIENCE = 120.0  # s
+GROUP = 200  # messages for one receipt
+READ = 1 << 18  # bytes
+MARK = b"MESSAGE\n"  # bodies of a bench do not hold it
+
+
+def connectors(target: ActiveMQ, count: int, **options: str) -> str:
+    """As many network connectors to a broker, for `ActiveMQ`'s ``extra_xml``."""
+    said = "".join(f' {name}="{value}"' for name, value in options.items())
+    each = f'<networkConnector name="{{}}" uri="static:({target.openwire_uri})"{said}/>'
+    lines = "".join(each.format(f"to-{number}") for number in range(count))
+    return f"<networkConnectors>{lines}</networkConnectors>"
+
+
+@contextmanager
+def connected(broker: ActiveMQ) -> Iterator[socket.socket]:
+    """Logged in, until the end."""
+    with closing(socket.create_connection((broker.host, broker.port), PATIENCE)) as sock:
+        sock.sendall(encode("CONNECT", {"accept-version": "1.2", "host": "/"}))
+        assert _answer(sock) == "CONNECTED"
+        yield sock
+
+
+def fill_activemq(broker: ActiveMQ, queue: str, body: bytes, count: int) -> None:
+    """Send persistent messages to the queue; returns when all are in it."""
+    head = {"destination": f"/queue/{queue}", "persistent": "true", "content-length": len(body)}
+    plain, asking = encode("SEND", head, body), encode("SEND", {**head, "receipt": "1"}, body)
+    with connected(broker) as sock:
+        for _ in range(count // GROUP):
+            sock.sendall(plain * (GROUP - 1) + asking)
+            assert _answer(sock) == "RECEIPT"
+
+
+class Arrivals:
+    """A consumer of a queue that only counts."""
+
+    def __init__(self, sock: socket.socket, queue: str) -> None:
+        self.count = 0
+        self._sock = sock
+        self._end = b""
+        told = {"destination": f"/queue/{queue}", "id": "1", "ack": "auto"}
+        sock.sendall(encode("SUBSCRIBE", told))
+
+    def wait(self) -> int:
+        """Until more has come; how many there were in all."""
+        before = self.count
+        while self.count == before:
+            data = self._sock.recv(READ)
+            assert data, "the target has closed the connection"
+            text = self._end + data
+            self.count += text.count(MARK)
+            self._end = text[-len(MARK) + 1 :]
+        return self.count
+
+
+def _answer(sock: socket.socket) -> str:
+    """The command of the next frame."""
+    parser = FrameParser()
+    while True:
+        for frame in parser.feed(sock.recv(READ)):
+            if frame.command != "HEARTBEAT":
+                return frame.command
