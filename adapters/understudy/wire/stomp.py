@@ -106,14 +106,16 @@ def encode(
 def _escaped(command: str, pairs: list[tuple[str, object]], version: str) -> Iterator[str]:
     """The header lines where something in them has to be escaped."""
     is_escaped, is_12 = command not in _UNESCAPED, version != "1.1"
-    for name, given in pairs:
-        value = str(given)
-        if is_escaped:
-            yield f"{_escape(name, is_12=is_12)}:{_escape(value, is_12=is_12)}"
-        elif "\n" in name or "\n" in value:
+    for name, value in pairs:
+        line = f"{name}:{value}"
+        if line.count(":") == 1 and "\\" not in line and "\n" not in line and "\r" not in line:
+            yield line
+        elif is_escaped:
+            yield f"{_escape(name, is_12=is_12)}:{_escape(str(value), is_12=is_12)}"
+        elif "\n" in line:
             raise ValueError(f"the header {name} of {command} may not hold a line end")
         else:
-            yield f"{name}:{value}"
+            yield line
 
 
 def _escape(text: str, *, is_12: bool) -> str:
