@@ -149,6 +149,20 @@ def test_who_waits_for_a_broker_is_told_why(
         assert bridge.stop() == 0
 
 
+def test_a_queue_that_is_not_there_leaves_the_others_lag_alone(
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str, tmp_path: Path
+) -> None:
+    publish(plain(rabbit_a), queue, "one")
+    names = [f"queue://{queue}-missing", f"queue://{queue}"]
+    with Operated(tmp_path, rabbit_a.uri, rabbit_b.uri, queue, statically_included=names) as bridge:
+        until(lambda: bridge.bridge().get("lag") == 0, "the one that is there is asked")
+        told = bridge.bridge()
+        assert [link["lag"] for link in told["links"]] == [None, 0]
+        assert told["state"] == "waiting-source"
+        assert "404" in told["reason"]
+        assert told["reason"].startswith(f"queue://{queue}-missing: source: ")
+
+
 def test_a_stuck_link_does_not_keep_the_api_from_answering(
     plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str, tmp_path: Path
 ) -> None:

@@ -65,6 +65,22 @@ def test_bridges_are_listed_for_people_and_for_programs(bridge: Operated, queue:
         assert (seen.returncode, len(seen.stdout.splitlines())) == (0, 1)
 
 
+def test_the_api_speaks_https_where_it_has_a_certificate(
+    bridge: Operated, certificate: Path
+) -> None:
+    text = bridge.file.read_text(encoding="utf-8")
+    text = text.replace(f'api = "127.0.0.1:{bridge.port}"', f'api = "localhost:{bridge.port}"')
+    tls = f'tls_cert = "{certificate}"\ntls_key = "{certificate}"\n'
+    bridge.file.write_text(text + tls + f'tls_ca = "{certificate.with_suffix(".crt")}"\n')
+    with bridge:
+        until(lambda: bridge.network("list").returncode == 0, "it answers")
+        assert bridge.network("pause").returncode == 0
+        bridge.file.write_text(text + tls)
+        refused = bridge.network("list")
+        assert refused.returncode == 1
+        assert "tls_ca of [api] says whom to trust" in refused.stderr
+
+
 @pytest.mark.parametrize("words", [["list"], ["watch", "--count", "2", "--interval", "10ms"]])
 def test_people_get_a_table(bridge: Operated, queue: str, words: list[str]) -> None:
     with bridge:
@@ -96,6 +112,9 @@ def test_what_cannot_be_done_says_what_to_do(bridge: Operated) -> None:
     assert nobody.returncode == 1
     assert f"no bridge process answers at 127.0.0.1:{bridge.port}" in nobody.stderr
     assert "understudy bridge -c" in nobody.stderr
+    waited = bridge.network("watch", "--count", "2", "--interval", "10ms")
+    assert (waited.returncode, len(waited.stdout.splitlines())) == (0, 1)
+    assert waited.stdout.startswith("note no bridge process answers")
     unknown = bridge.network("pause", "tset")
     assert unknown.returncode == 2
     assert "bridges has no 'tset' (there are: test)" in unknown.stderr

@@ -4,6 +4,7 @@ Rules
 * It has a connection of its own: also while a link waits for its target, or reads nothing, somebody
   wants to know how much is waiting.
 * It asks every `PERIOD` seconds, and less often while that fails. Nothing depends on the answers.
+* To ask for a queue that is not there costs the connection, so that is done once in `LONGEST`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ PERIOD = 5.0  # s
 LONGEST = 60.0  # s; RabbitMQ logs each connection
 PATIENCE = 10.0  # s for all answers
 PASSIVE = 0b1
+NOT_FOUND = 404
 _NOTHING = Hooks(lambda _: None, lambda *_: None, lambda _: None)
 
 
@@ -33,6 +35,7 @@ class LagWatch:
         """``links``: what is told of each queue."""
         self._dialer = dialer
         self._links = list(links)
+        self._missing: dict[str, float] = {}  # since when a queue is not there
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -40,8 +43,10 @@ class LagWatch:
         while True:
             try:
                 await self._ask_on()
+            except _Missing:
+                continue
             except (ConnectionFailed, asyncio.TimeoutError):
-                self._tell(None)
+                self._tell_nothing()
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST)
 
@@ -58,11 +63,24 @@ class LagWatch:
     async def _ask(self, connection: Connection) -> None:
         loop = asyncio.get_running_loop()
         for queue, status in self._links:
+            if loop.time() < self._missing.get(queue, -LONGEST) + LONGEST:
+                continue
             question = encode_method(Method.QUEUE_DECLARE, 0, queue, PASSIVE, {})
-            answer = await connection.call(question, Method.QUEUE_DECLARE_OK)
+            try:
+                answer = await connection.call(question, Method.QUEUE_DECLARE_OK)
+            except ConnectionFailed as failed:
+                if failed.closed is None or failed.closed.code != NOT_FOUND:
+                    raise
+                self._missing[queue] = loop.time()
+                status.waits(None, loop.time())
+                raise _Missing from failed
             status.waits(int(answer[1]), loop.time())
 
-    def _tell(self, lag: int | None) -> None:
+    def _tell_nothing(self) -> None:
         now = asyncio.get_running_loop().time()
         for _, status in self._links:
-            status.waits(lag, now)
+            status.waits(None, now)
+
+
+class _Missing(Exception):
+    """A queue is not there, which cost the connection."""

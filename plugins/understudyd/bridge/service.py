@@ -154,7 +154,7 @@ class Service:
             why = f"paused by {order.by} at {at}"
             remark = self._pauses.add(bridge.config.name, why)
             bridge.pause(why, at_once=order.command == "pause")
-        _log.info("bridge %s: %s by %s %s", order.to, order.command, order.by, remark)
+        _log.info("bridge %s: %s, by %s", order.to, order.command, order.by)
         self._show()
         return 202, remark
 

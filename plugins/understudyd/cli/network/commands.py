@@ -60,7 +60,7 @@ def watch(path: str, name: str | None, as_json: bool, interval: float, count: in
     """Show it again and again, until Ctrl-C.
 
     On a terminal a table; else a bridge's line, or with --json its object on one line, whenever its
-    state or reason has changed.
+    state or reason has changed. A process that is gone is waited for.
     """
     _, question = _asked(path, name)
     left = count or -1
@@ -73,18 +73,31 @@ def watch(path: str, name: str | None, as_json: bool, interval: float, count: in
             return 0
         last: dict[str, object] = {}
         while left:
-            look = question.look()
-            for bridge in look.bridges:
-                facts = (bridge["state"], bridge["reason"])
-                if last.get(bridge["name"]) != facts:
-                    last[bridge["name"]] = facts
-                    one = Look([bridge])
-                    click.echo(json.dumps(bridge) if as_json else show.lines(one)[0])
-                    sys.stdout.flush()
+            _tell_news(question, last, as_json)
             left = next_turn(left, interval)
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _tell_news(question: Question, last: dict[str, object], as_json: bool) -> None:
+    """What is not as it was in ``last``, by name; a process that is gone has none."""
+    try:
+        bridges = question.look().bridges
+    except NotDone as error:
+        if last.get("") != str(error):
+            click.echo(json.dumps({"error": str(error)}) if as_json else f"note {error}")
+        last.clear()
+        last[""] = str(error)
+    else:
+        for bridge in bridges:
+            facts = (bridge["state"], bridge["reason"])
+            if last.get(bridge["name"]) != facts:
+                last[bridge["name"]] = facts
+                one = Look([bridge])
+                click.echo(json.dumps(bridge) if as_json else show.lines(one)[0])
+        last.pop("", None)
+    sys.stdout.flush()
 
 
 def _table(question: Question) -> RenderableType:
