@@ -14,7 +14,6 @@ from understudyd.bridge.dialects.errors import of_error
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
-    GiveBack,
     Limits,
     StompFacts,
     Subscribing,
@@ -29,7 +28,6 @@ __all__ = [
     "RABBITMQ_STOMP",
     "Dialect",
     "Expiry",
-    "GiveBack",
     "Limits",
     "StompFacts",
     "Subscribing",

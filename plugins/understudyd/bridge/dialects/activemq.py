@@ -10,8 +10,8 @@ As a target
   costs one for these (194 ms), as does a COMMIT (273 ms); transient ones cost none.
 * What cannot be parsed closes the connection: a number (``expires:abc``, JMSXGroupSeq, timestamp)
   without ERROR; so does an empty header name, and one with an empty value ends the headers: what
-  follows becomes the body. A header line beyond 10 KiB, 1000 headers, a body beyond 100 MiB get an
-  ERROR first.
+  follows becomes the body. A header line beyond 10 KiB, 1000 headers, a body beyond 100 MiB, a frame
+  beyond maxFrameSize get an ERROR first.
 * A destination without a prefix is taken, with receipt, for a queue of that name.
 * A priority above 9 becomes 9, above 127 it becomes 0. A timestamp is taken over.
 * ``expires`` is absolute; negative is never.
@@ -30,6 +30,8 @@ As a source
   for it are missing. A producer of STOMP makes texts and bytes alone, and is known by its messages'
   ids: these end in ``:-1:1:`` and a number, where a session of Java's has a number above 0.
 * A NACK moves the message to the dead letter queue.
+* Out of its store it delivers some 600 messages without an acknowledgement, whatever the prefetch.
+* It leaves out a heart-beat where it has sent a frame since the last: two intervals may pass.
 * A durable subscription belongs to a client-id; a second connection of that id gets ERROR. It goes
   with an UNSUBSCRIBE that names id and activemq.subscriptionName, while nobody is subscribed.
 * message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
@@ -46,7 +48,6 @@ from understudy.wire.stomp_dialects import ACTIVEMQ as CLIENT
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
-    GiveBack,
     Limits,
     StompFacts,
     Subscribing,
@@ -70,7 +71,6 @@ JMS_RESERVED = frozenset(
 
 ACTIVEMQ = Dialect(
     name="ActiveMQ",
-    give_back=GiveBack.DISCONNECT,
     limits=Limits(body=100 << 20, headers=990, header_line=10_200),
     subscribing=Subscribing(
         prefetch="activemq.prefetchSize",

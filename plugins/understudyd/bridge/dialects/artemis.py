@@ -23,7 +23,6 @@ from understudyd.bridge.dialects.activemq import JMS_RESERVED
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
-    GiveBack,
     Limits,
     StompFacts,
     Subscribing,
@@ -33,7 +32,6 @@ __all__ = ["ARTEMIS"]
 
 ARTEMIS = Dialect(
     name="Artemis",
-    give_back=GiveBack.DISCONNECT,
     limits=Limits(body=100 << 20, head=90_000),
     subscribing=Subscribing(
         prefetch="consumer-window-size",

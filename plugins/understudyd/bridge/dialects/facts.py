@@ -12,16 +12,7 @@ from dataclasses import dataclass, field
 
 from understudy.wire.stomp_dialects import Dialect as ClientDialect
 
-__all__ = ["Dialect", "Expiry", "GiveBack", "Limits", "StompFacts", "Subscribing"]
-
-
-class GiveBack(enum.Enum):
-    """How a delivery that could not be forwarded goes back into its queue."""
-
-    NACK = "nack"
-    """A negative acknowledgement that asks for requeueing."""
-    DISCONNECT = "disconnect"
-    """Only by closing the connection without an ack; a NACK would take the message away."""
+__all__ = ["Dialect", "Expiry", "Limits", "StompFacts", "Subscribing"]
 
 
 class Expiry(enum.Enum):
@@ -153,7 +144,6 @@ class Dialect:
     """One way to talk to one kind of broker; ``stomp`` is None where that is AMQP."""
 
     name: str
-    give_back: GiveBack
     limits: Limits
     subscribing: Subscribing
     expiry: Expiry

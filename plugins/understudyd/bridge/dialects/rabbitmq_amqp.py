@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from understudyd.bridge.dialects.facts import Dialect, Expiry, GiveBack, Limits, Subscribing
+from understudyd.bridge.dialects.facts import Dialect, Expiry, Limits, Subscribing
 
 __all__ = ["MAX_EXPIRATION", "RABBITMQ_AMQP", "SHORT_STRING", "of_connection"]
 
@@ -30,7 +30,6 @@ _BODY_FROM_4_0 = 16 << 20
 
 RABBITMQ_AMQP = Dialect(
     name="RabbitMQ over AMQP",
-    give_back=GiveBack.NACK,
     limits=Limits(
         body=128 << 20,  # max_message_size
         head=131_072 - _NO_PROPERTIES,

@@ -12,6 +12,8 @@ As a target
 * A priority or timestamp that is no number, a ``persistent`` other than true and false, a
   ``message-id``, ``CC`` or ``BCC`` on SEND are answered with ERROR. ``/temp-queue/`` in reply-to
   makes a queue.
+* A SUBSCRIBE to ``/queue/NAME`` with ``exclusive:true`` is refused with RESOURCE_LOCKED where there
+  is such a queue, and makes one for its connection alone where there is none.
 * The receipt header of SEND stays on the message as a header.
 * From 3.12.2 on a frame has 4 MiB at most by default (documented; no limit measured here).
 
@@ -21,6 +23,9 @@ As a source
   queue, over AMQP.
 * Of an AMQP message only strings and 32 and 64 bit integers among the headers arrive; booleans,
   floats, tables, arrays and the others are left out without a word: read such queues over AMQP.
+* A SUBSCRIBE that is refused gets its ERROR, then its RECEIPT all the same, and the end.
+* What is given back by a NACK is delivered again at once, and after an UNSUBSCRIBE there is no NACK:
+  deliveries go back with the connection, and each counts as a failed one.
 * Its headers stand before the properties and shadow them, the first of one name counts: a header
   ``priority`` hides the message's own. A value with a NUL breaks the frame.
 * message-id and ack name the delivery, not the message; amqp-message-id is the sender's.
@@ -38,7 +43,6 @@ from understudy.wire.stomp_dialects import RABBITMQ
 from understudyd.bridge.dialects.facts import (
     Dialect,
     Expiry,
-    GiveBack,
     Limits,
     StompFacts,
     Subscribing,
@@ -53,7 +57,6 @@ _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 
 RABBITMQ_STOMP = Dialect(
     name="RabbitMQ over STOMP",
-    give_back=GiveBack.NACK,
     limits=Limits(
         body=(4 << 20) - _HEAD,
         headers=100,  # on main, 2026
