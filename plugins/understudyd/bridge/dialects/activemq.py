@@ -10,8 +10,8 @@ As a target
   costs one for these (194 ms), as does a COMMIT (273 ms); transient ones cost none.
 * What cannot be parsed closes the connection: a number (``expires:abc``, JMSXGroupSeq, timestamp)
   without ERROR; so does an empty header name, and one with an empty value ends the headers: what
-  follows becomes the body. A header line beyond 10 KiB, 1000 headers, a body beyond 100 MiB, a frame
-  beyond maxFrameSize get an ERROR first.
+  follows becomes the body. A header line beyond 10 KiB, 1000 headers, a body beyond 100 MiB, or a
+  frame beyond maxFrameSize gets an ERROR first.
 * A destination without a prefix is taken, with receipt, for a queue of that name.
 * A priority above 9 becomes 9, above 127 it becomes 0. A timestamp is taken over.
 * ``expires`` is absolute; negative is never.

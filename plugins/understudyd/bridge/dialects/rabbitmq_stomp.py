@@ -24,8 +24,8 @@ As a source
 * Of an AMQP message only strings and 32 and 64 bit integers among the headers arrive; booleans,
   floats, tables, arrays and the others are left out without a word: read such queues over AMQP.
 * A SUBSCRIBE that is refused gets its ERROR, then its RECEIPT all the same, and the end.
-* What is given back by a NACK is delivered again at once, and after an UNSUBSCRIBE there is no NACK:
-  deliveries go back with the connection, and each counts as a failed one.
+* What is given back by a NACK is delivered again at once, and after an UNSUBSCRIBE there is no
+  NACK: deliveries go back with the connection, and each counts as a failed one.
 * Its headers stand before the properties and shadow them, the first of one name counts: a header
   ``priority`` hides the message's own. A value with a NUL breaks the frame.
 * message-id and ack name the delivery, not the message; amqp-message-id is the sender's.
