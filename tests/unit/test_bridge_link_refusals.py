@@ -213,3 +213,45 @@ def test_one_that_cannot_be_parked_lets_the_others_go_first() -> None:
     assert only(ParkAtSource, made.park_done(other, 1.0)).tag == 1
     assert made.parked == 1
     assert only(Acknowledge, made.park_done(one, 1.0)).tag == 2
+
+
+def test_a_message_over_which_the_target_goes_away_again_and_again_is_parked() -> None:
+    """Scenario 34: without a word, so that it takes longer to find."""
+    made = running()
+    deliver(made, 1, 2, 3)
+    now, parked = 0.0, []
+    for _ in range(20):
+        under_way = made.ledger.under_way()
+        if 2 in under_way:
+            actions = made.target_lost("the connection was closed", now)
+            parked += [action for action in actions if isinstance(action, ParkAtSource)]
+            now = made.due or now
+            made.tick(now)
+            made.target_up(now)
+        elif under_way:
+            made.confirmed([(len(under_way), 1, True)], now)
+        if parked:
+            break
+    (aside,) = parked
+    assert aside.tag == 2
+    header = get_header(aside.parcel[1][19:-1], "x-understudy-parked-reason")
+    assert isinstance(header, str)
+    assert header.startswith("the connection was closed, 5 times")
+    assert made.ledger.under_way() == [3]
+    made.confirmed([(1, 0, True)], now)
+    assert only(Acknowledge, made.park_done(aside, now)).tag == 3
+
+
+def test_a_target_that_goes_away_now_and_then_blames_no_message() -> None:
+    made = running()
+    for tag in range(1, 30):
+        deliver(made, tag)
+        now = 10.0 * tag
+        assert not any(
+            isinstance(action, ParkAtSource) for action in made.target_lost("reset", now)
+        )
+        made.tick(now + 9.0)
+        made.target_up(now + 9.0)
+        made.confirmed([(1, 0, True)], now + 9.0)
+    assert made.parked == 0
+    assert made.wants_reading

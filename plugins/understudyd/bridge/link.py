@@ -94,8 +94,8 @@ class Link(Steps):
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
         """``closed`` is what the broker said, where it said something."""
-        if closed is not None:
-            self._park(self._rejects.judge(closed))
+        rejects = self._rejects
+        self._park(rejects.doubt(reason) if closed is None else rejects.judge(closed))
         return self._happen(Happening.TARGET_LOST, now, self.reasons.fail(f"target: {reason}"))
 
     def source_up(self, now: float) -> list[Action]:

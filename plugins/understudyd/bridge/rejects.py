@@ -5,7 +5,11 @@ Rules
 * A message that came back is parked at the target, by way of the window.
 * One that the target closes over is looked for by sending one at a time, and parked at the source:
   the target would close over it in its parking queue too.
-* So is what nobody could translate. One after the other; one that fails lets the next go first.
+* A target that goes away without a word may do so over a message too. When it has done so twice
+  with the same one in front, they go one at a time, and the one over which it goes away `DOUBTS`
+  times, alone, is parked: whatever the reason, the others get on.
+* What nobody could translate is parked at the source as well. One after the other; one that fails
+  lets the next go first.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import ParkAtSource
 
-__all__ = ["Rejects"]
+__all__ = ["DOUBTS", "Rejects"]
+
+DOUBTS = 5  # times; a broker that comes up and dies again does not often do so over one message
 
 
 class Rejects:
@@ -33,6 +39,8 @@ class Rejects:
         self._ledger = ledger
         self._parking = parking
         self._tried = 0  # the tag that was parked at the source last, or not
+        self._doubted = 0  # the tag that was in front when the target went away without a word
+        self._doubts = 0  # times in a row
 
     def judge(self, closed: Closed) -> ParkAtSource | None:
         """Find out whether a message closed the channel, and which."""
@@ -41,11 +49,28 @@ class Rejects:
         if outcome is Outcome.RETRY:
             self.suspects = len(under_way)
         elif outcome is Outcome.REJECT:
-            tag = under_way[0]
-            parcel = self._parking.park_at_source(self._ledger.parcel(tag), str(closed))
-            self.suspects -= 1
-            return self.set_aside({tag: parcel})
+            return self._reject(under_way[0], str(closed))
         return None
+
+    def doubt(self, reason: str) -> ParkAtSource | None:
+        """The target went away and did not say why."""
+        under_way = self._ledger.under_way()
+        if not under_way:
+            return None
+        self._doubts = self._doubts + 1 if under_way[0] == self._doubted else 1
+        self._doubted = under_way[0]
+        if self._doubts >= DOUBTS and self.suspects and len(under_way) == 1:
+            why = f"{reason}, {self._doubts} times while this message alone was under way"
+            return self._reject(under_way[0], why)
+        if self._doubts > 1:
+            self.suspects = max(self.suspects, len(under_way))
+        return None
+
+    def _reject(self, tag: int, reason: str) -> ParkAtSource | None:
+        parcel = self._parking.park_at_source(self._ledger.parcel(tag), reason)
+        self.suspects -= 1
+        self._doubted = 0
+        return self.set_aside({tag: parcel})
 
     def set_aside(self, parcels: Mapping[int, Parcel]) -> ParkAtSource | None:
         """These are for the parking queue of the source."""
