@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import amqp
 import pytest
@@ -157,3 +158,21 @@ def test_a_pause_and_a_hold_that_ended_keep_the_member_in_use(
             link.await_state("running")
             publish(plain, rabbit_a, queue, b"1")
             link.await_forwarded(1)
+
+
+def test_brokers_are_discovered_before_each_pass(
+    tmp_path: Path, plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """The file that lists them names nobody at first, then the one that is there."""
+    uris = tmp_path / "uris"
+    uris.write_text("")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        known = f"static:({address(nobody)})"
+        target = f"discovery:({known},file:{uris})?discovered.allow=127.0.0.0/8&{SOON}"
+        with RunningLink(rabbit_a.uri, target, queue) as link:
+            publish(plain, rabbit_a, queue, b"1")
+            link.await_state("waiting-target")
+            uris.write_text(f"amqp://{rabbit_b.host}:{rabbit_b.port}")
+            link.await_forwarded(1)
+    assert rabbit_b.queue_depth(queue) == 1

@@ -29,13 +29,14 @@ USED = {
     "connectTimeout": "300",
     "heartbeat": "700",
     "blockedTimeout": "1500",
+    "updateURIsSupported": "false",
+    "updateURIsURL": "/uris",
+    "discovered.allow": "b",
     "nested.*": "",
     "discovered.*": "",
 }
 VALUES = {
     "timeout": "5",
-    "updateURIsURL": "/uris",
-    "discovered.allow": "b",
     "maxReconnectAttempts": "5",
     "startupMaxReconnectAttempts": "5",
     "maxCacheSize": "5",
@@ -65,8 +66,7 @@ def test_every_option_is_used_or_refused(name: str) -> None:
     ("uri", "why"),
     [
         ("fanout:(static:(amqp://a,amqp://b))?minAckCount=2", "has one target"),
-        ("discovery:(file:/uris)", "list them"),
-        (f"{LIST}?discovered.verify=false", "those that its configuration lists"),
+        ("discovery:(multicast://default?nonsense=1)", "nonsense"),
     ],
 )
 def test_forms_that_are_no_end_of_a_bridge(uri: str, why: str) -> None:

@@ -123,7 +123,6 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"parking": "queue://x"}, "one of the queues that are forwarded"),
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
-        ({"source": "discovery:(file:/uris)", "source_name": "x"}, "list them"),
         ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
         ({"excluded": ("queue://*",)}, "included, and excluded"),
     ],
@@ -131,6 +130,11 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
 def test_what_cannot_be_is_told_at_load(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"^bridges\.b: .*{why}"):
         only(**given)
+
+
+def test_a_discovered_broker_has_a_name_of_its_own() -> None:
+    way = only(source="discovery:(file:/uris)", source_name="branch")
+    assert way.routes.here == "branch"
 
 
 def test_what_only_another_kind_of_broker_can_is_left_to_it() -> None:

@@ -7,16 +7,18 @@
     one member               connectTimeout; heartbeat, which a member may override
     priorityBackup           priorityURIs, or the first member: gone back to when it is stable
     blockedTimeout           how long a target may be blocked by an alarm before it is left
+    discovery:, updateURIs*  asked before every pass for further members; discovered.allow as ever
 
 Every other option is refused where it is given, with the reason: none is without effect.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from understudy import FailoverURI
+from understudy import FailoverURI, discovery
 from understudy.core.backoff import Backoff
 from understudy.core.endpoint import Endpoint
 from understudy.core.member import CORE_SCHEMES
@@ -30,7 +32,7 @@ INITIAL_DELAY: Final = 100  # ms
 LONGEST_DELAY: Final = 5_000  # ms, as shovel's
 
 _CONFIRMED = "a bridge sends every message until it is confirmed; see hold_time"
-_FIXED = "a bridge's brokers are those that its configuration lists"
+_STAYS = "a bridge leaves a broker when it is lost, or for a preferred one"
 _FOR_EVER = "a bridge tries for ever, and shows why"
 
 _REFUSED: Final = {
@@ -42,16 +44,7 @@ _REFUSED: Final = {
     **dict.fromkeys(
         ("maxReconnectAttempts", "startupMaxReconnectAttempts", "reconnect"), _FOR_EVER
     ),
-    **dict.fromkeys(
-        (
-            "updateURIsSupported",
-            "updateURIsURL",
-            "rebalanceUpdateURIs",
-            "reconnectSupported",
-            "discovered.allow",
-        ),
-        _FIXED,
-    ),
+    **dict.fromkeys(("rebalanceUpdateURIs", "reconnectSupported"), _STAYS),
     "warnAfterReconnectAttempts": "a bridge logs each change of its state",
     **dict.fromkeys(("minAckCount", "fanOutQueues"), "a bridge has one target"),
 }
@@ -64,10 +57,9 @@ def check(uri: FailoverURI) -> None:
             f"{uri} means several brokers at once: {_REFUSED['minAckCount']}; write a bridge for "
             "each"
         )
-    if uri.agents:
-        raise ConfigurationError(f"{uri} has brokers that are discovered: {_FIXED}; list them")
+    discovery.check(uri)
     for name, origin in uri.origins.items():
-        why = _FIXED if name.startswith("discovered.") else _REFUSED.get(name)
+        why = _REFUSED.get(name)
         if origin != "default" and why:
             raise ConfigurationError(f"{uri}: {name} has no effect here: {why}; leave it out")
 
@@ -88,14 +80,16 @@ def blocked_time_of(uri: FailoverURI) -> float | None:
     return None if limit < 0 else limit / 1000
 
 
-def members_of(uri: FailoverURI) -> tuple[Endpoint, ...]:
-    """The members, each with the list's heartbeat where it has none of its own."""
+def members_of(
+    uri: FailoverURI, endpoints: Iterable[Endpoint] | None = None
+) -> tuple[Endpoint, ...]:
+    """The members, or these, each with the list's heartbeat where it has none of its own."""
     beat = uri.options.heartbeat
     return tuple(
         one
         if one.options.heartbeat is not None
         else replace(one, options=replace(one.options, heartbeat=beat))
-        for one in uri.endpoints
+        for one in (uri.endpoints if endpoints is None else endpoints)
     )
 
 

@@ -8,7 +8,8 @@ limit, or excluded, where the broker could not keep them from us. No I/O.
 Rules
 * They are never parked and never settled away: each is published to the queue it came from, behind
   all others, and settled when that is confirmed. So it is in reach of its broker's own consumers,
-  and what can be forwarded comes before it the next time.
+  and what can be forwarded comes before it the next time. It does not live longer for that, but
+  for a time to live that is its queue's: that begins anew.
 * While they go back nothing is delivered, else the same ones would come again at once. When they
   are back, and those that could be forwarded have been, the round is over.
 * A source that cannot stop delivering gets no acknowledgement until then, and delivers no more than

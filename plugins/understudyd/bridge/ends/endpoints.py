@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from random import Random
 from typing import TypeVar
 
-from understudy import parse
+from understudy import discovery, parse
 from understudy.core.endpoint import Endpoint
 from understudy.core.order import connect_list
 from understudy.errors import Attempt, ConfigurationError
@@ -21,6 +23,7 @@ from understudyd.bridge.wire.tables import Table
 __all__ = ["FRAME_MAX", "Dialer", "StompDialer"]
 
 FRAME_MAX = 131072  # bytes; RabbitMQ's own
+PATIENCE = 2.0  # s that those who announce members have before each pass
 
 C = TypeVar("C")
 M = TypeVar("M", bound="_Members")
@@ -31,8 +34,11 @@ class _Members:
 
     def __init__(self, uri: str, protocol: str, schemes: Collection[str], rng: Random) -> None:
         """Raises ConfigurationError for a URI that is none of this protocol."""
-        parsed = parse(uri)
+        self._uri = parsed = parse(uri)
+        self._schemes = schemes
         self._endpoints = members_of(parsed)
+        self._learned: tuple[Endpoint, ...] = ()
+        self._has_agents = bool(discovery.agents_of(parsed))
         self._priority = priority_of(parsed)
         self._options = parsed.options
         self._rng = rng
@@ -43,8 +49,6 @@ class _Members:
             if endpoint.scheme not in schemes:
                 valid = ", ".join(sorted(schemes))
                 raise ConfigurationError(f"{endpoint} is no {protocol} address; valid are {valid}")
-        if not self._endpoints:
-            raise ConfigurationError(f"{parsed} names no broker")
 
     def __str__(self) -> str:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
@@ -92,8 +96,25 @@ class _Members:
         options = self._options
         failed, current = (self._last, None) if self._has_failed else (None, self._last)
         return connect_list(
-            self._endpoints, (), failed, options.randomize, self._rng, self._priority, current
+            self._endpoints,
+            self._learned,
+            failed,
+            options.randomize,
+            self._rng,
+            self._priority,
+            current,
         )
+
+    async def _look(self) -> str:
+        """Ask who announces further members; what is wrong, where that is all."""
+        if not self._has_agents or self._leader is not None:
+            return ""
+        ask = partial(discovery.look, self._uri, schemes=self._schemes, patience=PATIENCE)
+        told = await asyncio.get_running_loop().run_in_executor(None, ask)
+        found = [endpoint for each in told for endpoint in each.endpoints]
+        if found:  # else those known before are as good as any
+            self._learned = members_of(self._uri, found)
+        return "; ".join(each.error for each in told if each.error)
 
     async def _first(self, open_one: Callable[[Endpoint, float], Awaitable[C]]) -> C:
         """The first member that answers; raises ConnectionFailed with all attempts.
@@ -101,6 +122,7 @@ class _Members:
         ``open_one`` gets the member and how many seconds it has.
         """
         attempts = []
+        trouble = await self._look()
         for endpoint in self._order():
             try:
                 connection = await open_one(endpoint, self._options.connect_timeout / 1000)
@@ -109,6 +131,8 @@ class _Members:
                 continue
             self._last, self._has_failed = endpoint, False
             return connection
+        if not attempts:
+            raise ConnectionFailed(f"no broker is known: {trouble or self._uri}")
         if len(attempts) == 1:
             raise ConnectionFailed(attempts[0].cause)
         raise ConnectionFailed("; ".join(map(str, attempts)))
