@@ -27,8 +27,8 @@ from understudyd.bridge.ends.port import (
     TargetEnd,
     TargetHooks,
 )
-from understudyd.bridge.ends.stomp import StompSource
 from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES
+from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stomp_target import StompTarget
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder

@@ -19,7 +19,7 @@ from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.deposit import Deposit
 from understudyd.bridge.ends.endpoints import StompDialer
 from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, StompDelivery
-from understudyd.bridge.ends.stomp import StompSource
+from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stomp_target import StompTarget
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.mapping import read, write

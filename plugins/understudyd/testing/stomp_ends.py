@@ -11,7 +11,7 @@ from understudy.wire.stomp import encode
 from understudyd.bridge.content import StompContent
 from understudyd.bridge.ends.endpoints import StompDialer
 from understudyd.bridge.ends.port import SourceHooks, StompDelivery, TargetHooks
-from understudyd.bridge.ends.stomp import StompSource
+from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stomp_target import StompTarget
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.wire.amqp import Closed

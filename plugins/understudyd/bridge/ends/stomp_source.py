@@ -61,7 +61,6 @@ class StompSource:
         self._reading = reading
         self._keeping = keeping
         self._connection: StompConnection | None = None
-        self._is_open = False
         self._subscriptions = 0
         self._window = 0  # of all of them
         self._ids: list[str] = []  # of what is not acknowledged, in order
@@ -80,7 +79,7 @@ class StompSource:
             self._window = self._first_window(window)
             await connection.call("SUBSCRIBE", self._subscribe(self._window))
             if connection.is_over:
-                raise ConnectionFailed("the connection was lost at once")
+                raise ConnectionFailed(f"{connection.endpoint}: the connection was lost at once")
         except ConfigurationError as error:
             connection.drop()
             raise ConnectionFailed(str(error)) from error
