@@ -255,3 +255,45 @@ def test_duplex_copies_a_topic_both_ways_and_each_message_once(
             (f"{queue}.out.secret", b"%d" % number),
         ]
         plain(node).queue_delete(f"understudy.bridge.test.{pattern}")
+
+
+def test_destinations_of_one_bridge_share_its_rate(
+    tmp_path: Path, plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """Scenario 69, as a file says it."""
+    other = f"{queue}.other"
+    for node in (rabbit_a, rabbit_b):
+        plain(node).queue_declare(other, durable=True, auto_delete=False)
+    for name in (queue, other):
+        publish(plain, rabbit_a, name, *[b"x"] * 30)
+    both = [f"queue://{queue}", f"queue://{other}"]
+    begun = time.monotonic()
+    with BridgeProcess(
+        tmp_path, rabbit_a.uri, rabbit_b.uri, queue, statically_included=both, rate=20
+    ) as bridge:
+        until(lambda: sum(map(rabbit_b.queue_depth, (queue, other))) == 60, "all have arrived")
+        assert time.monotonic() - begun > 60 / 20 * 0.9
+        assert bridge.stop() == 0
+    for node in (rabbit_a, rabbit_b):
+        plain(node).queue_delete(other)
+
+
+def test_what_must_stay_is_there_after_the_bridge_was_killed_at_it(
+    tmp_path: Path, plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """Scenario 14: lost 0, and no more is doubled than a window for each kill."""
+    kills = 4
+    path = {"x-understudy-path": "elsewhere:5672/"}
+    sent = [b"%d" % n for n in range(200)]
+    publish(plain, rabbit_a, queue, *sent, application_headers=path)
+    bridge = BridgeProcess(tmp_path, rabbit_a.uri, rabbit_b.uri, queue)
+    for number in range(kills):
+        with bridge:
+            until(lambda: bridge.log.count("is running") > number, "it runs")  # noqa: B023
+            time.sleep(0.03 * number)  # somewhere in a round
+            bridge.kill()
+    until(lambda: rabbit_a.queue_depth(queue) >= len(sent), "all came back")
+    found = [body_of(message) for message in take(plain, rabbit_a, queue)]
+    assert set(found) == set(sent)
+    assert len(found) - len(sent) <= 16 * kills
+    assert rabbit_b.queue_depth(queue) == 0
