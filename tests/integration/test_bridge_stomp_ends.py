@@ -311,3 +311,51 @@ def test_a_wrong_password_is_said_and_not_shown(
             assert "cret" not in str(caught.value)
 
     run(work())
+
+
+def test_a_queue_that_is_deleted_under_its_reader_is_told(
+    rabbit_a: RabbitMQ, plain: Plain, unique: str
+) -> None:
+    """Scenario 26."""
+    channel = plain(rabbit_a)
+    channel.queue_declare(unique, durable=True, auto_delete=False)
+
+    async def work() -> None:
+        tap = Tap(rabbit_a.stomp_uri, f"queue://{unique}")
+        await tap.end.open(16, 0)
+        channel.queue_delete(unique)
+        await soon(lambda: tap.lost, "it is told")
+        assert len(tap.lost) == 1
+        tap.end.acknowledge(1)  # of a connection that is no more: means nothing
+        with pytest.raises(ConnectionFailed, match="no queue"):
+            await tap.end.open(16, 0)
+
+    run(work())
+
+
+def test_another_protocol_and_an_unknown_broker_are_named(rabbit_a: RabbitMQ) -> None:
+    async def answer(text: bytes) -> asyncio.Server:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\0")
+            writer.write(text)
+            await reader.read()
+            writer.close()
+
+        return await asyncio.start_server(serve, "127.0.0.1", 0)
+
+    async def work() -> None:
+        with pytest.raises(ConnectionFailed, match="does not speak STOMP but AMQP"):
+            await Sink(f"stomp://guest:guest@127.0.0.1:{rabbit_a.port}").end.open()
+        for text, said in (
+            (b"CONNECTED\nversion:1.2\nserver:Other/1.0\n\n\0", "does not know what an ack.*Other"),
+            (b"CONNECTED\nversion:1.1\nserver:ActiveMQ/5\n\n\0", r"speaks STOMP 1\.1, not 1\.2"),
+            (b"CONNECTED\nversion:1.2\nheart-beat:x\nserver:ActiveMQ/5\n\n\0", "heart-beat"),
+            (b"MESSAGE\n\n\0", "answered CONNECT with 'MESSAGE'"),
+        ):
+            async with await answer(text) as server:
+                port = server.sockets[0].getsockname()[1]
+                with pytest.raises(ConnectionFailed, match=said):
+                    await Sink(f"stomp://127.0.0.1:{port}").end.open()
+                await asyncio.sleep(0)
+
+    run(work())
