@@ -30,6 +30,8 @@ from understudy.testing.brokers import RabbitMQ
 from understudyd.api.client import ApiProcess
 from understudyd.api.words import Settings
 from understudyd.testing import commanded, role_api
+from understudyd.testing.pairs import Pair
+from understudyd.testing.sides import Side, side
 
 T = TypeVar("T")
 
@@ -277,3 +279,26 @@ def cluster(estate: commanded.Estate) -> commanded.Call:
         return commanded.run(command, "-c", str(estate.file), *arguments)
 
     return call
+
+
+@pytest.fixture
+def sides(
+    request: pytest.FixtureRequest, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ
+) -> tuple[Side, Side]:
+    """Those of a pair of kinds (`understudyd.testing.pairs.over`): of RabbitMQ one node each, the
+    one ActiveMQ at both ends."""
+
+    def of(kind: str, node: RabbitMQ) -> Side:
+        return side(kind, request.getfixturevalue("activemq") if kind == "activemq" else node)
+
+    here, there = request.param
+    return of(here, rabbit_a), of(there, rabbit_b)
+
+
+@pytest.fixture
+def pair(sides: tuple[Side, Side], unique: str) -> Iterator[Pair]:
+    """A queue at each, which goes with the test."""
+    made = Pair(*sides, unique)
+    made.make()
+    yield made
+    made.remove()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import select
-import socket
 import struct
-import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +17,16 @@ from understudy.testing.brokers import RabbitMQ
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.methods import encode_frame
 from understudyd.bridge.wire.properties import append_entry, build
-from understudyd.bridge.wire.tables import Table, Typed, encode_entry
+from understudyd.bridge.wire.tables import encode_entry
 from understudyd.testing.bridged import RunningLink, until
+from understudyd.testing.messages import EVERYTHING
+from understudyd.testing.recorder import Recorder
 
 pytestmark = pytest.mark.integration
 
 Plain = Callable[[RabbitMQ], Channel]
 PERSISTENT = {"delivery_mode": 2}
+OVER = {"x-understudy-deadline": "1000 600000"}  # in 1970, with the expiration beside it
 
 
 @pytest.fixture
@@ -95,36 +96,6 @@ def test_a_body_arrives_byte_for_byte(
         assert bodies(plain(rabbit_b), queue, 1) == [body]
 
 
-EVERYTHING: Table = {
-    "content_type": "application/json",
-    "content_encoding": "gzip",
-    "delivery_mode": 2,
-    "priority": 9,
-    "correlation_id": "c\u00e9",
-    "reply_to": "replies",
-    "expiration": "86400000",
-    "message_id": "m-1",
-    "timestamp": 1_790_000_000_000,  # milliseconds: the year 58692 where seconds are meant
-    "type": "t",
-    "app_id": "app",
-    "cluster_id": "c",
-    "headers": {
-        "float": 1.75,
-        "float32": Typed("f", 1.5),
-        "least": -(1 << 63),
-        "most": (1 << 63) - 1,
-        "small": Typed("l", 5),
-        "byte": Typed("b", -1),
-        "time": Typed("T", 1_790_000_000_000),
-        "empty": {},
-        "nested": {"a": [1, {"b": [None, True, b"\xff"]}], "": "no name"},
-        "text": "a\nb\0c\\ :\U0001f600",
-        "not utf-8": "\udcff",
-        "large": "x" * 60_000,
-    },
-}
-
-
 def test_every_kind_of_property_arrives_byte_for_byte(
     plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
 ) -> None:
@@ -139,7 +110,7 @@ def test_every_kind_of_property_arrives_byte_for_byte(
         b"".join(encode_frame(kind, channel.channel_id, payload) for kind, payload in frames)
     )
     until(lambda: rabbit_a.queue_depth(queue) == 1, "the message is at the source")
-    seen = _Recorder(rabbit_b)
+    seen = Recorder(rabbit_b)
     with RunningLink(rabbit_a.uri, seen.uri, queue) as link:
         link.await_forwarded(1)
     expected = append_entry(raw, encode_entry("x-understudy-path", "source/"))
@@ -147,43 +118,24 @@ def test_every_kind_of_property_arrives_byte_for_byte(
     seen.close()
 
 
-class _Recorder:
-    """A proxy that keeps what a client sent."""
-
-    def __init__(self, node: RabbitMQ) -> None:
-        self._node = (node.host, node.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        self.uri = node.uri.replace(f"{node.host}:{node.port}", f"127.0.0.1:{port}")
-        self._sent = bytearray()
-        self._sockets = [self._listener]
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def sent_contains(self, data: bytes) -> bool:
-        return data in bytes(self._sent)
-
-    def close(self) -> None:
-        for sock in self._sockets:
-            sock.close()
-        self._thread.join(10)
-
-    def _serve(self) -> None:
-        client, _ = self._listener.accept()
-        server = socket.create_connection(self._node)
-        self._sockets += [client, server]
-        while True:
-            try:
-                ready, _, _ = select.select([client, server], [], [], 30)
-                for sock in ready:
-                    data = sock.recv(1 << 20)
-                    if not data:
-                        return
-                    if sock is client:
-                        self._sent += data
-                    (server if sock is client else client).sendall(data)
-            except (OSError, ValueError):
-                return
+def test_a_time_to_live_goes_on_and_does_not_begin_anew(
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """Scenario 10: what was spent at the source is known by the timestamp; what is over is settled
+    and not sent."""
+    now = int(time.time())
+    publish(plain(rabbit_a), queue, [b"over"], expiration="600000", application_headers=OVER)
+    publish(plain(rabbit_a), queue, [b"3 s spent"], expiration="60000", timestamp=now - 3)
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, queue) as link:
+        link.await_forwarded(1)
+        until(lambda: not link.in_flight, "all is settled")
+    assert rabbit_a.queue_depth(queue) == 0
+    channel = plain(rabbit_b)
+    arrived = channel.basic_get(queue, no_ack=True)
+    assert arrived is not None
+    assert arrived.body in (b"3 s spent", "3 s spent")
+    assert 0 < int(arrived.properties["expiration"]) <= 58_000
+    assert channel.basic_get(queue, no_ack=True) is None
 
 
 def test_an_unroutable_message_is_parked_with_its_reason_and_the_rest_goes_on(

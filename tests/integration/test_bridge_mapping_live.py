@@ -6,9 +6,8 @@ and go back: what comes out is what was put in.
 
 from __future__ import annotations
 
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from pika import spec
 
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
-from understudy.wire.stomp import FrameParser, RawFrame, encode
 from understudyd.bridge.addresses import from_stomp, subscribe_headers, to_stomp
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP, Dialect, of_stomp
@@ -26,39 +24,21 @@ from understudyd.bridge.names import QUEUE, TOPIC, Destination, Pattern
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value
+from understudyd.testing.sides import Frames, RawProperties
 
 pytestmark = pytest.mark.integration
 
-TIMEOUT = 30  # seconds, for one frame
 
-
-class Stomp:
-    """A connection of bare frames."""
+class Stomp(Frames):
+    """A connection of bare frames that knows its dialect."""
 
     def __init__(self, broker: RabbitMQ | ActiveMQ, client_id: str = "") -> None:
         port = broker.stomp_port if isinstance(broker, RabbitMQ) else broker.port
-        self._socket = socket.create_connection((broker.host, port), timeout=TIMEOUT)
-        self._parser = FrameParser()
-        self._frames: list[RawFrame] = []
-        login = {"login": "guest", "passcode": "guest", "host": "/", "accept-version": "1.2"}
-        self.write("CONNECT", login | ({"client-id": client_id} if client_id else {}))
-        dialect = of_stomp(self.read("CONNECTED").headers["server"])
+        assert port is not None
+        super().__init__(broker.host, port, client_id)
+        dialect = of_stomp(self.server)
         assert dialect is not None
         self.dialect = dialect
-
-    def write(self, command: str, headers: Mapping[str, str], body: bytes = b"") -> None:
-        self._socket.sendall(encode(command, headers, body))
-
-    def read(self, command: str) -> RawFrame:
-        """The next frame of this command; others wait for their turn."""
-        while True:
-            for place, frame in enumerate(self._frames):
-                assert frame.command != "ERROR", (frame.headers, frame.body)
-                if frame.command == command:
-                    return self._frames.pop(place)
-            data = self._socket.recv(65536)
-            assert data, "the broker has closed the connection"
-            self._frames += self._parser.feed(data)
 
     def send(self, destination: str, content: StompContent) -> None:
         self.write(
@@ -68,7 +48,7 @@ class Stomp:
         )
         self.read("RECEIPT")
 
-    def subscribe(self, destination: str, **headers: str) -> None:
+    def read_from(self, destination: str, **headers: str) -> None:
         told = {"destination": destination, "id": "0", "receipt": "in", "ack": "client-individual"}
         self.write("SUBSCRIBE", told | headers)
         self.read("RECEIPT")
@@ -83,24 +63,6 @@ class Stomp:
         """Wait until the broker has seen the end."""
         self.write("DISCONNECT", {"receipt": "end"})
         self.read("RECEIPT")
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class RawProperties(spec.BasicProperties):
-    """Properties that stay the bytes they are."""
-
-    def __init__(self, raw: bytes = b"\0\0") -> None:
-        super().__init__()
-        self.raw = raw
-
-    def encode(self) -> list[bytes]:
-        return [self.raw]
-
-    def decode(self, encoded: bytes, offset: int = 0) -> RawProperties:
-        self.raw = bytes(encoded[offset:])
-        return self
 
 
 class Amqp:
@@ -220,7 +182,7 @@ def test_amqp_through_a_stomp_broker_comes_back(name: str, amqp: Amqp, stomp: St
     amqp.put(original)
     with stomp_queue(stomp, amqp) as queue:
         stomp.send(queue, stomp_of(amqp.take(), stomp.dialect))
-        stomp.subscribe(queue)
+        stomp.read_from(queue)
         amqp.put(amqp_of(stomp.take(), stomp.dialect))
     back = amqp.take()
     assert back.body == body
@@ -252,7 +214,7 @@ def test_activemq_through_rabbitmq_comes_back(
         if "JMSXGroupID" in headers:  # which no MESSAGE would show
             headers = headers | {"x-understudy-group": "g"}
         stomp.send(queue, StompContent(headers, body))
-        stomp.subscribe(queue)
+        stomp.read_from(queue)
         first = stomp.take()
         amqp.put(amqp_of(first, ACTIVEMQ))
         stomp.send(queue, stomp_of(amqp.take(), ACTIVEMQ))
@@ -272,7 +234,7 @@ def test_10_a_time_to_live_runs_on_through_a_queue_of_rabbitmq(
     with closing(Stomp(activemq)) as stomp:
         queue = f"/queue/{amqp.queue}"
         stomp.send(queue, StompContent({"expires": str(deadline)}, b""))
-        stomp.subscribe(queue)
+        stomp.read_from(queue)
         amqp.put(amqp_of(stomp.take(), ACTIVEMQ))
         back = stomp_of(amqp.take(), ACTIVEMQ)
     assert back.headers["expires"] == str(deadline)
@@ -303,7 +265,7 @@ def test_the_selector_leaves_what_may_not_go_on(
             named = {"x_understudy_path": path} if path else {}
             stomp.send(queue, StompContent({"path": path, **named}, b""))
         stomp.send(queue, StompContent({"path": "end"}, b""))
-        stomp.subscribe(queue, selector=routes.selector())
+        stomp.read_from(queue, selector=routes.selector())
         got = []
         while (path := stomp.take().headers["path"]) != "end":
             got.append(path)
@@ -318,7 +280,7 @@ def test_a_queue_of_rabbitmq_is_reached_by_its_name(
     with closing(Stomp(rabbit_a)) as stomp:
         destination = to_stomp(Destination(QUEUE, queue.queue), stomp.dialect)
         stomp.send(destination, StompContent({}, b"there"))
-        stomp.subscribe(destination)
+        stomp.read_from(destination)
         shown = stomp.take()
         queue.put(AmqpContent(b"\0\0", b"again"))
         again = stomp.take()
@@ -346,7 +308,7 @@ def test_a_durable_subscription_keeps_what_comes_while_nobody_is_there(
     for body in (b"", b"while away"):
         with closing(Stomp(stomp_broker, client_id=unique)) as stomp:
             asked = subscribe_headers(pattern, stomp.dialect, window=1, durable=unique)
-            stomp.subscribe(asked.pop("destination"), **asked)
+            stomp.read_from(asked.pop("destination"), **asked)
             if body:
                 assert stomp.take().body == body
             stomp.leave()

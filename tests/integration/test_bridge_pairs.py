@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,45 +17,14 @@ from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.properties import build, read
-from understudyd.bridge.wire.tables import Table, Typed
-from understudyd.testing.bridged import RunningLink, until
-from understudyd.testing.pairs import PAIRS, Pair, named
-from understudyd.testing.sides import AmqpSide, Side, StompSide, side
+from understudyd.bridge.wire.tables import Table
+from understudyd.testing.bridged import BridgeProcess, RunningLink, until
+from understudyd.testing.messages import EVERYTHING
+from understudyd.testing.pairs import PAIRS, Pair, over
+from understudyd.testing.sides import AmqpSide, Side, StompSide
 
 pytestmark = pytest.mark.integration
 
-EVIL = "\n\nfoo\0\nSEND\ndestination:/queue/evil\n\n\0"
-EVERYTHING: Table = {
-    "content_type": "application/json",
-    "content_encoding": "gzip",
-    "delivery_mode": 2,
-    "priority": 255,
-    "correlation_id": "c\u00e9",
-    "reply_to": "replies",
-    "message_id": "m-1",
-    "timestamp": 1_790_000_000_000,  # milliseconds: the year 58692 where seconds are meant
-    "type": "t",
-    "app_id": "app",
-    "headers": {
-        "float": 1.75,
-        "float32": Typed("f", 1.5),
-        "least": -(1 << 63),
-        "most": (1 << 63) - 1,
-        "small": Typed("l", 5),
-        "byte": Typed("b", -1),
-        "time": Typed("T", 1_790_000_000_000),
-        "empty": {},
-        "nested": {"a": [1, {"b": [None, True, b"\xff"]}], "": "no name"},
-        "text": f"a\nb\0c\\ :\U0001f600{EVIL}",
-        EVIL: "x",
-        "": "no name",
-        "a:b\n": "y",
-        "not utf-8": "\udcff",
-        "large": "x" * 60_000,
-        "destination": "/queue/evil",
-        "priority": "not a number",
-    },
-}
 BODIES = {
     "empty": b"",
     "NUL": b"\0",
@@ -64,31 +33,6 @@ BODIES = {
     "UTF-8": "é\U0001f600".encode(),
     "3 MB": b"0123456789" * 300_000,
 }
-
-
-@pytest.fixture
-def sides(
-    request: pytest.FixtureRequest, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ
-) -> tuple[Side, Side]:
-    """Those of a pair of kinds."""
-
-    def of(kind: str, node: RabbitMQ) -> Side:
-        return side(kind, request.getfixturevalue("activemq") if kind == "activemq" else node)
-
-    here, there = request.param
-    return of(here, rabbit_a), of(there, rabbit_b)
-
-
-@pytest.fixture
-def pair(sides: tuple[Side, Side], unique: str) -> Iterator[Pair]:
-    made = Pair(*sides, unique)
-    made.make()
-    yield made
-    made.remove()
-
-
-def over(*pairs: tuple[str, str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("sides", pairs, ids=named, indirect=True)
 
 
 every_pair = over(*PAIRS)
@@ -349,3 +293,34 @@ def publish_topic(source: Side, key: str, body: bytes) -> None:
             told = {"destination": f"/topic/{key}", "receipt": "1", "persistent": "true"}
             connection.write("SEND", told, body)
             connection.read("RECEIPT")
+
+
+def test_the_example_of_the_readme_joins_an_activemq_and_a_rabbitmq(
+    tmp_path: Path, rabbit_a: RabbitMQ, activemq: ActiveMQ
+) -> None:
+    """Two kinds of brokers in ten lines: a queue that is renamed, a topic, an exclusion."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = readme.split("# bridges.toml\n")[1].split("```")[0]
+    assert len(example.splitlines()) <= 10
+    here, there = StompSide(activemq), AmqpSide(rabbit_a)
+    for shown, real in (
+        ("stomp://app:secret@branch-activemq", here.uri),
+        ("amqp://app:secret@hq1", rabbit_a.uri),
+        ("amqp://app:secret@hq2", rabbit_a.uri.replace("127.0.0.1", "localhost")),
+    ):
+        assert shown in example
+        example = example.replace(shown, real)
+    here.fill("orders", [b"order"])
+    there.make("orders.branch")
+    there.make("prices")
+    there.bind("prices", "amq.topic", "prices.*")
+    with BridgeProcess.of(tmp_path, example) as bridge:
+        until(lambda: bridge.log.count("is running") == 2, "both links run")
+        for key in ("test", "nyse"):
+            publish_topic(here, f"prices.{key}", key.encode())
+        until(lambda: there.depth("orders.branch") and there.depth("prices"), "both have arrived")
+        assert bridge.stop() == 0
+        assert [content.body for content in there.take("orders.branch")] == [b"order"]
+        assert [content.body for content in there.take("prices")] == [b"nyse"]
+    for queue in ("orders.branch", "prices", "understudy.parking.orders-to-hq"):
+        there.remove(queue)

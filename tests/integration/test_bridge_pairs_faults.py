@@ -4,7 +4,7 @@ is shown, nothing is lost, and the link goes on by itself."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,37 +13,12 @@ from understudy.testing import FaultProxy
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.settings import LinkSettings
 from understudyd.testing.bridged import RunningLink, until
-from understudyd.testing.pairs import PAIRS, Pair, named
-from understudyd.testing.sides import AmqpSide, Side, StompSide, side
+from understudyd.testing.pairs import PAIRS, Pair, over
+from understudyd.testing.sides import AmqpSide, Side, StompSide
 
 pytestmark = pytest.mark.integration
 
 WINDOW = 100
-
-
-@pytest.fixture
-def sides(
-    request: pytest.FixtureRequest, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ
-) -> tuple[Side, Side]:
-    """Those of a pair of kinds."""
-
-    def of(kind: str, node: RabbitMQ) -> Side:
-        return side(kind, request.getfixturevalue("activemq") if kind == "activemq" else node)
-
-    here, there = request.param
-    return of(here, rabbit_a), of(there, rabbit_b)
-
-
-@pytest.fixture
-def pair(sides: tuple[Side, Side], unique: str) -> Iterator[Pair]:
-    made = Pair(*sides, unique)
-    made.make()
-    yield made
-    made.remove()
-
-
-def over(*pairs: tuple[str, str]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("sides", pairs, ids=named, indirect=True)
 
 
 def port_of(one: Side) -> int:

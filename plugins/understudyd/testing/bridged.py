@@ -181,6 +181,13 @@ class BridgeProcess:
         self.log_file = folder / "bridge.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def of(cls, folder: Path, text: str) -> BridgeProcess:
+        """With this text as its configuration."""
+        made = cls(folder, "", "", "")
+        made._file.write_text(text, encoding="utf-8")
+        return made
+
     def start(self) -> None:
         command = "from understudyd.cli import main; main()"
         with self.log_file.open("ab") as log:

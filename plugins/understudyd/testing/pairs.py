@@ -8,19 +8,26 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from understudyd.testing.bridged import BridgeProcess, RunningLink, until
 from understudyd.testing.sides import Side
 
-__all__ = ["KINDS", "PAIRS", "Pair", "named"]
+__all__ = ["KINDS", "PAIRS", "Pair", "over"]
 
 KINDS = ("amqp", "rabbitmq-stomp", "activemq")
 PAIRS = tuple(pair for pair in product(KINDS, KINDS) if pair != ("amqp", "amqp"))
 """Of these; AMQP to AMQP, which goes another way through the bridge, has tests of its own."""
 
 
-def named(pair: object) -> str:
+def _named(pair: object) -> str:
     """What a test over such a pair is called."""
     return "-to-".join(pair) if isinstance(pair, tuple) else str(pair)
+
+
+def over(*pairs: tuple[str, str], fixture: str = "sides") -> pytest.MarkDecorator:
+    """A test over these pairs; the fixture gets each as its parameter."""
+    return pytest.mark.parametrize(fixture, pairs, ids=_named, indirect=True)
 
 
 class Pair:

@@ -19,7 +19,7 @@ from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.wire.stomp import FrameParser, RawFrame, encode
 from understudyd.bridge.content import AmqpContent, StompContent
 
-__all__ = ["AmqpSide", "Side", "StompSide", "side"]
+__all__ = ["AmqpSide", "Frames", "RawProperties", "Side", "StompSide", "side"]
 
 TIMEOUT = 60  # s, for one answer
 UNCONFIRMED = 500  # messages
@@ -47,6 +47,10 @@ class AmqpSide:
         with self._channel() as channel:
             channel.queue_delete(queue)
 
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        with self._channel() as channel:
+            channel.queue_bind(queue, exchange, key)
+
     def fill(self, queue: str, bodies: Sequence[bytes]) -> None:
         """Persistent messages, all confirmed."""
         with self._channel() as channel:
@@ -71,7 +75,7 @@ class AmqpSide:
         with self._raw() as channel:
             channel.confirm_delivery()
             for content in contents:
-                given = _RawProperties(content.properties)
+                given = RawProperties(content.properties)
                 channel.basic_publish("", queue, content.body, given, mandatory=True)
 
     def take(self, queue: str) -> list[AmqpContent]:
@@ -96,7 +100,7 @@ class AmqpSide:
     @contextmanager
     def _raw(self) -> Iterator[Any]:
         before = spec.props[spec.BasicProperties.INDEX]
-        spec.props[spec.BasicProperties.INDEX] = _RawProperties
+        spec.props[spec.BasicProperties.INDEX] = RawProperties
         try:
             with closing(pika.BlockingConnection(pika.URLParameters(self.uri))) as connection:
                 yield connection.channel()
@@ -177,9 +181,9 @@ class StompSide:
         return f"/queue/{queue}" if self._amqp is None else f"/amq/queue/{queue}"
 
     @contextmanager
-    def connected(self) -> Iterator[_Frames]:
+    def connected(self) -> Iterator[Frames]:
         assert self._port is not None
-        with closing(_Frames(self.broker.host, self._port)) as connection:
+        with closing(Frames(self.broker.host, self._port)) as connection:
             yield connection
             connection.write("DISCONNECT", {"receipt": "end"})
             connection.read("RECEIPT")
@@ -196,16 +200,16 @@ def side(kind: str, broker: RabbitMQ | ActiveMQ) -> Side:
     return StompSide(broker)
 
 
-class _Frames:
+class Frames:
     """A connection of bare frames."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, client_id: str = "") -> None:
         self._socket = socket.create_connection((host, port), timeout=TIMEOUT)
         self._parser = FrameParser()
         self._frames: list[RawFrame] = []
         login = {"login": "guest", "passcode": "guest", "host": "/", "accept-version": "1.2"}
-        self.write("CONNECT", login)
-        self.read("CONNECTED")
+        self.write("CONNECT", login | ({"client-id": client_id} if client_id else {}))
+        self.server = self.read("CONNECTED").headers["server"]
 
     def write(self, command: str, headers: Mapping[str, str], body: bytes = b"") -> None:
         self._socket.sendall(encode(command, headers, body))
@@ -231,7 +235,7 @@ class _Frames:
         self._socket.close()
 
 
-class _RawProperties(spec.BasicProperties):  # type: ignore[misc]  # pika has no types
+class RawProperties(spec.BasicProperties):  # type: ignore[misc]  # pika has no types
     """Properties that stay the bytes they are."""
 
     def __init__(self, raw: bytes = b"\0\0") -> None:
@@ -241,6 +245,6 @@ class _RawProperties(spec.BasicProperties):  # type: ignore[misc]  # pika has no
     def encode(self) -> list[bytes]:
         return [self.raw]
 
-    def decode(self, encoded: bytes, offset: int = 0) -> _RawProperties:
+    def decode(self, encoded: bytes, offset: int = 0) -> RawProperties:
         self.raw = bytes(encoded[offset:])
         return self
