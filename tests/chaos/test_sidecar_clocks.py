@@ -140,7 +140,7 @@ def test_nothing_is_decided_by_the_time_of_day() -> None:
     found = {
         str(file.relative_to(root)): len(WALL.findall(file.read_text()))
         for file in root.rglob("*.py")
-        if "testing" not in file.parts
+        if not {"bridge", "testing"} & set(file.parts)  # bridges tell when a message was parked
     }
     assert {name: count for name, count in found.items() if count} == ASKED_BY
 

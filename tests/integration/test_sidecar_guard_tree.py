@@ -121,7 +121,7 @@ TAKE_OVER = """
 import os
 from understudyd.guard.custody import Custody, Lost, TakeOver
 from understudyd.guard.guard import Children, Post, Surroundings
-from understudyd.guard.page import Page
+from understudyd.guard.page import Page, Pulse
 from understudyd.guard.system import become_subreaper
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Setup
@@ -134,7 +134,7 @@ if broker == 0:
 os.waitid(os.P_PID, broker, os.WEXITED | os.WNOWAIT)  # it is dead, and nobody has reaped it
 control, ours = Wire.pair()
 around = Surroundings(Setup(None, 5.0, 0.1, 2.0), Page.create(), ours, os.pidfd_open(broker), None)
-post = Post(Custody(5.0, 2.0), around, children)
+post = Post(Custody(5.0, 2.0), around, children, Pulse(around.page, "watcher"))
 post.feed(TakeOver(7, False))
 post.feed(Lost(is_control=True))
 post.run()
