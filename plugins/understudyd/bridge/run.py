@@ -31,7 +31,7 @@ from understudyd.bridge.queues import queue_read
 from understudyd.bridge.service import Bridge, Service
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
-from understudyd.bridge.ways import Way, speaks_stomp, ways_of
+from understudyd.bridge.ways import Way, ways_of
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
 from understudyd.config.network import NetworkConfig, load_network
@@ -114,20 +114,18 @@ def _bridges(ways: Iterable[Way]) -> list[Bridge]:
             if number:
                 for link in some:
                     link.status.destination += " (back)"
-            if not speaks_stomp(way.source):
-                watches.append(_watch(way, some))
+            dialer = some[0].source_dialer
+            if isinstance(dialer, Dialer):  # STOMP cannot tell what waits
+                watches.append(_watch(way, some, dialer.beside()))
             links += some
         made.append(Bridge(bridge, links, watches))
     return made
 
 
-def _watch(way: Way, links: Iterable[LinkRunner]) -> LagWatch:
-    """Of a source that speaks AMQP: STOMP cannot tell what waits."""
-    name = way.bridge.name
-    about: Table = {"connection_name": f"understudy.bridge.{name}.lag"}
-    queues = [queue_read(name, pattern) for pattern in way.patterns]
+def _watch(way: Way, links: Iterable[LinkRunner], dialer: Dialer) -> LagWatch:
+    """Of the very broker that the links read: of a list, others have other messages."""
+    queues = [queue_read(way.bridge.name, pattern) for pattern in way.patterns]
     statuses = [link.status for link in links]
-    dialer = Dialer(way.source.reveal(), about, random.Random())
     return LagWatch(dialer, zip(queues, statuses, strict=True))
 
 

@@ -100,6 +100,11 @@ class LinkRunner:
         self._shown = ("", "")
         self.finished = self._loop.create_future()
 
+    @property
+    def source_dialer(self) -> AnyDialer:
+        """Opens connections to the source."""
+        return self._dialers[0]
+
     def start(self) -> None:
         self._do(self.link.start(self._loop.time()))
 
