@@ -190,3 +190,19 @@ def test_what_hinders_one_that_runs_is_said() -> None:
     assert "one by one" in made.reason
     made.confirmed([(1, 0, True)], 0.5)
     assert made.reason == "parking at the source: access refused"
+
+
+def test_what_was_to_be_parked_when_it_was_paused_comes_again() -> None:
+    made = running()
+    deliver(made, 1)
+    closed = Closed("channel", 406, "too large")
+    for moment in (1.0, 2.0):
+        made.target_lost("406 too large", moment, closed)
+        made.target_up(moment + 0.1)
+    made.pause(3.0, "by me")
+    assert made.park_failed("access refused", 3.1) == []
+    assert made.due is None
+    made.resume(4.0)
+    made.target_up(4.0)
+    made.source_up(4.0)
+    assert (made.shown, made.reason) == ("running", "")

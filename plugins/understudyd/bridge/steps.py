@@ -144,6 +144,7 @@ class Steps:
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
         self._timers.drop(Timer.STAY)
         self._rejects.suspects = self._returned = 0
+        self.reasons.unparked = ""
 
     def _hold(self) -> None:
         self._timers.start(Timer.HOLD, self._now + self._settings.hold_time)
