@@ -212,6 +212,16 @@ def plain() -> Iterator[Callable[[RabbitMQ], amqp.Channel]]:
         yield channel
 
 
+@pytest.fixture
+def queue(
+    plain: Callable[[RabbitMQ], amqp.Channel], rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> str:
+    """A durable queue of the test's own, under one name on both nodes."""
+    for node in (rabbit_a, rabbit_b):
+        plain(node).queue_declare(unique, durable=True, auto_delete=False)
+    return unique
+
+
 def _close_quietly(connection: amqp.Connection) -> None:
     with contextlib.suppress(Exception):
         connection.close()

@@ -29,14 +29,6 @@ PERSISTENT = {"delivery_mode": 2}
 OVER = {"x-understudy-deadline": "1000 600000"}  # in 1970, with the expiration beside it
 
 
-@pytest.fixture
-def queue(plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str) -> str:
-    """The same durable queue on both nodes."""
-    for node in (rabbit_a, rabbit_b):
-        plain(node).queue_declare(unique, durable=True, auto_delete=False)
-    return unique
-
-
 def publish(channel: Channel, queue: str, bodies: list[bytes], **properties: Any) -> None:
     """All of them, confirmed."""
     channel.confirm_select()

@@ -21,14 +21,6 @@ pytestmark = pytest.mark.integration
 Plain = Callable[[RabbitMQ], Channel]
 
 
-@pytest.fixture
-def queue(plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str) -> str:
-    """The same durable queue on both nodes."""
-    for node in (rabbit_a, rabbit_b):
-        plain(node).queue_declare(unique, durable=True, auto_delete=False)
-    return unique
-
-
 def publish(plain: Plain, node: RabbitMQ, queue: str, *bodies: bytes) -> None:
     channel = plain(node)
     channel.confirm_select()
@@ -209,6 +201,6 @@ def test_a_bridge_process_says_what_it_does_and_ends_in_order(
     with BridgeProcess(tmp_path, rabbit_a.uri, rabbit_b.uri, queue) as bridge:
         until(lambda: rabbit_b.queue_depth(queue) == 1, "it has arrived")
         assert bridge.stop() == 0
-    assert "bridge test is running" in bridge.log
-    assert "bridge test is stopped" in bridge.log
+    assert f"bridge test queue://{queue} is running" in bridge.log
+    assert f"bridge test queue://{queue} is stopped" in bridge.log
     assert "guest:guest" not in bridge.log

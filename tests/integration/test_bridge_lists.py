@@ -36,14 +36,6 @@ def third(_third: RabbitMQ, queue: str, plain: Plain) -> RabbitMQ:
     return _third
 
 
-@pytest.fixture
-def queue(plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str) -> str:
-    """The same durable queue on both nodes."""
-    for node in (rabbit_a, rabbit_b):
-        plain(node).queue_declare(unique, durable=True, auto_delete=False)
-    return unique
-
-
 def publish(plain: Plain, node: RabbitMQ, queue: str, *bodies: bytes) -> None:
     channel = plain(node)
     channel.confirm_select()

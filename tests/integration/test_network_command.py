@@ -25,14 +25,6 @@ Plain = Callable[[RabbitMQ], Channel]
 
 
 @pytest.fixture
-def queue(plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str) -> str:
-    """The same durable queue on both nodes."""
-    for node in (rabbit_a, rabbit_b):
-        plain(node).queue_declare(unique, durable=True, auto_delete=False)
-    return unique
-
-
-@pytest.fixture
 def bridge(rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str, tmp_path: Path) -> Operated:
     """Not started yet; it parks in a queue of this test's own."""
     parking = f"queue://{queue}-parked"
