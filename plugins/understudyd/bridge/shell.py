@@ -218,7 +218,8 @@ class LinkRunner:
             is_another = before is not None and after is not None and before.name != after.name
             if is_another or self._source.frame_max > self._target.frame_max:
                 await self._source.close()
-                self._on_source_lost("opened anew, since the target is another broker now")
+                why = "opened anew, since the target is another broker now"
+                self._do(self.link.source_lost(why, self._loop.time()))
             self._do(self.link.target_up(self._loop.time()))
 
     async def _open_source(self, window: int) -> None:
