@@ -19,7 +19,7 @@ from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.properties import build, read
 from understudyd.bridge.wire.tables import Table
 from understudyd.testing.bridged import BridgeProcess, RunningLink, until
-from understudyd.testing.messages import EVERYTHING
+from understudyd.testing.messages import EVERYTHING, EVIL
 from understudyd.testing.pairs import PAIRS, Pair, over
 from understudyd.testing.sides import AmqpSide, Side, StompSide
 
@@ -189,6 +189,30 @@ def test_what_amqp_cannot_hold_is_parked_at_activemq(pair: Pair) -> None:
     assert not found.has_length
     assert found.headers["x" * 300] == "1"
     assert found.headers["x-understudy-parked-reason"].startswith("AMQP cannot hold it")
+
+
+@over(("rabbitmq-stomp", "amqp"), ("rabbitmq-stomp", "activemq"))
+def test_no_header_of_amqp_can_stop_a_source_of_stomp(pair: Pair) -> None:
+    """Scenarios 8 and 34: a NUL, which RabbitMQ sends as it is, and names of STOMP's own."""
+    assert isinstance(pair.source.broker, RabbitMQ)
+    names = ["content-length", "ack", "message-id", "subscription", "destination", "", "a\nb:"]
+    tables: list[Table] = [{"a": "x\0y", "b": EVIL}]
+    tables += [{name: "9"} for name in names]
+    bodies = [b"%d" % number for number in range(len(tables))]
+    AmqpSide(pair.source.broker).put(
+        pair.here,
+        *[
+            AmqpContent(build({"headers": table, "delivery_mode": 2}), body)
+            for table, body in zip(tables, bodies, strict=True)
+        ],
+    )
+    pair.move(len(tables))
+    found = pair.target.take(pair.there)
+    assert [content.body for content in found] == bodies
+    if isinstance(found[0], AmqpContent):
+        shown = read(found[0].properties)["headers"]
+        assert shown == {**tables[0], "x-understudy-path": "source/"}
+    assert pair.left() == []
 
 
 @over(("activemq", "amqp"), ("rabbitmq-stomp", "amqp"))

@@ -178,3 +178,17 @@ def test_frames_read_alike_wherever_they_begin_in_a_read(before: bytes, line_end
     for parts in ([data], [data[:3], data[3:]], [before, data[len(before) :]]):
         frames = fed(FrameParser(), parts)
         assert [f.headers for f in frames if f.body] == [wanted]
+
+
+@pytest.mark.parametrize("step", [1, 1000])
+def test_a_nul_among_the_headers_is_taken_for_one_where_that_is_asked(step: int) -> None:
+    data = b"MESSAGE\na:x\0y\ncontent-length:1\n\nb\0\nMESSAGE\n\nc\0"
+    parser = FrameParser(takes_nul=True)
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    frames = [frame for piece in pieces for frame in parser.feed(piece)]
+    assert [(f.headers, f.body) for f in frames if f.command == "MESSAGE"] == [
+        ({"a": "x\0y", "content-length": "1"}, b"b"),
+        ({}, b"c"),
+    ]
+    with pytest.raises(ProtocolError, match="within its headers"):
+        FrameParser().feed(data)

@@ -27,7 +27,7 @@ As a source
 * What is given back by a NACK is delivered again at once, and after an UNSUBSCRIBE there is no
   NACK: deliveries go back with the connection, and each counts as a failed one.
 * Its headers stand before the properties and shadow them, the first of one name counts: a header
-  ``priority`` hides the message's own. A value with a NUL breaks the frame.
+  ``priority`` hides the message's own. A NUL in a value is sent as it is, which is no STOMP.
 * message-id and ack name the delivery, not the message; amqp-message-id is the sender's.
 * The destination that it shows is percent-encoded, but for ASCII without ``/`` and ``%``.
 * delivery_mode 1 is shown as ``persistent:1``; a reply_to that begins with no prefix of STOMP as

@@ -65,7 +65,7 @@ class StompConnection(Stream):
         self._opened: asyncio.Future[RawFrame] = self._loop.create_future()
         self._calls: dict[str, asyncio.Future[None]] = {}  # by receipt
         self._asked = count(1)
-        self._parser = FrameParser(VERSION)
+        self._parser = FrameParser(VERSION, takes_nul=True)
         self.dialect: Dialect
 
     @classmethod
