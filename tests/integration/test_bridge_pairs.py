@@ -40,13 +40,14 @@ every_pair = over(*PAIRS)
 
 @every_pair
 def test_thousands_of_mixed_sizes_arrive_equal_and_in_order(pair: Pair) -> None:
-    """Scenarios 1, 3, 38; J01."""
+    """Scenarios 1, 3, 38, 43; J01."""
     rng = random.Random(7)
     sizes = [1, 100, 1024, 5000, 131_072, 300_000]
     sent = [
         b"%06d" % n + rng.randbytes(rng.choice(sizes) if n % 50 == 0 else rng.randrange(300))
         for n in range(2_000)
     ]
+    sent += [b"the same"] * 3
     pair.source.fill(pair.here, sent)
     pair.move(len(sent))
     assert pair.arrived() == sent

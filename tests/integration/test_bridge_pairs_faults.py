@@ -11,7 +11,9 @@ import pytest
 
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudyd.bridge.content import AmqpContent
 from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.wire.properties import read
 from understudyd.testing.bridged import RunningLink, until
 from understudyd.testing.pairs import PAIRS, Pair, over
 from understudyd.testing.sides import AmqpSide, Side, StompSide
@@ -19,6 +21,7 @@ from understudyd.testing.sides import AmqpSide, Side, StompSide
 pytestmark = pytest.mark.integration
 
 WINDOW = 100
+SMALL = "wireFormat.maxFrameSize=10000"
 
 
 def port_of(one: Side) -> int:
@@ -122,6 +125,54 @@ def test_a_queue_that_is_deleted_and_made_again_is_used_again(pair: Pair) -> Non
         link.await_forwarded(2)
         until(lambda: not link.in_flight, "all is settled")
     assert pair.arrived() == [b"1", b"2"]
+
+
+@over(("amqp", "amqp"), ("rabbitmq-stomp", "amqp"))
+def test_a_message_that_activemq_closes_over_is_found_and_parked_at_the_source(
+    sides: tuple[Side, Side], launch: Callable[[Any], Any], unique: str
+) -> None:
+    """Scenarios 5, 34 and 35: what it was, though it had been said in STOMP; the rest arrives."""
+    source = sides[0]
+    pair = Pair(source, StompSide(launch(ActiveMQ(stomp_options=SMALL))), unique)
+    pair.make()
+    sent = [b"%d" % n for n in range(40)]
+    large = b"x" * 20_000
+    source.fill(pair.here, [*sent[:20], large, *sent[20:]])
+    with pair.link() as link:
+        until(lambda: link.parked == 1, "it is parked")
+        link.await_state("running")
+        until(lambda: not link.in_flight, "all is settled")
+    assert list(dict.fromkeys(pair.arrived())) == sent
+    (parked,) = source.take(pair.parking)
+    assert parked.body == large
+    if isinstance(parked, AmqpContent):
+        fields = read(parked.properties)
+        headers = fields.pop("headers")
+        assert fields == {"delivery_mode": 2}
+        assert isinstance(headers, dict)
+        assert all(name.startswith("x-understudy-parked-") for name in headers)
+        assert "maximum frame size" in str(headers["x-understudy-parked-reason"])
+    source.remove(pair.here)
+    source.remove(pair.parking)
+
+
+@over(("activemq", "amqp"), ("activemq", "activemq"))
+def test_wildcards_of_queues_are_read_in_one(sides: tuple[Side, Side], unique: str) -> None:
+    """B04: each goes to the queue of its own name, or of what that is renamed to."""
+    source, target = sides
+    root = unique.replace(".", "-")
+    for name in ("a", "b.c"):
+        target.make(f"{root}.out.{name}")
+        source.fill(f"{root}.in.{name}", [name.encode()])
+    rename = {f"queue://{root}.in.>": f"queue://{root}.out.>"}
+    with RunningLink(
+        source.uri, target.uri, f"queue://{root}.in.>", rename=rename, name=root, network_ttl=-1
+    ) as link:
+        link.await_forwarded(2)
+        until(lambda: not link.in_flight, "all is settled")
+    for name in ("a", "b.c"):
+        assert [c.body for c in target.take(f"{root}.out.{name}")] == [name.encode()]
+        target.remove(f"{root}.out.{name}")
 
 
 @over(("activemq", "amqp"), ("amqp", "activemq"))
