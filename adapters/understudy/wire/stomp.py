@@ -10,7 +10,7 @@ Rules
 * Header bytes that are no UTF-8 survive: they become lone surrogates, and these bytes again.
 * Everything that arrives is bounded: a frame that is, or says it is, larger than the limits ends
   the connection (`ProtocolError`). Memory in use is what has arrived of one frame.
-* Each byte is looked at once, however small the pieces are in which it comes.
+* Each byte is looked at twice at most, however small the pieces are in which it comes.
 """
 
 from __future__ import annotations
@@ -312,5 +312,6 @@ class FrameParser:
                 raise ProtocolError(_TOO_LONG)
         frame, self._head = self._head, None
         self._at = self._searched = end + 1
-        frame.body = bytes(buffer[at:end])
+        with memoryview(buffer) as view:  # a slice of the buffer would be one copy more
+            frame.body = bytes(view[at:end])
         return frame
