@@ -66,24 +66,8 @@ class LinkRunner:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
         self.name = name
-        self._joint = joint = join(
-            name,
-            source,
-            pattern,
-            target,
-            routes,
-            settings,
-            (
-                SourceHooks(self._on_deliveries, self._on_source_lost),
-                TargetHooks(
-                    self._on_confirms,
-                    self._on_returned,
-                    self._on_blocked,
-                    self._on_congested,
-                    self._on_target_lost,
-                ),
-            ),
-        )
+        hooks = (SourceHooks(self._on_deliveries, self._on_source_lost), self._target_hooks())
+        self._joint = joint = join(name, source, pattern, target, routes, settings, hooks)
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
         self.link = Link(
@@ -128,6 +112,15 @@ class LinkRunner:
         self._do(self.link.stop(self._loop.time()))
 
     # What the ends tell
+
+    def _target_hooks(self) -> TargetHooks:
+        return TargetHooks(
+            self._on_confirms,
+            self._on_returned,
+            self._on_blocked,
+            self._on_congested,
+            self._on_target_lost,
+        )
 
     def _on_deliveries(self, deliveries: list[Any]) -> None:
         tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
