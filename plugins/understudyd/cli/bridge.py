@@ -22,8 +22,9 @@ __all__ = ["bridge"]
 def bridge(config: Path, names: tuple[str, ...]) -> int:
     """Run the bridges of these names, or all of the file.
 
-    SIGTERM settles what is in flight and ends. Exit code 0 after SIGTERM, 2 for a configuration
-    that can't be run.
+    SIGTERM settles what is in flight and ends, a second one ends at once; SIGHUP reads the
+    configuration again. Exit code 0 after SIGTERM, 1 after a second, 2 for a configuration that
+    can't be run. `understudy network` looks at them and pauses them.
     """
     from understudyd.bridge.run import run  # not before the options were understood
 
