@@ -163,11 +163,13 @@ def test_wildcards_of_queues_are_read_in_one(sides: tuple[Side, Side], unique: s
     root = unique.replace(".", "-")
     for name in ("a", "b.c"):
         target.make(f"{root}.out.{name}")
-        source.fill(f"{root}.in.{name}", [name.encode()])
     rename = {f"queue://{root}.in.>": f"queue://{root}.out.>"}
     with RunningLink(
         source.uri, target.uri, f"queue://{root}.in.>", rename=rename, name=root, network_ttl=-1
     ) as link:
+        link.await_state("running")
+        for name in ("a", "b.c"):
+            source.fill(f"{root}.in.{name}", [name.encode()])
         link.await_forwarded(2)
         until(lambda: not link.in_flight, "all is settled")
     for name in ("a", "b.c"):

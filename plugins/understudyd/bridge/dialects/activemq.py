@@ -37,7 +37,9 @@ As a source
 * message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
   are always there; persistent only when it is true.
 * A selector cannot name a header with a hyphen, quoted or not. ``>`` is understood at the end of a
-  subscription only; in the middle it matches nothing. A SEND to a wildcard makes such a queue.
+  subscription only; in the middle it matches nothing. Of queues that are there already a wildcard
+  gets what they hold when something more comes, or at the next look for what expired (30 s). A SEND
+  to a wildcard makes such a queue.
 """
 
 from __future__ import annotations
