@@ -59,9 +59,8 @@ class ApiClient(Generic[S]):
         """Returns when it answers. Raises ConfigurationError where it can't listen, and
         UnderstudyError where it does not even start."""
         if importlib.util.find_spec("h11") is None:
-            raise ConfigurationError(
-                f'h11 is not installed: pip install "understudy[{self._extra}]"'
-            )
+            install = f'pip install "understudy[{self._extra}]"'
+            raise ConfigurationError(f"h11 is not installed: {install}")
         self.stop()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
