@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.lab import Lab, raw_connection
-from tests.bench.measures import processor
+from tests.bench.measures import processor_of_all
 from tests.bench.moving import QUEUE, fill, nodes, prepare, shovel
 from tests.bench.moving_stomp import Arrivals, connected, connectors, fill_activemq
 from tests.bench.outcome import Bar, Case, Outcome, Step, compare, taking_turns
@@ -34,7 +34,7 @@ __all__ = ["CASES"]
 PREFETCH = 1000  # the default of all
 BODY = b"x" * 1024
 COUNT = 20_000  # messages in a round
-WARM = 20_000  # messages before the first: Java compiles what it has run for a while
+WARM = 60_000  # messages before the first: Java compiles what it has run for a while
 BEST = 4  # connectors side by side; more gain nothing
 LOOK = 0.02  # s between two looks at RabbitMQ
 
@@ -80,7 +80,7 @@ def _span(looks: Iterator[int], pids: tuple[int | None, ...], count: int) -> Run
 
 
 def _cpu(pid: int | None) -> float:
-    return 0.0 if pid is None else processor(pid)
+    return 0.0 if pid is None else processor_of_all(pid)
 
 
 def _depths(node: RabbitMQ, queue: str) -> Iterator[int]:
