@@ -180,4 +180,4 @@ def test_a_large_body_goes_through_in_bounded_memory(tmp_path: Path, pair: Pair)
         (peak,) = [int(line.split()[1]) for line in status.splitlines() if "VmHWM" in line]
         assert bridge.stop() == 0
     assert found == [body, b"after"]
-    assert peak * 1024 < 4 * size + 60_000_000
+    assert peak * 1024 < 3 * size + 60_000_000
