@@ -254,6 +254,13 @@ def test_what_a_broker_does_not_show_is_for_its_own_dead_letters_or_stays() -> N
     assert b"ActiveMQ shows no content" in parcels[1][1]
 
 
+@pytest.mark.parametrize("dialect", [RABBITMQ_STOMP, ARTEMIS], ids=lambda dialect: dialect.name)
+def test_only_activemq_hides_anything(dialect: Dialect) -> None:
+    """Elsewhere that header is an application's, and a NACK would not keep the message."""
+    given = message(b"", transformation_error="x", message_id="1")
+    assert forwarder(dialect, RABBITMQ_AMQP).prepare([(1, given)], NOW).aside == []
+
+
 def test_what_the_source_would_not_take_back_stays_there() -> None:
     ours = forwarder(RABBITMQ_STOMP, ACTIVEMQ)
     header = {"destination": "/queue/orders", "content-length": str(5 << 20)}

@@ -166,12 +166,12 @@ def write(message: Message, dialect: Dialect, now: int) -> StompContent:
 
 def _is_hidden(content: StompContent, facts: StompFacts) -> bool:
     """Whether there may be more than is shown. What has no id was not delivered."""
+    known = content.headers.get("message-id")
+    if not facts.shown_empty or known is None:
+        return False
     if "transformation-error" in content.headers:
         return True
-    known = content.headers.get("message-id")
-    if not facts.shown_empty or content.body or content.has_length or known is None:
-        return False
-    return not facts.own_ids.fullmatch(known)
+    return not (content.body or content.has_length or facts.own_ids.fullmatch(known))
 
 
 def _read_own(message: Message, facts: StompFacts) -> None:
