@@ -12,6 +12,7 @@ from amqp import Channel
 
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.dialects import ACTIVEMQ
+from understudyd.bridge.ends import stomp_check
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_check import QueueCheck
 from understudyd.bridge.outcomes import FULL
@@ -273,7 +274,7 @@ def test_looking_for_a_queue_neither_makes_nor_changes_it(
         assert not message.delivery_info["redelivered"]
         channel.basic_ack(message.delivery_tag)
         channel.queue_delete(unique)
-        check.used()
+        assert check.is_known(lambda: None)  # of late
         await soon(lambda: missing, "it is told")
         check.stop()
         await sink.end.close()
@@ -283,6 +284,28 @@ def test_looking_for_a_queue_neither_makes_nor_changes_it(
     assert missing == [f"the queue '/queue/{unique}' was deleted"]
     with pytest.raises(Exception, match="NOT_FOUND"):
         plain(rabbit_a).queue_declare(unique, passive=True)
+
+
+def test_after_a_rest_nothing_is_sent_to_a_queue_that_is_gone(
+    rabbit_a: RabbitMQ, plain: Plain, unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scenario 27: RabbitMQ would take it over STOMP, and drop it."""
+    monkeypatch.setattr(stomp_check, "CHECK_EVERY", 0.0)  # as if the last look were long ago
+    channel = plain(rabbit_a)
+    channel.queue_declare(unique, durable=True, auto_delete=False)
+
+    async def work() -> None:
+        sink = Sink(rabbit_a.stomp_uri, queue=unique)
+        await sink.end.open()
+        sink.end.send(pieces(f"/amq/queue/{unique}", b"1"))
+        sink.end.send(pieces(f"/amq/queue/{unique}", b"2", b"3"))
+        await sink.await_confirmed(3)
+        channel.queue_delete(unique)
+        sink.end.send(pieces(f"/amq/queue/{unique}", b"4"))
+        await soon(lambda: sink.lost, "the loss of the queue")
+        assert len(sink.confirmed) == 3
+
+    run(work())
 
 
 def test_a_queue_that_refuses_ends_the_connection_and_confirms_nothing_wrongly(

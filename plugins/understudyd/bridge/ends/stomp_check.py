@@ -5,7 +5,7 @@ Rules
   refuses that for a queue that is there (RESOURCE_LOCKED) before anything is delivered; one that it
   had to make is gone with the connection. Nothing is consumed, and nothing counts as a delivery.
 * Each question takes a connection of its own, since the refusal ends it, and a line in the broker's
-  log: it is put while something is sent, and seldom.
+  log: it is put while something is sent, and seldom; after a rest before anything is sent.
 * Between two looks a queue may go: what is sent to it then is gone with what it held.
 """
 
@@ -23,6 +23,7 @@ __all__ = ["CHECK_EVERY", "QueueCheck"]
 
 CHECK_EVERY = 10.0  # s
 TIMEOUT = 5.0  # s, for one look
+AHEAD = 0.8  # of that time: who sends all the time need not wait for a look
 _ALONE: Final = {
     "id": "check",
     "ack": "client",
@@ -42,16 +43,18 @@ class QueueCheck:
         destination: str,
         on_missing: Callable[[str], None],
         *,
-        every: float = CHECK_EVERY,
+        every: float | None = None,
     ) -> None:
         """``destination`` is the queue as a SEND names it that would make it; ``on_missing`` is
         told why nothing should be sent to it any more, once."""
         self._endpoint = endpoint
         self._destination = destination
         self._on_missing = on_missing
-        self._every = every
+        self._every = CHECK_EVERY if every is None else every
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._seen_at: float | None = None
+        self._then: Callable[[], None] | None = None
 
     async def look(self) -> None:
         """Raises ConnectionFailed when it is not there, or when nobody can tell."""
@@ -61,10 +64,20 @@ class QueueCheck:
                 "RabbitMQ would take messages for it and drop them: make the queue"
             )
 
-    def used(self) -> None:
-        """Something is sent: look again in a while."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._every, self._begin)
+    def is_known(self, then: Callable[[], None]) -> bool:
+        """Whether it was there of late; False: ``then`` is called when it is known to be.
+
+        To be asked whenever something is to be sent; looks again in a while.
+        """
+        loop = asyncio.get_running_loop()
+        if self._seen_at is not None and loop.time() < self._seen_at + self._every:
+            if self._timer is None and self._task is None:
+                self._timer = loop.call_later(self._every * AHEAD, self._begin)
+            return True
+        self._then = then
+        if self._task is None:
+            self._begin()
+        return False
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -73,19 +86,26 @@ class QueueCheck:
             self._task.cancel()
 
     def _begin(self) -> None:
+        self._timer = None
         self._task = asyncio.get_running_loop().create_task(self._look_again())
 
     async def _look_again(self) -> None:
         try:
-            if not await self._is_there():
-                self._on_missing(f"the queue {self._destination!r} was deleted")
-        except ConnectionFailed:
-            pass  # the connection that is in use tells of the broker
+            is_there = await self._is_there()
+        except ConnectionFailed as failed:
+            self._on_missing(f"whether the queue {self._destination!r} is there: {failed}")
+            return
         finally:
-            self._timer = self._task = None
+            self._task = None
+        then, self._then = self._then, None
+        if not is_there:
+            self._on_missing(f"the queue {self._destination!r} was deleted")
+        elif then is not None:
+            then()
 
     async def _is_there(self) -> bool:
         hooks = StompHooks(lambda _: None, lambda *_: None, lambda _: None)
+        asked_at = asyncio.get_running_loop().time()
         connection = await StompConnection.open(self._endpoint, hooks, timeout=TIMEOUT)
         try:
             question = connection.call("SUBSCRIBE", {**_ALONE, "destination": self._destination})
@@ -94,6 +114,7 @@ class QueueCheck:
             raise ConnectionFailed(f"no answer within {TIMEOUT:g} s") from None
         except ConnectionFailed as failed:
             if failed.closed is not None and failed.closed.code in _IS_THERE:
+                self._seen_at = asked_at
                 return True
             raise
         finally:

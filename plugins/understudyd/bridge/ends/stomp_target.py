@@ -40,6 +40,7 @@ class StompTarget:
         self._connection: StompConnection | None = None
         self._receipts = Receipts(is_cumulative=True)
         self._check: QueueCheck | None = None
+        self._held: list[bytes] = []  # until it is known again that the queue is there
         self.dialect: Dialect | None = None
 
     async def open(self) -> None:
@@ -54,6 +55,7 @@ class StompTarget:
         except BaseException:
             connection.drop()
             raise
+        self._held = []
         self._receipts = Receipts(is_cumulative=connection.dialect.confirms_are_cumulative)
         self._connection = connection
 
@@ -79,9 +81,14 @@ class StompTarget:
         """Write messages, in order; the second piece of each is for the end of its headers."""
         if self._connection is None:
             return
-        if self._check is not None:
-            self._check.used()
-        self._write(self._receipts.send(pieces))
+        if self._check is None or (not self._held and self._check.is_known(self._release)):
+            self._write(self._receipts.send(pieces))
+        else:
+            self._held += pieces
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        self._write(self._receipts.send(held))
 
     def _write(self, pieces: list[bytes]) -> None:
         if pieces and self._connection is not None:
