@@ -100,8 +100,8 @@ def _nodes_cpu(runs: list[Run]) -> str:
 CASES: tuple[Case, ...] = tuple(
     Case(name, 5, partial(moved, name, size, count, bar))
     for name, size, count, bar in (
-        ("bridge-100b", 100, 40_000, Bar(1.0, goal=1.1)),
-        ("bridge-1k", 1024, 40_000, Bar(1.05, goal=1.16)),
-        ("bridge-16k", 16384, 10_000, Bar(1.3, goal=1.55)),
+        ("bridge-100b", 100, 120_000, Bar(1.0, goal=1.1)),
+        ("bridge-1k", 1024, 100_000, Bar(1.05, goal=1.16)),
+        ("bridge-16k", 16384, 40_000, Bar(1.3, goal=1.55)),
     )
 )
