@@ -6,18 +6,24 @@ Rules
 * The link moves when one has let us in each time for `STABLE` seconds: a broker that comes and goes
   is not returned to. Nothing is doubled by a move, what is in flight is settled first.
 * An end that is lost is connected in the usual order, preferred ones first; that is no move.
+* Whatever goes wrong with a look, the broker is not there, and it is looked for again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Protocol
+
+from understudy.core.redact import redact
 
 __all__ = ["LOOK_EVERY", "STABLE", "Home", "Homing", "Steadiness"]
 
 LOOK_EVERY = 1.0  # s
 STABLE = 5.0  # s
+
+_log = logging.getLogger("understudyd.bridge")
 
 
 class Home(Protocol):
@@ -59,6 +65,7 @@ class Homing:
         """``move`` is called when an end was told to come home."""
         self._homes = [(home, Steadiness()) for home in homes]
         self._move = move
+        self._trouble = ""  # that was told
 
     @property
     def is_needed(self) -> bool:
@@ -72,7 +79,17 @@ class Homing:
             for home, steadiness in self._homes:
                 if not home.is_away:
                     steadiness.forget()
-                elif steadiness.saw(await home.is_home_open(), clock()) and home.is_away:
+                elif steadiness.saw(await self._is_open(home), clock()) and home.is_away:
                     steadiness.forget()
                     home.come_home()
                     self._move()
+
+    async def _is_open(self, home: Home) -> bool:
+        try:
+            return await home.is_home_open()
+        except Exception as error:
+            trouble = redact(f"{type(error).__name__}: {error}")
+            if trouble != self._trouble:
+                self._trouble = trouble
+                _log.error("a preferred broker cannot be looked for: %s", trouble)
+            return False

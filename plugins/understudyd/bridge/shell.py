@@ -3,8 +3,10 @@
 Rules
 * The loop's thread is the only one. What a read brought is handled at once, in one go.
 * The source's frames are no larger than the target's: bodies go on in the frames they came in.
-* Opening and closing take time and are tasks; of each end at most one is under way. A task that
-  was overtaken (its end was closed meanwhile) tells nothing.
+* Opening and closing take time, see `worker`. What the machine has closed tells nothing more, also
+  in the same turn.
+* A message that is parked, a question and the look for a preferred broker are errands: of each kind
+  the last one counts, and none ends without a word.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -26,6 +29,7 @@ from understudyd.bridge.pace import Pace
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import Glance, LinkStatus, Teller
+from understudyd.bridge.steps import ENDING
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
@@ -40,8 +44,10 @@ from understudyd.bridge.words import (
     ParkAtSource,
     Rest,
     Send,
+    State,
     Widen,
 )
+from understudyd.bridge.worker import EndWorker, unexpected
 
 __all__ = ["LinkRunner"]
 
@@ -66,7 +72,13 @@ class LinkRunner:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
         self.name = name
-        hooks = (SourceHooks(self._on_deliveries, self._on_source_lost), self._target_hooks())
+        self._source_worker = EndWorker(
+            lambda: self._source.close(), self._on_source_up, self._on_source_failed
+        )
+        self._target_worker = EndWorker(
+            lambda: self._target.close(), self._on_target_up, self._on_target_failed
+        )
+        hooks = (self._source_hooks(), self._target_hooks())
         self._joint = joint = join(name, source, pattern, target, routes, settings, hooks)
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
@@ -76,7 +88,8 @@ class LinkRunner:
         self._dialers = (source, target)
         self._homing = Homing([end for end in self._dialers if end.has_home], self._on_home)
         self._loop = asyncio.get_running_loop()
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._errands: dict[str, asyncio.Task[None]] = {}
+        self._sent_as = ""  # the dialect that the target had when it was open last
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self.status = LinkStatus(self.link, str(pattern))
@@ -113,16 +126,23 @@ class LinkRunner:
 
     # What the ends tell
 
+    def _source_hooks(self) -> SourceHooks[Any]:
+        heard = self._source_worker.heard
+        return SourceHooks(heard(self._on_deliveries), heard(self._on_source_lost))
+
     def _target_hooks(self) -> TargetHooks:
+        heard = self._target_worker.heard
         return TargetHooks(
-            self._on_confirms,
-            self._on_returned,
-            self._on_blocked,
-            self._on_congested,
-            self._on_target_lost,
+            heard(self._on_confirms),
+            heard(self._on_returned),
+            heard(self._on_blocked),
+            heard(self._on_congested),
+            heard(self._on_target_lost),
         )
 
     def _on_deliveries(self, deliveries: list[Any]) -> None:
+        if self.link.state in ENDING:
+            return  # it takes none, so that closing gives them back
         tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
         last, now = deliveries[-1][0], self._loop.time()
         self._do(self.link.delivered(tags, parcels, now, last, aside, stays))
@@ -152,6 +172,25 @@ class LinkRunner:
         self._dialers[1].fail()
         self._do(self.link.target_lost(reason, self._loop.time(), closed))
 
+    def _on_source_up(self) -> None:
+        self._do(self.link.source_up(self._loop.time()))
+
+    def _on_source_failed(self, failed: ConnectionFailed) -> None:
+        self._on_source_lost(str(failed))
+
+    def _on_target_up(self) -> None:
+        before, now = self._sent_as, self._loop.time()
+        self._sent_as = self._target.dialect.name if self._target.dialect else ""
+        is_another = before not in ("", self._sent_as)
+        if is_another or self._source.frame_max > self._target.frame_max:
+            self._source_worker.close()
+            why = "opened anew, since the target is another broker now"
+            self._do(self.link.source_lost(why, now))
+        self._do(self.link.target_up(now))
+
+    def _on_target_failed(self, failed: ConnectionFailed) -> None:
+        self._on_target_lost(str(failed), failed.closed)
+
     def _on_home(self) -> None:
         self._do(self.link.move(self._loop.time()))
 
@@ -174,6 +213,8 @@ class LinkRunner:
             else:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)
+        if self.link.state is State.PAUSED:
+            self._give_up("homing")
         self._set_timer()
         shown = (self.link.shown, self.link.reason)
         if shown != self._shown:
@@ -182,46 +223,27 @@ class LinkRunner:
 
     def _do_slowly(self, action: Action) -> None:
         if isinstance(action, OpenTarget):
-            self._task("target", self._open_target())
+            if self._homing.is_needed and "homing" not in self._errands:
+                self._run("homing", self._homing.watch())
+            self._target_worker.open(self._target.open)
         elif isinstance(action, CloseTarget):
             if action.has_failed:
                 self._dialers[1].fail()
-            self._task("target", self._target.close())
+            self._target_worker.close()
         elif isinstance(action, OpenSource):
-            self._task("source", self._open_source(action.window))
+            self._source_worker.open(partial(self._open_source, action.window))
         elif isinstance(action, CloseSource):
-            self._task("source", self._source.close())
+            self._give_up("question")
+            self._source_worker.close()
         elif isinstance(action, AskSource):
-            self._task("question", self._ask_source())
+            self._run("question", self._ask_source())
         elif isinstance(action, ParkAtSource):
-            self._task("parking", self._park(action))
+            self._run("parking", self._park(action))
         elif isinstance(action, Finished):
-            self._loop.create_task(self._finish())
-
-    async def _open_target(self) -> None:
-        if self._homing.is_needed and "homing" not in self._tasks:
-            self._tasks["homing"] = self._loop.create_task(self._homing.watch())
-        before = self._target.dialect
-        try:
-            await self._target.open()
-        except ConnectionFailed as failed:
-            self._on_target_lost(str(failed), failed.closed)
-        else:
-            after = self._target.dialect
-            is_another = before is not None and after is not None and before.name != after.name
-            if is_another or self._source.frame_max > self._target.frame_max:
-                await self._source.close()
-                why = "opened anew, since the target is another broker now"
-                self._do(self.link.source_lost(why, self._loop.time()))
-            self._do(self.link.target_up(self._loop.time()))
+            self._run("finish", self._finish())
 
     async def _open_source(self, window: int) -> None:
-        try:
-            await self._source.open(window, self._target.frame_max)
-        except ConnectionFailed as failed:
-            self._on_source_lost(str(failed))
-        else:
-            self._do(self.link.source_up(self._loop.time()))
+        await self._source.open(window, self._target.frame_max)
 
     async def _ask_source(self) -> None:
         with contextlib.suppress(ConnectionFailed):  # that is told as a loss
@@ -229,30 +251,49 @@ class LinkRunner:
             self._do(self.link.source_has(ready, self._loop.time()))
 
     async def _park(self, action: ParkAtSource) -> None:
+        failed: ConnectionFailed | None = None
         try:
             await park(self._joint, action)
-        except ConnectionFailed as failed:
-            self._do(self.link.park_failed(str(failed), self._loop.time()))
-        else:
+        except ConnectionFailed as error:
+            failed = error
+        except Exception as error:
+            failed = unexpected(error)
+        if failed is None:
             self._do(self.link.park_done(action, self._loop.time()))
+        else:
+            self._do(self.link.park_failed(str(failed), self._loop.time()))
 
     async def _finish(self) -> None:
-        for name in ("parking", "question", "homing"):
-            if (task := self._tasks.get(name)) is not None:
-                task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._joint.deposit.close()
         if self._timer is not None:
             self._timer.cancel()
-        if not self.finished.done():
-            self.finished.set_result(None)
+        errands = [task for name, task in self._errands.items() if name != "finish"]
+        for errand in errands:
+            errand.cancel()
+        try:
+            await asyncio.gather(*errands, return_exceptions=True)
+            await self._source_worker.ended()
+            await self._target_worker.ended()
+            await self._joint.deposit.close()
+        finally:
+            if not self.finished.done():
+                self.finished.set_result(None)
 
-    def _task(self, end: str, work: Coroutine[Any, Any, None]) -> None:
-        """Begin the work when what was under way at this end has ended."""
-        before = self._tasks.get(end)
-        if before is asyncio.current_task():
-            before = None
-        self._tasks[end] = self._loop.create_task(_after(before, work))
+    def _run(self, errand: str, work: Coroutine[Any, Any, None]) -> None:
+        """Begin it; the one before of its kind is given up."""
+        self._give_up(errand)
+        task = self._errands[errand] = self._loop.create_task(work)
+        task.add_done_callback(partial(self._ended, errand))
+
+    def _give_up(self, errand: str) -> None:
+        task = self._errands.pop(errand, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def _ended(self, errand: str, task: asyncio.Task[None]) -> None:
+        if self._errands.get(errand) is task:
+            del self._errands[errand]
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            unexpected(error)
 
     def _set_timer(self) -> None:
         due = self.link.due
@@ -269,11 +310,3 @@ class LinkRunner:
         if (line := self._teller.tell(state, reason, self._loop.time())) is not None:
             level, text = line
             _log.log(level, "bridge %s %s %s", self.name, self.status.destination, text)
-
-
-async def _after(before: asyncio.Task[None] | None, work: Coroutine[Any, Any, None]) -> None:
-    """One thing after the other; an opening that is no longer wanted is given up."""
-    if before is not None and not before.done():
-        before.cancel()
-        await asyncio.gather(before, return_exceptions=True)
-    await work

@@ -11,12 +11,14 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect, of_amqp
 from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
 from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHooks
+from understudyd.bridge.ends.stream import goodbye
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.methods import Method, encode_method
@@ -80,26 +82,22 @@ class AmqpSource:
         hooks = Hooks(self._came, self._lost, lambda _: None)
         connection = await self._dialer.dial(hooks, frame_max)
         self.dialect = _dialect_of(connection)  # before anything is delivered
+        self._is_opening = True
         try:
-            if self._subscription is not None:
-                await self._subscribe(connection, self._subscription)
-            qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
-            await connection.call(qos, Method.BASIC_QOS_OK)
-            await self._begin(connection)
+            await connection.set_up(self._begin(connection, window))
         except BaseException:
             self._connection = None
-            connection.drop()
             raise
-
-    async def _begin(self, connection: Connection) -> None:
-        """Consume; deliveries may come before the answer does, and want acknowledgements."""
-        self._connection, self._is_opening = connection, True
-        try:
-            await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
         finally:
             self._is_opening = False
-        if self._connection is None:
-            raise ConnectionFailed(self._deleted)
+
+    async def _begin(self, connection: Connection, window: int) -> None:
+        if self._subscription is not None:
+            await self._subscribe(connection, self._subscription)
+        qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
+        await connection.call(qos, Method.BASIC_QOS_OK)
+        self._connection = connection  # deliveries may come before the answer does
+        await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
 
     async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
         await _declare(connection, self._queue, self._declared)
@@ -143,7 +141,7 @@ class AmqpSource:
         if self._connection is not None:
             self._connection.write(encode_method(Method.BASIC_ACK, tag, 1))
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """Give back what was not acknowledged, and end."""
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -151,7 +149,7 @@ class AmqpSource:
                 encode_method(Method.BASIC_CANCEL, self._consumer, 1)
                 + encode_method(Method.BASIC_NACK, 0, 0b11)  # all of them, back to the queue
             )
-            await connection.close()
+        return goodbye(connection)
 
     @property
     def _consumer(self) -> str:
@@ -165,6 +163,8 @@ class AmqpSource:
 
     def _came(self, events: list[Event]) -> None:
         for event in events:
+            if self._connection is None:  # closed, perhaps over what it has told just now
+                return
             if isinstance(event, Deliveries):
                 self._hooks.on_deliveries(event.items)
             elif isinstance(event, Told) and event.method == Method.BASIC_CANCEL:
@@ -180,8 +180,7 @@ class AmqpSource:
     def _cancelled(self, consumer: str) -> None:
         """The broker ended our consumer: its queue was deleted, or failed."""
         if self._connection is not None and consumer == self._consumer:
-            self._connection.drop()
-            self._lost(self._deleted, None)
+            self._connection.fail(self._deleted)
 
 
 class AmqpTarget:
@@ -200,17 +199,15 @@ class AmqpTarget:
         """Connect, with confirms and the parking queue; raises ConnectionFailed."""
         hooks = Hooks(self._came, self._lost, self._hooks.on_congested)
         connection = await self._dialer.dial(hooks)
-        try:
-            if self._parking:
-                await _declare(connection, self._parking)
-            await connection.call(
-                encode_method(Method.CONFIRM_SELECT, NO_FLAGS), Method.CONFIRM_SELECT_OK
-            )
-        except BaseException:
-            connection.drop()
-            raise
+        await connection.set_up(self._begin(connection))
         self._connection = connection
         self.dialect = _dialect_of(connection)
+
+    async def _begin(self, connection: Connection) -> None:
+        if self._parking:
+            await _declare(connection, self._parking)
+        select = encode_method(Method.CONFIRM_SELECT, NO_FLAGS)
+        await connection.call(select, Method.CONFIRM_SELECT_OK)
 
     async def declare(self, queue: str) -> None:
         """Make a queue where it is missing; raises ConnectionFailed."""
@@ -228,11 +225,10 @@ class AmqpTarget:
         if self._connection is not None:
             self._connection.send(pieces)
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """End in order; what was not confirmed is in doubt."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        return goodbye(connection)
 
     def _lost(self, reason: str, closed: Closed | None) -> None:
         if self._connection is not None:  # else whoever opens it is told
@@ -241,6 +237,8 @@ class AmqpTarget:
 
     def _came(self, events: list[Event]) -> None:
         for event in events:
+            if self._connection is None:
+                return
             if isinstance(event, Confirms):
                 self._hooks.on_confirms(event.items)
             elif isinstance(event, Returned):

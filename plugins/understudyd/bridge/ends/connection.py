@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from understudy.core.endpoint import Endpoint
-from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stream import Stream
 from understudyd.bridge.wire.amqp import Closed, Login, Opened, Session, SessionEvent
 from understudyd.bridge.wire.errors import WireError
@@ -45,11 +44,10 @@ class Connection(Stream):
 
     BEAT = HEARTBEAT
 
-    def __init__(self, session: Session, hooks: Hooks) -> None:
-        super().__init__(hooks.on_congested)
+    def __init__(self, endpoint: Endpoint, session: Session, hooks: Hooks) -> None:
+        super().__init__(endpoint, hooks.on_lost, hooks.on_congested)
         self._session = session
         self._hooks = hooks
-        self._opened: asyncio.Future[Opened] = self._loop.create_future()
         self._calls: deque[tuple[int, asyncio.Future[tuple[Any, ...]]]] = deque()
         self.frame_max = 0
         self.server: Table = {}
@@ -65,25 +63,21 @@ class Connection(Stream):
         heartbeat = endpoint.options.heartbeat
         seconds = HEARTBEAT_S if heartbeat is None else -(-heartbeat // 1000)
         session = Session(_login(endpoint), heartbeat=seconds, frame_max=frame_max, about=about)
-        connection = cls(session, hooks)
+        connection = cls(endpoint, session, hooks)
         is_secure = endpoint.scheme in TLS_SCHEMES
         await connection._dial(
-            endpoint,
-            connection._opened,
-            is_secure=is_secure,
-            port=5671 if is_secure else 5672,
-            timeout=timeout,
+            is_secure=is_secure, port=5671 if is_secure else 5672, timeout=timeout
         )
-        opened = connection._opened.result()
+        opened: Opened = connection._opened.result()
         connection.frame_max, connection.server = opened.frame_max, opened.server
         connection._start_beating(opened.heartbeat / 2, 2 * opened.heartbeat)
         return connection
 
     async def call(self, frame: bytes, answer: int) -> tuple[Any, ...]:
         """Send a method and wait for its answer; raises ConnectionFailed when none will come."""
-        future: asyncio.Future[tuple[Any, ...]] = self._loop.create_future()
         if self._is_over:
-            raise ConnectionFailed("the connection is closed")
+            raise self.failure
+        future: asyncio.Future[tuple[Any, ...]] = self._loop.create_future()
         self._calls.append((answer, future))
         self.write(frame)
         return await future
@@ -113,7 +107,8 @@ class Connection(Stream):
         closed: Closed | None = None
         for event in events:
             if isinstance(event, Opened):
-                self._opened.set_result(event)
+                if not self._opened.done():
+                    self._opened.set_result(event)
             elif isinstance(event, Closed):
                 closed = event
             elif isinstance(event, Told) and self._calls and self._calls[0][0] == event.method:
@@ -130,19 +125,8 @@ class Connection(Stream):
         if not future.done():
             future.set_result(told.arguments)
 
-    def _lose(self, reason: str, closed: Closed | None = None) -> None:
-        if self._is_over:
-            return
-        was_open = self._opened.done()
-        error = ConnectionFailed(reason, closed)
-        futures: list[asyncio.Future[Any]] = [self._opened, *(call[1] for call in self._calls)]
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whether anybody waits or not
-        self.drop()
-        if was_open:
-            self._hooks.on_lost(reason, closed)
+    def _unanswered(self) -> Iterable[asyncio.Future[Any]]:
+        return [answer for _, answer in self._calls]
 
 
 def _login(endpoint: Endpoint) -> Login:

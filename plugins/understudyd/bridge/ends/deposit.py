@@ -5,7 +5,8 @@ Rules
 * It has a connection of its own, since a broker in an alarm blocks those that publish, and the
   source's must go on acknowledging. The connection stays for `IDLE_TIME` after the last message.
 * One message at a time, done when it is confirmed; one that comes back, is refused or is not
-  answered within `TIMEOUT` ends the connection, and the next makes another.
+  answered within `TIMEOUT` ends the connection, and the next makes another. Whoever comes while
+  something is under way waits for it.
 * Over AMQP the parking queue is made when the first message for it comes.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from understudyd.bridge.ends.amqp import AmqpTarget
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.port import ConnectionFailed, TargetEnd, TargetHooks
+from understudyd.bridge.ends.stream import within
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.reader import Confirm, Returned
@@ -41,33 +43,44 @@ class Deposit:
             )
         )
         self._is_open = False
+        self._turn = asyncio.Lock()
         self._waiting: asyncio.Future[str] | None = None  # for why not; empty: it was confirmed
         self._leaving: asyncio.TimerHandle | None = None
-        self._closing: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None  # kept, since the loop does not
 
     async def open(self) -> None:
         """Connect where that has not been done; raises ConnectionFailed."""
-        if self._closing is not None:
-            await self._closing
+        async with self._turn:
+            await self._open()
+
+    async def put(self, parcel: Parcel) -> None:
+        """Publish a message to where its first piece says; raises ConnectionFailed."""
+        async with self._turn:
+            self._cancel_leaving()
+            try:
+                await self._open()
+                await within(TIMEOUT, self._prepare(parcel))
+                await within(TIMEOUT, self._publish(parcel))
+            except TimeoutError:
+                await self._close()
+                raise ConnectionFailed(f"no confirm within {TIMEOUT:g} s") from None
+            except BaseException:
+                await self._close()
+                raise
+            self._leaving = asyncio.get_running_loop().call_later(IDLE_TIME, self._leave)
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        async with self._turn:
+            await self._close()
+
+    async def _open(self) -> None:
         if not self._is_open:
             await self._target.open()
             self._is_open = True
 
-    async def put(self, parcel: Parcel) -> None:
-        """Publish a message to where its first piece says; raises ConnectionFailed."""
-        self._stay()
-        try:
-            await self.open()
-            await self._prepare(parcel)
-            await self._publish(parcel)
-        except BaseException:
-            await self.close()
-            raise
-        self._leaving = asyncio.get_running_loop().call_later(IDLE_TIME, self._leave)
-
-    async def close(self) -> None:
-        """End the connection, if there is one."""
-        self._stay()
+    async def _close(self) -> None:
+        self._cancel_leaving()
         if self._is_open:
             self._is_open = False
             await self._target.close()
@@ -79,9 +92,7 @@ class Deposit:
         self._waiting = asyncio.get_running_loop().create_future()
         self._target.send(list(parcel[:3]))
         try:
-            problem = await asyncio.wait_for(self._waiting, TIMEOUT)
-        except asyncio.TimeoutError:
-            raise ConnectionFailed(f"no confirm within {TIMEOUT:g} s") from None
+            problem = await self._waiting
         finally:
             self._waiting = None
         if problem:
@@ -99,7 +110,7 @@ class Deposit:
         elif not self._waiting.done():
             self._waiting.set_result(problem)
 
-    def _stay(self) -> None:
+    def _cancel_leaving(self) -> None:
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None

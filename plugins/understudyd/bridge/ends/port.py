@@ -2,6 +2,8 @@
 
 Rules
 * Everything is called, and told, in the loop's thread; no hook may raise.
+* ``close()`` lets go at once: from the call on nothing is told or sent. What it returns is the
+  goodbye, to be awaited.
 * An end may be opened again after it was lost or closed; ``open()`` makes a connection of its own.
 * A loss is told once, and never after ``close()``. While ``open()`` waits it raises
   `ConnectionFailed` instead.
@@ -12,7 +14,7 @@ Rules
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -101,7 +103,7 @@ class SourceEnd(Protocol):
     def acknowledge(self, tag: int) -> None:
         """Everything up to this tag is settled."""
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """Give back what was not acknowledged, and end."""
 
 
@@ -143,5 +145,5 @@ class TargetEnd(Protocol):
         each line with its end, without the empty line; nothing; body and NUL.
         """
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """End in order; what was not confirmed is in doubt."""

@@ -18,6 +18,7 @@ from typing import Final
 from understudy.core.endpoint import Endpoint
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
+from understudyd.bridge.ends.stream import within
 
 __all__ = ["CHECK_EVERY", "QueueCheck"]
 
@@ -109,8 +110,8 @@ class QueueCheck:
         connection = await StompConnection.open(self._endpoint, hooks, timeout=TIMEOUT)
         try:
             question = connection.call("SUBSCRIBE", {**_ALONE, "destination": self._destination})
-            await asyncio.wait_for(question, TIMEOUT)
-        except asyncio.TimeoutError:
+            await within(TIMEOUT, question)
+        except TimeoutError:
             raise ConnectionFailed(f"no answer within {TIMEOUT:g} s") from None
         except ConnectionFailed as failed:
             if failed.closed is not None and failed.closed.code in _IS_THERE:

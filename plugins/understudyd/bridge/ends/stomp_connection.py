@@ -11,7 +11,7 @@ Rules, beside those of `stream`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -57,12 +57,10 @@ class StompConnection(Stream):
     BEAT = b"\n"
 
     def __init__(self, endpoint: Endpoint, connect: bytes, hooks: StompHooks) -> None:
-        super().__init__(hooks.on_congested)
-        self.endpoint = endpoint
+        super().__init__(endpoint, hooks.on_lost, hooks.on_congested)
         self._connect = connect
         self._hooks = hooks
         self._login: LoginAnswer | None = LoginAnswer(VERSION)
-        self._opened: asyncio.Future[RawFrame] = self._loop.create_future()
         self._calls: dict[str, asyncio.Future[None]] = {}  # by receipt
         self._asked = count(1)
         self._parser = FrameParser(VERSION, takes_nul=True)
@@ -81,8 +79,6 @@ class StompConnection(Stream):
         except ValueError as error:
             raise ConnectionFailed(f"{endpoint}: {error}") from error
         await connection._dial(
-            endpoint,
-            connection._opened,
             is_secure=endpoint.scheme in TLS_SCHEMES,
             port=DEFAULT_PORTS[endpoint.scheme],
             timeout=timeout,
@@ -116,7 +112,7 @@ class StompConnection(Stream):
         Raises ConnectionFailed when none will come.
         """
         if self._is_over:
-            raise ConnectionFailed("the connection is closed")
+            raise self.failure
         receipt = f"{command.lower()}-{next(self._asked)}"
         future = self._calls[receipt] = self._loop.create_future()
         self.write(encode(command, {**headers, "receipt": receipt}))
@@ -179,20 +175,8 @@ class StompConnection(Stream):
             future.set_result(None)
         return future is not None
 
-    def _lose(self, reason: str, closed: Closed | None = None) -> None:
-        if self._is_over:
-            return
-        was_open = self._opened.done()
-        error = ConnectionFailed(reason, closed)
-        futures: list[asyncio.Future[Any]] = [self._opened, *self._calls.values()]
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whether anybody waits or not
-        self._calls.clear()
-        self.drop()
-        if was_open:
-            self._hooks.on_lost(reason, closed)
+    def _unanswered(self) -> Iterable[asyncio.Future[Any]]:
+        return self._calls.values()
 
 
 def _connect(endpoint: Endpoint, beats: tuple[int, int], client_id: str) -> bytes:

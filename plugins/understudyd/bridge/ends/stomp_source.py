@@ -12,6 +12,8 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from understudy.errors import ConfigurationError
 from understudy.wire.stomp import RawFrame, encode
 from understudyd.bridge.addresses import PLAIN, subscribe_headers
@@ -24,6 +26,7 @@ from understudyd.bridge.ends.port import (
     StompDelivery,
 )
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
+from understudyd.bridge.ends.stream import goodbye
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
@@ -61,6 +64,7 @@ class StompSource:
         self._reading = reading
         self._keeping = keeping
         self._connection: StompConnection | None = None
+        self._is_opening = False
         self._subscriptions = 0
         self._window = 0  # of all of them
         self._ids: list[str] = []  # of what is not acknowledged, in order
@@ -75,20 +79,21 @@ class StompSource:
         self._subscriptions = self._tag = 0
         self._ids, self._early = [], []
         self.dialect = connection.dialect
-        try:
-            self._window = self._first_window(window)
-            await connection.call("SUBSCRIBE", self._subscribe(self._window))
-            if connection.is_over:
-                raise ConnectionFailed(f"{connection.endpoint}: the connection was lost at once")
-        except ConfigurationError as error:
-            connection.drop()
-            raise ConnectionFailed(str(error)) from error
-        except BaseException:
-            connection.drop()
-            raise
+        self._window = self._first_window(window)
+        await connection.set_up(self._begin(connection))
         self._connection = connection
         if early := self._early:
+            self._is_opening = True
             self._came(early)
+            self._is_opening = False
+        if self._connection is None:
+            raise connection.failure
+
+    async def _begin(self, connection: StompConnection) -> None:
+        try:
+            await connection.call("SUBSCRIBE", self._subscribe(self._window))
+        except ConfigurationError as error:
+            raise ConnectionFailed(str(error)) from error
 
     def _first_window(self, window: int) -> int:
         assert self.dialect is not None
@@ -146,11 +151,10 @@ class StompSource:
         known, self._ids[place] = self._ids[place], _GONE
         await self._connection.call("NACK", {"id": known})
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """End; what was not acknowledged goes back."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        return goodbye(connection)
 
     def _came(self, frames: list[RawFrame]) -> None:
         if self._connection is None:
@@ -162,8 +166,7 @@ class StompSource:
         try:
             self._ids += [frame.headers["ack"] for frame in messages]
         except KeyError:
-            self._connection.drop()
-            self._lost("a message cannot be acknowledged: it has no header ack")
+            self._connection.fail("a message cannot be acknowledged: it has no header ack")
             return
         first, self._tag = self._tag + 1, self._tag + len(messages)
         self._hooks.on_deliveries(
@@ -174,6 +177,8 @@ class StompSource:
         )
 
     def _lost(self, reason: str, closed: Closed | None = None) -> None:
-        if self._connection is not None:  # else whoever opens it is told
-            self._connection = None
+        if self._connection is None:  # whoever opens it is told
+            return
+        self._connection = None
+        if not self._is_opening:
             self._hooks.on_lost(reason)

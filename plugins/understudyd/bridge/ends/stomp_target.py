@@ -11,6 +11,8 @@ Rules
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from understudy.wire.stomp import RawFrame
 from understudyd.bridge.addresses import to_stomp
 from understudyd.bridge.content import Untranslatable
@@ -19,6 +21,7 @@ from understudyd.bridge.ends.endpoints import FRAME_MAX, StompDialer
 from understudyd.bridge.ends.port import ConnectionFailed, TargetHooks
 from understudyd.bridge.ends.stomp_check import QueueCheck
 from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
+from understudyd.bridge.ends.stream import goodbye
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.outcomes import FULL
 from understudyd.bridge.wire.amqp import Closed
@@ -48,13 +51,7 @@ class StompTarget:
         hooks = StompHooks(self._came, self._lost, self._hooks.on_congested)
         connection = await self._dialer.dial(hooks)
         self.dialect = connection.dialect
-        try:
-            self._check = await self._checked(connection)
-            if connection.is_over:
-                raise ConnectionFailed(f"{connection.endpoint}: the connection was lost at once")
-        except BaseException:
-            connection.drop()
-            raise
+        self._check = await connection.set_up(self._checked(connection))
         self._held = []
         self._receipts = Receipts(is_cumulative=connection.dialect.confirms_are_cumulative)
         self._connection = connection
@@ -74,8 +71,7 @@ class StompTarget:
 
     def _missing(self, why: str) -> None:
         if self._connection is not None:
-            self._connection.drop()
-            self._lost(why, None)
+            self._connection.fail(why)
 
     def send(self, pieces: list[bytes]) -> None:
         """Write messages, in order; the second piece of each is for the end of its headers."""
@@ -94,12 +90,11 @@ class StompTarget:
         if pieces and self._connection is not None:
             self._connection.send(pieces)
 
-    async def close(self) -> None:
+    def close(self) -> Awaitable[None]:
         """End in order; what was not confirmed is in doubt."""
         connection, self._connection = self._connection, None
         self._stop_checking()
-        if connection is not None:
-            await connection.close()
+        return goodbye(connection)
 
     def _stop_checking(self) -> None:
         if self._check is not None:
@@ -107,10 +102,12 @@ class StompTarget:
             self._check = None
 
     def _came(self, frames: list[RawFrame]) -> None:
+        if self._connection is None:
+            return
         receipts = [frame.headers.get("receipt-id", "") for frame in frames]
         confirms, pieces = self._receipts.came(receipts)
         self._write(pieces)
-        if confirms and self._connection is not None:
+        if confirms:
             self._hooks.on_confirms(confirms)
 
     def _lost(self, reason: str, closed: Closed | None) -> None:

@@ -3,7 +3,9 @@
 Rules
 * Reads are of up to `READ_SIZE` bytes; what one read brought is handled in one go.
 * What the kernel does not take waits here as it is, without a copy, and is told as congestion.
-* The end is told once, and never after it was asked for.
+* The end is told once, and never after it was asked for. Whoever waits for an answer then gets
+  `ConnectionFailed`.
+* What is asked after the login has `SET_UP_TIME`.
 * A peer that is silent for two heart-beats is lost. While we do not read, its silence says nothing.
 * TLS verifies certificate and name unless the URI says ``verify=false``.
 * No text here holds a password: what is shown of an endpoint is its redacted form.
@@ -16,19 +18,22 @@ import socket
 import ssl
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.redact import redact
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.wire.amqp import Closed
 
-__all__ = ["Deadline", "Stream"]
+__all__ = ["Stream", "goodbye", "within"]
 
 READ_SIZE = 256 << 10  # bytes
 WRITE_SIZE = 1 << 20  # bytes on our side, above which the target counts as congested
 CHUNK = 256 << 10  # bytes of a write where there is more to write than that
+SET_UP_TIME = 30.0  # s; a broker that is busy makes queues slowly
+
+T = TypeVar("T")
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -37,9 +42,18 @@ class Stream(asyncio.BufferedProtocol):
     BEAT: bytes
     """The heart-beat of the protocol."""
 
-    def __init__(self, on_congested: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        on_lost: Callable[[str, Closed | None], None],
+        on_congested: Callable[[bool], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self._on_lost = on_lost
         self._on_congested = on_congested
         self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[Any] = self._loop.create_future()
+        self._failure: ConnectionFailed | None = None
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._transport: asyncio.Transport | None = None
         self._gone = self._loop.create_future()
@@ -62,35 +76,31 @@ class Stream(asyncio.BufferedProtocol):
         """What one read brought; the memory is used again."""
 
     @abstractmethod
-    def _lose(self, reason: str, closed: Closed | None = None) -> None:
-        """It ended, and nobody wanted that."""
+    def _unanswered(self) -> Iterable[asyncio.Future[Any]]:
+        """What somebody waits for after the login."""
 
     # What it can use
 
-    async def _dial(
-        self,
-        endpoint: Endpoint,
-        opened: asyncio.Future[Any],
-        *,
-        is_secure: bool,
-        port: int,
-        timeout: float,
-    ) -> None:
-        """Connect within ``timeout`` seconds, until ``opened`` is done; raises ConnectionFailed.
+    async def _dial(self, *, is_secure: bool, port: int, timeout: float) -> None:
+        """Connect within ``timeout`` seconds, until ``_opened`` is done; raises ConnectionFailed.
 
         ``port`` is the one that is meant when the URI names none.
         """
+        endpoint = self.endpoint
         name = endpoint.options.server_hostname or endpoint.host
+
+        async def connect() -> None:
+            await self._loop.create_connection(
+                lambda: self,
+                endpoint.host,
+                endpoint.port or port,
+                ssl=_tls_context(endpoint) if is_secure else None,
+                server_hostname=name if is_secure else None,
+            )
+            await self._opened
+
         try:
-            async with Deadline(timeout):
-                await self._loop.create_connection(
-                    lambda: self,
-                    endpoint.host,
-                    endpoint.port or port,
-                    ssl=_tls_context(endpoint) if is_secure else None,
-                    server_hostname=name if is_secure else None,
-                )
-                await opened
+            await within(timeout, connect())
         except TimeoutError as error:
             self.drop()
             raise ConnectionFailed(f"{endpoint}: no answer within {timeout:g} s") from error
@@ -116,7 +126,36 @@ class Stream(asyncio.BufferedProtocol):
             self.write(self.BEAT)
         self._beat = self._loop.call_later(step, self._on_beat, step, every, silence)
 
+    def _lose(self, reason: str, closed: Closed | None = None) -> None:
+        """It ended, and nobody wanted that."""
+        if self._is_over:
+            return
+        was_open = self._opened.done() and not self._opened.cancelled()
+        self._failure = ConnectionFailed(reason, closed)
+        self.drop()
+        if was_open:
+            self._on_lost(reason, closed)
+
     # What its owner can do
+
+    async def set_up(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what is to be done after the login, and end the connection where that fails.
+
+        Raises ConnectionFailed, also where the connection ended meanwhile.
+        """
+        try:
+            done = await within(SET_UP_TIME, work)
+            if self._is_over:
+                raise self.failure
+        except TimeoutError as error:
+            self.drop()
+            raise ConnectionFailed(
+                f"{self.endpoint}: no answer within {SET_UP_TIME:g} s after the login"
+            ) from error
+        except BaseException:
+            self.drop()
+            raise
+        return done
 
     def write(self, data: bytes) -> None:
         """Send; what is sent to a connection that is over is for nobody."""
@@ -158,13 +197,21 @@ class Stream(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     @property
-    def is_over(self) -> bool:
-        """Whether it ended, by whom ever."""
-        return self._is_over
+    def failure(self) -> ConnectionFailed:
+        """Why it ended."""
+        return self._failure or ConnectionFailed(f"{self.endpoint}: the connection is closed")
+
+    def fail(self, reason: str) -> None:
+        """End at once, and tell that as a loss: it can't be used any more."""
+        self._lose(reason)
 
     def drop(self) -> None:
         """End at once; nothing is told."""
         self._is_over = True
+        for future in (self._opened, *self._unanswered()):
+            if not future.done():
+                future.set_exception(self.failure)
+                future.exception()  # whether anybody waits or not
         self._backlog.clear()
         if self._beat is not None:
             self._beat.cancel()
@@ -183,6 +230,10 @@ class Stream(asyncio.BufferedProtocol):
             await asyncio.wait([self._gone], timeout=timeout)
         finally:
             self.drop()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End in order, or at once when the broker does not agree; returns when it is gone."""
 
     # What asyncio calls
 
@@ -204,16 +255,18 @@ class Stream(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._is_paused = True
-        if not self._is_congested:
-            self._is_congested = True
-            self._on_congested(True)
+        self._tell_congestion(True)
 
     def resume_writing(self) -> None:
         self._is_paused = False
         self._flush()
         if not self._is_paused:
-            self._is_congested = False
-            self._on_congested(False)
+            self._tell_congestion(False)
+
+    def _tell_congestion(self, is_congested: bool) -> None:
+        if is_congested != self._is_congested and not self._is_over:
+            self._is_congested = is_congested
+            self._on_congested(is_congested)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_gone()
@@ -225,27 +278,31 @@ class Stream(asyncio.BufferedProtocol):
             self._gone.set_result(None)
 
 
-class Deadline:
-    """``asyncio.timeout()``, which Python 3.10 has not."""
+async def goodbye(connection: Stream | None) -> None:
+    """Of an end that has let go of its connection, where it had one."""
+    if connection is not None:
+        await connection.close()
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._is_over = False
 
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        self._handle = loop.call_later(self._seconds, self._end, task)
+async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """What the work returns; raises TimeoutError when it takes longer, and has ended then.
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._handle.cancel()
-        if self._is_over and kind is asyncio.CancelledError:
-            raise TimeoutError
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        self._is_over = True
-        task.cancel()
+    Unlike ``asyncio.timeout()`` (Python 3.11) and ``asyncio.wait_for()`` it never takes a cancel
+    that comes in the same turn for its own, or for nothing.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        is_late = not task.done()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # whether anybody is left to hear it or not
+    if is_late:
+        raise TimeoutError
+    return task.result()
 
 
 def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
