@@ -35,8 +35,16 @@ QUERIES = (
     "failover:(amqp://h)?nested.password={}&randomize=x",
     "failover:(amqp://h?token={})?bad=1",
 )
+ODD = (
+    "kafka://user:{}@h:1",
+    "amqp://h?x={}",
+    "amqp://h/{}",
+    "amqp://user@{}",
+    "failover:(amqp://h,stomp://{})",
+    "amqp://{}@h?timeout=5",
+)
 
-passwords = st.lists(st.text("@:/%;,()?&=#[] .", max_size=3), min_size=3, max_size=3).map(
+passwords = st.lists(st.text("@:/%;,()?&=#[] .*", max_size=3), min_size=3, max_size=3).map(
     lambda parts: "".join(mark + part for mark, part in zip(MARKS, parts, strict=True))
 )
 
@@ -49,6 +57,14 @@ def everything_shown(text: str) -> list[str]:
         return [str(error), repr(error)]
     shown = [str(uri), repr(uri), repr(uri.options), repr(uri.endpoints)]
     return [*shown, *map(str, uri.endpoints)]
+
+
+def errors_about(text: str, schemes: frozenset[str] | None) -> list[str]:
+    try:
+        parse(text, schemes=schemes)
+    except ConfigurationError as error:
+        return [str(error)]
+    return []
 
 
 def assert_hidden(*shown: str) -> None:
@@ -79,6 +95,23 @@ def test_a_raw_secret_option_is_in_no_output_and_no_error(template: str, passwor
     assert_hidden(*everything_shown(template.format(value)))
     if " " not in value:
         assert_hidden(redact(template.format(value)))
+
+
+@given(
+    template=st.sampled_from(ADDRESSES + WITHOUT_SCHEME + QUERIES + ODD),
+    password=passwords | passwords.map(lambda text: quote(text, safe="")),
+    schemes=st.sampled_from((SCHEMES, None)),
+)
+@settings(max_examples=400, deadline=None)
+def test_an_error_is_whole_when_it_is_masked_again(
+    template: str, password: str, schemes: frozenset[str] | None
+) -> None:
+    text = template.format(password)
+    shown = redact(text, strict=True)
+    for error in errors_about(text, schemes):
+        told = f'a.toml: bridges.x.source = "{shown}" is no address: {error}'
+        assert redact(error) == error
+        assert redact(told) == told
 
 
 @given(text=st.text())
@@ -112,6 +145,10 @@ def test_any_string_can_be_redacted(text: str) -> None:
         ("amqp://[::1]:5672: refused", "amqp://[::1]:5672: refused"),
         ("no address here: 5 of 7", "no address here: 5 of 7"),
         ("login failed, password=abc (try again)", "login failed, password=** (try again)"),
+        ('no "amqp://u:**@a": raw "@" in it', 'no "amqp://u:**@a": raw "@" in it'),
+        ('no "amqp://u:**@a" nor v:q@b', 'no "amqp://u:**@a" nor v:**@b'),
+        ("amqp://u:**@q@a", "amqp://u:**@a"),
+        ("no kafka://**@a, password=**; see @b", "no kafka://**@a, password=**; see @b"),
         ("", ""),
     ],
 )

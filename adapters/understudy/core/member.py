@@ -169,7 +169,7 @@ class MemberReader:
         authority = re.split(r"[/?]", rest, maxsplit=1)[0]
         if rest.count("@") > ("@" in authority):
             raise self._error(
-                f'{label} holds a raw "@" beside the one before the host; write %40 '
+                f"{label} holds a raw at sign beside the one before the host; write %40 "
                 "(and %2F for a slash, %3F for a question mark in a password)"
             )
         path, _, query = rest[len(authority) :].partition("?")

@@ -7,6 +7,8 @@ Rules:
   password is an incident.
 * A user name is kept only where it is certain to be one; error texts about a URI keep none.
 * A query value is masked by the name of its option, or when it holds (also encoded) an ``@``.
+* Text that was masked before stays as it is: an error is often masked where it is made, and again
+  where it is told, and what it says behind a URI must not be lost to a later ``@``.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ SCHEME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVW
 LONGEST_SCHEME = 40
 BEFORE_AN_ADDRESS = frozenset(" \t\r\n,(\"'=[<")
 
+# What has been masked before: a userinfo with the host behind it, one that was cut off, a value.
+MASKED = re.compile(r"(?:[\w.~%+=!$&-]*:)?\*\*@[^\s@]*(?=\s|$)")
+MASKED_CUT = re.compile(r"[^/?#,()\s\"'<>:]*:\*\*(?=[\s\"']|$)")
+MASKED_VALUE = re.compile(r"\*\*[\"'):;.,]*")
 CLEAN_USER = re.compile(r"[\w.~%+=!$&-]*")
 OPTION_NAME = re.compile(r"(?:^|[?&\s,(])([^=&?\s,(]*)=")
 END_OF_PAIR = re.compile(r"&")
@@ -50,6 +56,9 @@ ENCODED_AT = re.compile(r"%(?:25)*40")
 COMPOSITE_COLON = re.compile(r"(?:failover|static|masterslave|discovery|fanout):$", re.IGNORECASE)
 LIST_OPENING = re.compile(
     r"(?:(?:failover|static|masterslave|discovery|fanout):(?://)?\(?\s*)*", re.IGNORECASE
+)
+MASKED_BARE = re.compile(
+    rf"[\"'(]*(?:\*\*)?{LIST_OPENING.pattern}[A-Za-z0-9+.-]*:(?://)?\*\*", re.IGNORECASE
 )
 
 
@@ -90,6 +99,8 @@ def _mask_values(text: str, strict: bool) -> str:
         end = min(_next(ends, begin), _next(members, begin), len(text))
         pieces.append(text[position:begin])
         position = begin
+        if MASKED_VALUE.fullmatch(text, begin, end):
+            continue
         if is_secret(unquote(found[1])) or _next(encoded, begin) < end:
             # an "@" stays visible to what masks userinfos: the name may be half a password itself
             pieces.append(f"{MASK}@{MASK}" if text.find("@", begin, end) >= 0 else MASK)
@@ -126,6 +137,9 @@ def _addresses(text: str) -> list[tuple[int, int]]:
 
 def _mask_address(scheme: str, text: str, strict: bool) -> str:
     line, newline, rest = text.partition("\n")
+    if not strict and (masked := MASKED.match(line) or MASKED_CUT.match(line)):
+        end = masked.end()
+        return line[:end] + _mask_bare(line[end:], strict) + newline + rest
     at = line.rfind("@")
     if at < 0:
         return _mask_cut(line) + newline + rest
@@ -153,7 +167,7 @@ def _mask_bare(text: str, strict: bool) -> str:
     words = [text] if strict else re.split(r"(\s+)", text)
     for index, word in enumerate(words):
         colon, at = word.find(":"), word.rfind("@")
-        if 0 <= colon < at:
+        if 0 <= colon < at and (strict or not MASKED_BARE.fullmatch(word, 0, at)):
             words[index] = f"{word[: colon + 1]}{MASK}{word[at:]}"
     return "".join(words)
 

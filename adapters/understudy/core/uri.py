@@ -266,7 +266,9 @@ def _pairs(query: str, source: Source) -> tuple[tuple[str, str], ...]:
         name, equals, value = pair.partition("=")
         name, value = unquote_plus(name.strip()), unquote_plus(value.strip())
         if "@" in query and not (equals and is_option(name)):  # most likely a piece of a password
-            raise source.error('a raw "@" after the list; in a password write ) as %29, @ as %40')
+            raise source.error(
+                "a raw at sign behind the list; in a password write it as %40, and ) as %29"
+            )
         if not equals:
             raise source.error(f"option {source.quote(name)} has no value; write name=value")
         pairs.append((name, value))
