@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from understudyd.bridge.link import Link
 from understudyd.bridge.settings import FIRST_WINDOW
 from understudyd.bridge.words import (
     TABLE,
@@ -24,6 +27,7 @@ from understudyd.testing.linked import (
     bodies,
     deliver,
     link,
+    parcel,
     running,
 )
 
@@ -87,6 +91,71 @@ def test_the_window_doubles_with_each_that_was_settled_in_full() -> None:
     assert made.target_lost("gone", 0.0) == []
     assert made.source_lost("gone", 0.0) == []
     assert made.target_up(0.0) == [OpenSource(FIRST_WINDOW)]
+
+
+def test_what_a_source_delivered_whose_opening_failed_is_forgotten() -> None:
+    """Its tags are given to other messages by the next."""
+    made = link()
+    made.start(0.0)
+    made.target_up(0.0)
+    assert deliver(made, 1, 2, 3) == []
+    made.source_lost("reset", 0.0)
+    assert (len(made.ledger), made.ledger.size) == (0, 0)
+    assert made.tick(1.0) == [OpenSource(FIRST_WINDOW)]
+    assert made.source_up(1.0) == []
+    assert bodies(made.delivered([1, 2], [parcel(b"8"), parcel(b"9")], 1.0)) == [b"8", b"9"]
+    assert made.confirmed([(1, 0, True)], 1.0) == [Acknowledge(1)]
+
+
+def test_what_a_source_delivers_before_it_is_told_to_be_open_is_sent_when_it_is() -> None:
+    made = link()
+    made.start(0.0)
+    made.target_up(0.0)
+    deliver(made, 1)
+    assert bodies(made.source_up(0.0)) == [b"1"]
+
+
+CLOSES: dict[str, Callable[[Link], object]] = {
+    "silent": lambda made: (made.tick(60.0), made.source_has(5, 60.0)),
+    "lost": lambda made: made.source_lost("reset", 60.0),
+    "held long enough": lambda made: (made.target_lost("reset", 0.0), made.tick(60.0)),
+    "paused": lambda made: made.pause(60.0),
+    "moved": lambda made: made.move(60.0),
+    "stopped": lambda made: made.stop(60.0),
+}
+
+
+@pytest.mark.parametrize("close", CLOSES.values(), ids=CLOSES.keys())
+def test_what_a_source_delivers_that_is_closed_is_not_taken(
+    close: Callable[[Link], object],
+) -> None:
+    made = running()
+    close(made)
+    assert not made.takes_deliveries
+    assert deliver(made, 1, 2, now=60.0) == []
+    assert (len(made.ledger), made.ledger.acknowledgeable) == (0, 0)
+
+
+def test_a_source_that_was_lost_while_it_was_opened_is_not_up() -> None:
+    made = link()
+    made.start(0.0)
+    made.target_up(0.0)
+    made.source_lost("reset", 0.0)
+    assert made.source_up(0.0) == []
+    assert made.shown == "waiting-source"
+    assert made.tick(0.1) == [OpenSource(FIRST_WINDOW)]
+
+
+def test_a_source_is_opened_once_though_a_rest_was_to_end_meanwhile() -> None:
+    made = link()
+    made.start(0.0)
+    made.target_up(0.0)
+    made.source_lost("reset", 0.0)
+    made.target_lost("reset", 0.0)
+    made._timers.set(Timer.SOURCE, 5.0)
+    made.tick(0.1)
+    assert made.target_up(0.1) == [OpenSource(FIRST_WINDOW)]
+    assert made.tick(5.0) == []
 
 
 def test_what_is_in_flight_is_held_for_a_lost_target_and_sent_again() -> None:
@@ -218,6 +287,14 @@ def test_a_source_is_not_asked_while_messages_come_or_nothing_is_read() -> None:
     made.confirmed([(2, 0, True)], 120.2)
     made.blocked("memory", 0.0)
     assert made.tick(600.0) == []
+
+
+def test_a_source_that_was_not_read_for_long_is_not_asked_at_once() -> None:
+    made = running(watch_time=60.0)
+    made.blocked("memory", 1.0)
+    made.unblocked(119.9)
+    assert made.tick(120.0) == []
+    assert made.tick(180.0) == [AskSource()]
 
 
 def test_stopping_settles_what_is_in_flight() -> None:

@@ -8,29 +8,31 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from understudyd.bridge.steps import ENDING
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import join_body
+from understudyd.bridge.wire.methods import split_route
+from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import (
     Acknowledge,
     Action,
     AskSource,
     CloseSource,
     CloseTarget,
+    Finished,
     OpenSource,
     OpenTarget,
     ParkAtSource,
     Rest,
     Send,
     State,
+    Timer,
     Widen,
 )
-from understudyd.testing.linked import (
-    bodies,
-    link,
-    parcel,
-)
+from understudyd.testing.linked import link, parcel
 
 EVERY = range(1, 400)
+UP = (State.RUNNING, State.RETRYING, *ENDING)
 
 
 def stays(message: int) -> bool:
@@ -39,7 +41,7 @@ def stays(message: int) -> bool:
 
 
 class Model(RuleBasedStateMachine):
-    """A link between two brokers of which each may do anything at any time."""
+    """An end that is wanted and not open is being opened; a source delivers then already."""
 
     can_rest = True
     """Whether the source can stop delivering and keep what it has delivered."""
@@ -47,15 +49,17 @@ class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.link = link(prefetch=64, hold_time=5.0, confirm_timeout=20.0, can_rest=self.can_rest)
-        self.queue = list(EVERY)  # messages the source has, oldest first
+        self.link = link(can_rest=self.can_rest, prefetch=64, hold_time=5.0, blocked_time=15.0)
+        self.queue = list(EVERY)  # messages the source has, in the order of delivery
         self.unacknowledged: dict[int, int] = {}  # tag -> message
         self.tags = 0
         self.prefetch = 0
         self.is_resting = False
+        self.keeps_order = True
         self.source_open = self.target_open = False
         self.source_wanted = self.target_wanted = False
-        self.under_way: dict[int, bytes] = {}
+        self.is_blocked = self.is_congested = self.is_asked = False
+        self.under_way: dict[int, list[bytes]] = {}  # number -> its pieces
         self.number = 0
         self.arrived: set[int] = set()
         self.gone: set[int] = set()
@@ -65,40 +69,56 @@ class Model(RuleBasedStateMachine):
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
-            if isinstance(action, OpenTarget):
-                self.target_wanted = True
-            elif isinstance(action, CloseTarget):
-                self.close_target()
-                self.target_wanted = False
-            elif isinstance(action, OpenSource):
-                assert self.target_open, "the source is opened before the target"
-                self.source_wanted, self.prefetch = True, action.window
-                self.is_resting = False
-            elif isinstance(action, Widen):
-                self.prefetch, self.is_resting = action.window, False
-            elif isinstance(action, Rest):
-                assert self.can_rest
-                self.is_resting = True
-            elif isinstance(action, CloseSource):
-                self.close_source()
-                self.source_wanted = False
-            elif isinstance(action, Send):
-                assert self.target_open
-                for body in bodies([action]):
-                    assert not stays(int(body)), "forwarded though it has come far enough"
-                    self.number += 1
-                    self.under_way[self.number] = body
-            elif isinstance(action, Acknowledge):
-                for tag in [tag for tag in self.unacknowledged if tag <= action.tag]:
-                    self.settle(self.unacknowledged.pop(tag))
-            elif isinstance(action, ParkAtSource):
-                self.parking = action
-            elif isinstance(action, AskSource):
-                self.do(self.link.source_has(0, self.now))
-            else:
-                assert not self.source_open
-                assert not self.target_open
-                self.finished = True
+            getattr(self, f"do_{type(action).__name__}")(action)
+
+    def do_OpenTarget(self, _: OpenTarget) -> None:
+        assert not self.target_wanted, "it is open, or being opened"
+        self.target_wanted = True
+
+    def do_CloseTarget(self, _: CloseTarget) -> None:
+        self.close_target()
+
+    def do_OpenSource(self, action: OpenSource) -> None:
+        assert self.target_open, "the source is opened before the target"
+        assert not self.source_wanted, "it is open, or being opened"
+        self.source_wanted, self.prefetch = True, action.window
+        self.is_resting = False
+
+    def do_Widen(self, action: Widen) -> None:
+        assert self.source_wanted
+        self.prefetch, self.is_resting = action.window, False
+
+    def do_Rest(self, _: Rest) -> None:
+        assert self.can_rest
+        assert self.source_wanted
+        self.is_resting = True
+
+    def do_CloseSource(self, _: CloseSource) -> None:
+        self.close_source()
+
+    def do_Send(self, action: Send) -> None:
+        assert self.target_open
+        for first in range(0, len(action.pieces), 3):
+            pieces = action.pieces[first : first + 3]
+            assert not stays(message_of(pieces)), "forwarded though it has come far enough"
+            self.number += 1
+            self.under_way[self.number] = pieces
+
+    def do_Acknowledge(self, action: Acknowledge) -> None:
+        assert action.tag <= self.tags, "never delivered"
+        for tag in [tag for tag in self.unacknowledged if tag <= action.tag]:
+            self.settle(self.unacknowledged.pop(tag))
+
+    def do_ParkAtSource(self, action: ParkAtSource) -> None:
+        self.parking = action
+
+    def do_AskSource(self, _: AskSource) -> None:
+        self.is_asked = True
+
+    def do_Finished(self, _: Finished) -> None:
+        assert not self.source_wanted
+        assert not self.target_wanted
+        self.finished = True
 
     def settle(self, message: int) -> None:
         if stays(message):
@@ -108,17 +128,18 @@ class Model(RuleBasedStateMachine):
             self.gone.add(message)
 
     def close_source(self) -> None:
-        self.queue = sorted({*self.queue, *self.unacknowledged.values()})
+        back = sorted({*self.unacknowledged.values()} - {*self.queue})
+        self.queue = [*back, *self.queue] if self.keeps_order else [*self.queue, *back]
         self.unacknowledged.clear()
         self.tags = 0
-        self.source_open = False
+        self.source_open = self.source_wanted = False
 
     def close_target(self) -> None:
         self.under_way.clear()
         self.number = 0
-        self.target_open = False
+        self.target_open = self.target_wanted = self.is_blocked = self.is_congested = False
 
-    @rule(seconds=st.sampled_from([0.01, 0.5, 10.0]))
+    @rule(seconds=st.sampled_from([0.01, 0.5, 10.0, 60.0]))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.do(self.link.tick(self.now))
@@ -126,22 +147,28 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.target_wanted and not self.target_open)
     @rule(works=st.booleans())
     def answer_target(self, works: bool) -> None:
-        self.target_wanted, self.target_open = False, works
         if works:
+            self.target_open = True
             self.do(self.link.target_up(self.now))
         else:
+            self.close_target()
             self.do(self.link.target_lost("refused", self.now))
 
     @precondition(lambda self: self.source_wanted and not self.source_open)
     @rule(works=st.booleans())
     def answer_source(self, works: bool) -> None:
-        self.source_wanted, self.source_open = False, works
         if works:
+            self.source_open = True
             self.do(self.link.source_up(self.now))
         else:
-            self.do(self.link.source_lost("refused", self.now))
+            self.lose_source()
 
-    @precondition(lambda self: self.source_open and not self.is_resting)
+    @rule(keeps_order=st.booleans())
+    def change_order(self, keeps_order: bool) -> None:
+        """What is given back goes to its place, or to the tail."""
+        self.keeps_order = keeps_order
+
+    @precondition(lambda self: self.source_wanted and not self.is_resting)
     @rule(count=st.integers(1, 30))
     def deliver(self, count: int) -> None:
         room = self.prefetch - len(self.unacknowledged)
@@ -152,22 +179,53 @@ class Model(RuleBasedStateMachine):
             self.tags += 1
             tags.append(self.tags)
             self.unacknowledged[self.tags] = message
+        self.tell_of(tags, messages)
+
+    def tell_of(self, tags: list[int], messages: list[int]) -> None:
         parcels = [parcel(b"%d" % message) for message in messages]
         back = [tag for tag, message in zip(tags, messages, strict=True) if stays(message)]
-        self.do(self.link.delivered(tags, parcels, self.now, 0, back, back))
+        self.do(self.link.delivered(tags, parcels, self.now, max(tags, default=0), back, back))
+
+    @precondition(lambda self: not self.source_wanted)
+    @rule(first=st.integers(1, 20), count=st.integers(1, 20))
+    def deliver_late(self, first: int, count: int) -> None:
+        """Of a source that was closed, or lost: it has given all of this back."""
+        messages = self.queue[:count]
+        self.tell_of(list(range(first, first + len(messages))), messages)
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), multiple=st.booleans(), is_ack=st.booleans())
     def confirm(self, data: Any, multiple: bool, is_ack: bool) -> None:
         number = data.draw(st.sampled_from(sorted(self.under_way)))
+        self.confirm_upto(number, multiple=multiple, is_ack=is_ack)
+
+    @precondition(lambda self: self.under_way)
+    @rule(is_ack=st.booleans())
+    def confirm_all(self, is_ack: bool) -> None:
+        self.confirm_upto(max(self.under_way), multiple=True, is_ack=is_ack)
+
+    def confirm_upto(self, number: int, *, multiple: bool, is_ack: bool) -> None:
         for each in [n for n in self.under_way if n == number or (multiple and n < number)]:
-            body = self.under_way.pop(each)
+            pieces = self.under_way.pop(each)
             if is_ack:
-                self.arrived.add(int(body))
+                self.arrived.add(message_of(pieces))
         self.do(self.link.confirmed([(number, int(multiple), is_ack)], self.now))
 
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data())
+    def come_back(self, data: Any) -> None:
+        """Nothing leads on from where it was sent: it comes back, and is confirmed."""
+        number = data.draw(st.sampled_from(sorted(self.under_way)))
+        publish, header, frames = self.under_way[number]
+        size = len(join_body(frames))
+        route = split_route(publish[13:-2])
+        message = Returned(312, "NO_ROUTE", *route, header[19:-1], size, frames)
+        self.do(self.link.returned(message, self.now))
+        if self.under_way.pop(number, None):
+            self.do(self.link.confirmed([(number, 0, True)], self.now))
+
     @precondition(lambda self: self.target_open)
-    @rule(code=st.sampled_from([0, 320, 406]))
+    @rule(code=st.sampled_from([0, 320, 406, 506]))
     def lose_target(self, code: int) -> None:
         self.close_target()
         closed = Closed("channel", code, "gone") if code else None
@@ -179,27 +237,41 @@ class Model(RuleBasedStateMachine):
         self.close_source()
         self.do(self.link.source_lost("gone", self.now))
 
+    @precondition(lambda self: self.is_asked)
+    @rule()
+    def tell_what_is_ready(self) -> None:
+        self.is_asked = False
+        self.do(self.link.source_has(len(self.queue), self.now))
+
     @precondition(lambda self: self.parking is not None)
     @rule(works=st.booleans())
     def park(self, works: bool) -> None:
         action, self.parking = self.parking, None
         assert action is not None
         if works:
-            message = int(join_body(action.parcel[2]))
-            if stays(message):
-                self.queue.append(message)
-            else:
+            message = message_of(action.parcel)
+            if not stays(message):
                 self.arrived.add(message)
+            elif message in self.unacknowledged.values():
+                self.queue.append(message)
             self.do(self.link.park_done(action, self.now))
         else:
             self.do(self.link.park_failed("refused", self.now))
 
+    @precondition(lambda self: self.target_wanted)
     @rule(is_blocked=st.booleans())
     def block(self, is_blocked: bool) -> None:
+        self.is_blocked = is_blocked
         if is_blocked:
             self.link.blocked("memory", self.now)
         else:
             self.link.unblocked(self.now)
+
+    @precondition(lambda self: self.target_wanted)
+    @rule(is_congested=st.booleans())
+    def congest(self, is_congested: bool) -> None:
+        self.is_congested = is_congested
+        self.link.congested(is_congested, self.now)
 
     @rule(at_once=st.booleans())
     def pause(self, at_once: bool) -> None:
@@ -208,6 +280,10 @@ class Model(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         self.do(self.link.resume(self.now))
+
+    @rule()
+    def move(self) -> None:
+        self.do(self.link.move(self.now))
 
     @rule()
     def stop(self) -> None:
@@ -226,18 +302,60 @@ class Model(RuleBasedStateMachine):
         assert not self.link.wants_reading or self.link.state is not State.HOLDING
 
     @invariant()
+    def the_ledger_holds_only_what_this_source_delivered(self) -> None:
+        held = 0
+        for tag, message in self.unacknowledged.items():
+            try:
+                found = self.link.ledger.parcel(tag)
+            except KeyError:
+                continue
+            assert message_of(found) == message
+            held += 1
+        assert held == len(self.link.ledger)
+
+    @invariant()
+    def who_has_nothing_to_do_reads(self) -> None:
+        made = self.link
+        if made.state is State.RUNNING and not made.ledger:
+            assert made.wants_reading or self.is_blocked or self.is_congested
+            assert made.due is not None
+        is_hindered = made.reasons.blocked or Timer.BLOCKED in made._timers
+        assert self.is_blocked or self.finished or not is_hindered
+
+    @invariant()
+    def whatever_waits_waits_for_something(self) -> None:
+        made, timers = self.link, self.link._timers
+        if made.state in UP and made.ledger.has_waiting:
+            assert self.under_way or Timer.RETRY in timers
+        if made.state is State.RETRYING or (made.state in ENDING and made.ledger):
+            assert self.under_way or Timer.RETRY in timers or made.ledger.aside
+        if self.under_way and not self.is_blocked and not self.is_congested:
+            assert Timer.CONFIRM in timers
+        if made.ledger.aside:
+            assert self.parking is not None or Timer.PARK in timers
+        if made.state in (State.HOLDING, State.WAITING_TARGET):
+            assert self.target_wanted is not (Timer.TARGET in timers)
+        assert (made.state is State.HOLDING) is (Timer.HOLD in timers)
+        if made.state is State.WAITING_SOURCE:
+            assert self.source_wanted is not (Timer.SOURCE in timers)
+        assert (made.state in ENDING) is (Timer.DRAIN in timers)
+        if self.is_resting and self.source_open and not made.ledger:
+            assert Timer.STAY in timers
+
+    @invariant()
     def who_rests_holds_nothing(self) -> None:
         if self.link.state is State.PAUSED:
-            ends = [self.source_open, self.source_wanted, self.target_open, self.target_wanted]
-            assert not any(ends)
+            assert not self.source_wanted
+            assert not self.target_wanted
             assert not self.link.ledger
             assert self.link.due is None
         assert self.link.reason or self.link.state in (State.RUNNING, State.STOPPED)
 
     def teardown(self) -> None:
-        """Whatever happened, a good hour ends it all: everything settled, or stopped."""
-        self.link.unblocked(self.now)
-        self.do(self.link.resume(self.now))
+        """Whatever happened, some hours end it all: everything settled, or stopped."""
+        if self.target_wanted:
+            self.block(is_blocked=False)
+            self.congest(is_congested=False)
         for _ in range(300):
             if self.finished:
                 break
@@ -253,12 +371,14 @@ class Model(RuleBasedStateMachine):
             if self.source_open and not self.is_resting:
                 self.deliver(count=64)
             while self.under_way:
-                last = max(self.under_way)
-                self.arrived |= {int(body) for body in self.under_way.values()}
-                self.under_way.clear()
-                self.do(self.link.confirmed([(last, 1, True)], self.now))
+                self.confirm_all(is_ack=True)
         self.do(self.link.tick(self.now + 1.0))
         assert self.finished or all(map(stays, self.queue)), (self.link.shown, len(self.queue))
+
+
+def message_of(pieces: Any) -> int:
+    """What its body says."""
+    return int(join_body(pieces[2]))
 
 
 class WithoutRest(Model):

@@ -50,6 +50,29 @@ def test_each_end_has_the_delays_of_its_own_uri() -> None:
     assert made.due == 7.1
 
 
+def test_what_kept_a_target_is_over_with_its_connection() -> None:
+    made = running(blocked_time=30.0)
+    deliver(made, 1)
+    made.blocked("low on memory", 0.0)
+    made.congested(True, 0.0)
+    made.target_lost("reset", 5.0)
+    assert made.tick(5.1) == [OpenTarget()]
+    assert made.tick(30.0) == [], "the opening is not given up"
+    assert made.reason == "target: reset"
+    assert bodies(made.target_up(31.0)) == [b"1"]
+    assert (made.shown, made.wants_reading) == ("running", True)
+
+
+def test_one_that_is_blocked_when_it_is_opened_is_known_to_be() -> None:
+    made = link(blocked_time=30.0)
+    made.start(0.0)
+    made.blocked("low on memory", 0.0)
+    made.target_up(0.1)
+    made.source_up(0.2)
+    assert made.shown == "blocked"
+    assert made.tick(30.0) == [CloseTarget(has_failed=True)]
+
+
 MOVED = [CloseSource(), CloseTarget(), OpenTarget()]
 
 
@@ -67,6 +90,17 @@ def test_a_move_settles_first_and_opens_both_ends_anew() -> None:
     made.source_up(1.3)
     assert made.shown == "running"
     assert made.reason == ""
+
+
+def test_a_move_away_from_a_target_that_is_full_gives_back_what_it_refuses() -> None:
+    made = running(drain_time=2.0)
+    deliver(made, 1)
+    made.confirmed([(1, 0, False)], 1.0)
+    assert bodies(made.move(1.0)) == [b"1"]
+    assert made.shown == "returning"
+    made.confirmed([(2, 0, False)], 1.1)
+    assert made.tick(3.0)[-3:] == MOVED
+    assert not made.ledger
 
 
 def test_a_move_with_nothing_in_flight_is_made_at_once() -> None:

@@ -165,6 +165,7 @@ def test_the_reason_is_that_of_the_end_that_is_waited_for() -> None:
     assert made.reason == "connecting to the source"
     made.source_lost("no such queue", 1.0)
     assert made.reason == "source: no such queue"
+    made.tick(1.5)
     made.source_up(2.0)
     assert (made.reason, made.reasons.last_error) == ("", "source: no such queue")
     deliver(made, 1, now=2.0)

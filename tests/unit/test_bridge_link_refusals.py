@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from understudyd.bridge.link import Link
+from understudyd.bridge.rejects import DOUBTS
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import join_body
 from understudyd.bridge.wire.methods import encode_publish
@@ -11,10 +13,13 @@ from understudyd.bridge.wire.properties import get_header
 from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import (
     Acknowledge,
+    Action,
+    CloseSource,
     CloseTarget,
     ParkAtSource,
     Send,
     State,
+    Timer,
 )
 from understudyd.testing.linked import (
     back,
@@ -255,3 +260,123 @@ def test_a_target_that_goes_away_now_and_then_blames_no_message() -> None:
         made.confirmed([(1, 0, True)], now + 9.0)
     assert made.parked == 0
     assert made.wants_reading
+
+
+CLOSED = Closed("channel", 406, "PRECONDITION_FAILED")
+
+
+def careful(*tags: int) -> Link:
+    """One that sends one by one what the target has closed over."""
+    made = running()
+    deliver(made, *tags)
+    made.target_lost("406", 0.0, CLOSED)
+    made.tick(0.5)
+    assert bodies(made.target_up(0.5)) == [b"%d" % tags[0]]
+    return made
+
+
+def retry(made: Link) -> list[Action]:
+    """Wait for the back-off after a refusal."""
+    assert Timer.RETRY in made._timers
+    return made.tick(made._timers._due[Timer.RETRY])
+
+
+def test_suspects_that_were_refused_go_one_by_one_and_are_acquitted() -> None:
+    made = careful(1, 2, 3)
+    made.confirmed([(1, 0, False)], 1.0)
+    assert made.shown == "retrying"
+    assert bodies(retry(made)) == [b"1"]
+    assert bodies(made.confirmed([(2, 0, True)], 2.0)) == [b"2"]
+    assert bodies(made.confirmed([(3, 0, True)], 2.0)) == [b"3"]
+    made.confirmed([(4, 0, True)], 2.0)
+    assert made.shown == "running"
+    assert made.wants_reading
+
+
+def test_one_that_comes_back_while_others_are_refused_is_parked() -> None:
+    made = running()
+    deliver(made, 1)
+    made.confirmed([(1, 0, False)], 0.0)
+    assert bodies(retry(made)) == [b"1"]
+    made.returned(back(b"1"), 1.0)
+    (send,) = made.confirmed([(2, 0, True)], 1.0)
+    assert isinstance(send, Send)
+    assert send.pieces[0] == encode_publish("", "understudy.parking.b")
+    assert made.confirmed([(3, 0, True)], 1.0) == [Acknowledge(1)]
+    assert made.shown == "running"
+
+
+@pytest.mark.parametrize("settle", ["stop", "move", "pause"])
+def test_a_link_that_settles_what_is_in_flight_goes_on_one_by_one(settle: str) -> None:
+    made = careful(1, 2, 3)
+    assert end(made, settle, 1.0) == []
+    assert bodies(made.confirmed([(1, 0, True)], 1.0)) == [b"2"]
+    assert bodies(made.confirmed([(2, 0, True)], 1.0)) == [b"3"]
+    assert made.confirmed([(3, 0, True)], 1.0)[:2] == [Acknowledge(3), CloseSource()]
+
+
+@pytest.mark.parametrize("settle", ["stop", "move", "pause"])
+def test_a_link_that_settles_what_is_in_flight_sends_again_what_is_refused(settle: str) -> None:
+    made = running()
+    deliver(made, 1, 2, 3)
+    assert end(made, settle, 0.0) == []
+    refused = [(2, 0, False), (3, 0, False)]
+    assert made.confirmed([(1, 0, True), *refused], 0.0) == [Acknowledge(1)]
+    assert [action for action in retry(made) if isinstance(action, Send)] != []
+    assert bodies(made.confirmed([(4, 0, True)], 0.2)) == [b"3"]
+    assert made.confirmed([(5, 0, True)], 0.2)[:2] == [Acknowledge(3), CloseSource()]
+
+
+def end(made: Link, settle: str, now: float) -> list[Action]:
+    """Have it settle what is in flight, for one reason or another."""
+    if settle == "pause":
+        return made.pause(now, at_once=False)
+    return made.stop(now) if settle == "stop" else made.move(now)
+
+
+def test_what_was_refused_is_tried_at_once_when_there_is_little_time() -> None:
+    made = running()
+    deliver(made, 1, 2)
+    made.confirmed([(2, 1, False)], 0.0)
+    assert bodies(made.stop(0.01)) == [b"1"]
+    assert bodies(made.confirmed([(3, 0, True)], 0.02)) == [b"2"]
+
+
+def test_doubts_end_with_the_tags_that_they_are_about() -> None:
+    """Each time it is another message that has the first tag."""
+    made = running(hold_time=1.0)
+    now, actions = 0.0, []
+    for _ in range(2 * DOUBTS):
+        deliver(made, 1)
+        actions += made.target_lost("the network", now)
+        actions += made.target_up(now)
+        actions += made.target_lost("the network", now)
+        actions += made.source_lost("the network", now)
+        now += 40.0
+        made.tick(now)
+        made.target_up(now)
+        made.source_up(now)
+        assert made.state is State.RUNNING
+        assert made.wants_reading
+    assert not any(isinstance(action, ParkAtSource) for action in actions)
+
+
+def test_one_is_doubted_only_while_it_is_alone() -> None:
+    """Scenario 34: what its reason tells is what happened."""
+    made = running(hold_time=1e6)
+    deliver(made, 1, 2, 3)
+    alone, now = [], 0.0
+    for _ in range(20):
+        alone.append(len(made.ledger.under_way()) == 1)
+        if any(isinstance(each, ParkAtSource) for each in made.target_lost("gone", now)):
+            break
+        now += 40.0
+        made.tick(now)
+        made.target_up(now)
+    assert alone == [False] * 2 + [True] * DOUBTS
+
+
+def test_a_target_that_goes_while_all_is_given_back_anyway_has_nothing_parked() -> None:
+    made = careful(1)
+    made.pause(1.0, at_once=False)
+    assert made.target_lost("406", 1.0, CLOSED) == [CloseSource(), CloseTarget()]

@@ -173,3 +173,14 @@ def test_a_pause_while_resting_is_over_with_all_of_it() -> None:
     assert CloseSource() in made.pause(0.0)
     assert made.shown == "paused"
     assert made.tick(10.0) == []
+
+
+def test_a_source_that_rests_for_long_is_not_taken_for_one_that_is_broken() -> None:
+    made = running(prefetch=1000, watch_time=2.0)
+    put_all(made, stay(made, *range(1, 5 * RATE + 1)))
+    assert made.tick(2.0) == []
+    assert made.source_has(500, 2.0) == []
+    made.tick(4.0)
+    assert only(Widen, made.tick(5.0)) == Widen(made.window)
+    assert made.source_has(500, 5.1) == [], "it has just been told to deliver"
+    assert made.shown == "holding"

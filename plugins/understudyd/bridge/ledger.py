@@ -140,6 +140,11 @@ class Ledger:
             self._wait_again(refused)
         return settled, refused, came_back
 
+    def is_owed_upto(self, tag: int) -> bool:
+        """Whether the target has not confirmed all it is to have of what came up to this tag."""
+        first = next(iter(self._waiting), tag + 1)
+        return first <= tag or any(_NOBODY < each <= tag for each in self._under_way.values())
+
     def came_back(self, publish: bytes, header: bytes, frames: bytes, why: str) -> int | None:
         """The first entry under way that is this message; its confirm is still to come.
 
@@ -218,12 +223,11 @@ class Ledger:
         self._waiting = dict.fromkeys(tag for tag in self._entries if tag not in self._aside)
         self._next = self._low_number = 1
 
-    def forget(self) -> int:
-        """The source is gone and delivers again what was not acknowledged; returns how many.
+    def forget(self) -> None:
+        """The source is gone and delivers again what was not acknowledged.
 
         Confirms that are still to come are for nobody.
         """
-        count = len(self._entries)
         self._entries.clear()
         self._waiting.clear()
         self._returned.clear()
@@ -232,7 +236,6 @@ class Ledger:
         self._batches.clear()
         self.size = 0
         self._low_tag, self._top_tag, self._acknowledged = 1, 0, 0
-        return count
 
     def oldest(self) -> float | None:
         """When the oldest entry that is not settled was taken; None when there is none."""

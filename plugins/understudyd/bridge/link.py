@@ -10,10 +10,12 @@ Rules
 * Messages are settled at the source only when the target confirmed them. When the source is lost
   they are forgotten (it delivers them again); when the target is lost they are held for
   ``hold_time`` and sent again, then given back.
+* Tags are those of one opening of the source: what it delivered is forgotten when it is closed or
+  lost, also while it was being opened; what comes from it after that is not taken.
 * After each attach the window begins with `FIRST_WINDOW` and doubles with every window that was
   settled in full: a bridge that crashes again and again costs few delivery counts.
 * What the target refuses is sent again after a back-off, one first, then two, four ...; meanwhile
-  nothing is read.
+  nothing is read. A drain does so too, and begins at once.
 * A back-off begins anew when the end worked, not when it was opened: a target that closes over the
   first message is not opened in a hot loop.
 * Acknowledgements go out for a part of the window (`ACK_SHARE`), after `ACK_DELAY`, or when
@@ -88,18 +90,19 @@ class Link(Steps):
         return self._take_actions()
 
     def target_up(self, now: float) -> list[Action]:
-        self.reasons.blocked, self._congested = "", False
-        self._timers.drop(Timer.BLOCKED)
         return self._happen(Happening.TARGET_UP, now)
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
         """``closed`` is what the broker said, where it said something."""
-        rejects = self._rejects
-        self._park(rejects.doubt(reason) if closed is None else rejects.judge(closed))
+        if self.state not in ENDING:  # it gives back what is in flight, and that comes again
+            rejects = self._rejects
+            self._park(rejects.doubt(reason) if closed is None else rejects.judge(closed))
         return self._happen(Happening.TARGET_LOST, now, self.reasons.fail(f"target: {reason}"))
 
     def source_up(self, now: float) -> list[Action]:
-        self._delivered_at = now
+        if not self._has_source:
+            return []  # it was lost before its opening had ended
+        self._silent_since = now
         self._timers.set(Timer.WATCH, now + self._settings.watch_time)
         self._stays.is_away, self._now = False, now
         self._look_for_stays()
@@ -128,7 +131,7 @@ class Link(Steps):
     def unblocked(self, now: float) -> None:
         self.reasons.blocked = ""
         self._timers.drop(Timer.BLOCKED)
-        self._now = now
+        self._now = self._silent_since = now
         self._expect_confirm()
 
     def congested(self, is_congested: bool, now: float) -> None:
@@ -150,10 +153,10 @@ class Link(Steps):
         The parcels of the tags ``aside`` are for the source: its parking queue, or where they
         came from (``stays``)."""
         self._now = now
-        if self.state in (*ENDING, State.PAUSED, State.STOPPED):
-            return []  # it was not taken, so closing gives it back
+        if not self.takes_deliveries:
+            return []
         self._timers.worked(Timer.SOURCE)
-        self._delivered_at = now
+        self._silent_since = now
         self.ledger.take(tags, parcels, now)
         if self._pace is not None and (wait := self._pace.take(len(tags), now)):
             self._timers.set(Timer.PACE, now + wait)
@@ -184,10 +187,8 @@ class Link(Steps):
             self.retried += len(refused)
             why = self.reasons.fail(f"target: refused {len(refused)} messages")
             self._happen_within(Happening.REFUSED, why)
-        elif settled and self.state is State.RETRYING:
-            self._accept()
-        if came_back and self.state in (State.RUNNING, *ENDING):
-            self._send_waiting()
+        elif settled or came_back:
+            self._send_on()
         self._acknowledge_in_time()
         return self._drained()
 

@@ -6,8 +6,11 @@ Rules
 * One that the target closes over is looked for by sending one at a time, and parked at the source:
   the target would close over it in its parking queue too.
 * A target that goes away without a word may do so over a message too. When it has done so twice
-  with the same one in front, they go one at a time, and the one over which it goes away `DOUBTS`
-  times, alone, is parked: whatever the reason, the others get on.
+  with the same one in front, they go one at a time, and the one over which it then goes away
+  `DOUBTS` times is parked: whatever the reason, the others get on.
+* Those that were under way then are suspects until the target has them all: they go one by one,
+  in order, whatever the link's state. Tags are those of one opening of the source; with that all
+  suspicion ends, since they begin anew.
 * What nobody could translate is parked at the source as well. One after the other; one that fails
   lets the next go first.
 """
@@ -34,20 +37,27 @@ class Rejects:
     """Of one link, whose ledger it changes."""
 
     def __init__(self, ledger: Ledger, parking: Parking) -> None:
-        self.suspects = 0
-        """So many are to be sent one by one."""
         self._ledger = ledger
         self._parking = parking
+        self._last_suspect = 0  # up to this tag they go one by one
         self._tried = 0  # the tag that was parked at the source last, or not
-        self._doubted = 0  # the tag that was in front when the target went away without a word
+        self._doubted = (
+            0,
+            False,
+        )  # the tag in front when the target went, and whether it was alone
         self._doubts = 0  # times in a row
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether messages are to be sent one by one."""
+        return self._last_suspect > 0
 
     def judge(self, closed: Closed) -> ParkAtSource | None:
         """Find out whether a message closed the channel, and which."""
         under_way = self._ledger.under_way()
-        outcome = of_closed(closed, is_alone=len(under_way) == 1 and self.suspects > 0)
+        outcome = of_closed(closed, is_alone=len(under_way) == 1 and self.is_careful)
         if outcome is Outcome.RETRY:
-            self.suspects = len(under_way)
+            self._suspect(under_way)
         elif outcome is Outcome.REJECT:
             return self._reject(under_way[0], str(closed))
         return None
@@ -57,19 +67,22 @@ class Rejects:
         under_way = self._ledger.under_way()
         if not under_way:
             return None
-        self._doubts = self._doubts + 1 if under_way[0] == self._doubted else 1
-        self._doubted = under_way[0]
-        if self._doubts >= DOUBTS and self.suspects and len(under_way) == 1:
+        is_alone = len(under_way) == 1 and self.is_careful
+        doubted = (under_way[0], is_alone)
+        self._doubts = self._doubts + 1 if doubted == self._doubted else 1
+        self._doubted = doubted
+        if is_alone and self._doubts >= DOUBTS:
             why = f"{reason}, {self._doubts} times while this message alone was under way"
             return self._reject(under_way[0], why)
         if self._doubts > 1:
-            self.suspects = max(self.suspects, len(under_way))
+            self._suspect(under_way)
         return None
+
+    def _suspect(self, tags: list[int]) -> None:
+        self._last_suspect = max([self._last_suspect, *tags])
 
     def _reject(self, tag: int, reason: str) -> ParkAtSource | None:
         parcel = self._parking.park_at_source(self._ledger.parcel(tag), reason)
-        self.suspects -= 1
-        self._doubted = 0
         return self.set_aside({tag: parcel})
 
     def set_aside(self, parcels: Mapping[int, Parcel]) -> ParkAtSource | None:
@@ -79,9 +92,15 @@ class Rejects:
             self._ledger.set_aside(tag, parcel)
         return None if is_busy else self.aside()
 
-    def acquit(self, count: int) -> None:
-        """So many were taken."""
-        self.suspects = max(0, self.suspects - count)
+    def acquit(self) -> None:
+        """See whether the suspects are settled."""
+        if self.is_careful and not self._ledger.is_owed_upto(self._last_suspect):
+            self._last_suspect = 0
+
+    def forget(self) -> None:
+        """The source was lost or closed."""
+        self._last_suspect = self._tried = self._doubts = 0
+        self._doubted = (0, False)
 
     def aside(self) -> ParkAtSource | None:
         """The next one to park at the source."""

@@ -75,7 +75,8 @@ class Steps:
         self.reasons = Reasons()
         self._congested = False
         self._settled = 0  # since the window was opened
-        self._delivered_at = 0.0
+        self._has_source = False  # one is open or being opened, and was not lost meanwhile
+        self._silent_since = 0.0  # the source could have delivered, and did not
         self._probes = 1  # so many of those that were refused are sent at a time
 
     @property
@@ -90,7 +91,12 @@ class Steps:
     @property
     def reason(self) -> str:
         """Why it is in this state; of one that runs, what hinders it."""
-        return self.reasons.of(self.state, is_careful=self._rejects.suspects > 0)
+        return self.reasons.of(self.state, is_careful=self._rejects.is_careful)
+
+    @property
+    def takes_deliveries(self) -> bool:
+        """Whether a batch is taken; what is not taken is given back when the source is closed."""
+        return self._has_source and self.state not in ENDING
 
     @property
     def wants_reading(self) -> bool:
@@ -99,7 +105,7 @@ class Steps:
             self.state in (State.RUNNING, State.WAITING_SOURCE)
             and not self.reasons.blocked
             and not self._congested
-            and not self._rejects.suspects
+            and not self._rejects.is_careful
             and Timer.PACE not in self._timers
             and self.ledger.size < self._settings.size
         )
@@ -125,6 +131,8 @@ class Steps:
             getattr(self, f"_{step}")()
 
     def _open_source(self) -> None:
+        self._timers.drop(Timer.SOURCE)
+        self._has_source = True
         self._settled, self.window = 0, min(FIRST_WINDOW, self._settings.prefetch)
         self._do(OpenSource(self.window))
 
@@ -135,15 +143,21 @@ class Steps:
         self._do(CloseSource())
 
     def _lose(self) -> None:
+        """The connection to the target is no more, and what was known of it."""
         self.ledger.lose()
-        self._timers.drop(Timer.CONFIRM, Timer.RETRY)
+        self._rejects.acquit()  # one may have been set aside
+        self._timers.drop(Timer.CONFIRM, Timer.RETRY, Timer.BLOCKED)
+        self.reasons.blocked, self._congested = "", False
 
     def _forget(self) -> None:
+        """The connection to the source is no more, and nothing of it may be acknowledged."""
+        self._has_source = False
         self.ledger.forget()
         self._stays.forget()
+        self._rejects.forget()
         self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
         self._timers.drop(Timer.STAY)
-        self._rejects.suspects = self._returned = 0
+        self._returned = 0
         self.reasons.unparked = ""
 
     def _hold(self) -> None:
@@ -165,7 +179,7 @@ class Steps:
         self._timers.worked(Timer.RETRY)
         if self.ledger.has_waiting:
             self._probes *= 2
-            self._send(self._probes)
+            self._send(1 if self._rejects.is_careful else self._probes)
         else:
             self._happen_within(Happening.ACCEPTED)
 
@@ -175,8 +189,11 @@ class Steps:
         self.reasons.enter(self.state, self.state, why)
 
     def _drain(self) -> None:
+        """What was refused is tried again at once: there is not much time."""
         self._timers.set(Timer.DRAIN, self._now + self._settings.drain_time)
-        self._send_waiting()
+        self._timers.drop(Timer.RETRY)
+        if not self.ledger.is_under_way:
+            self._probe()
 
     def _rest(self) -> None:
         self._timers.clear()
@@ -203,6 +220,7 @@ class Steps:
 
     def _end_rest(self) -> None:
         if self._stays.end_rest():
+            self._silent_since = self._now
             self._look_for_stays()
             if self.window < RATE:
                 self._grow()
@@ -234,8 +252,9 @@ class Steps:
 
     def _is_idle(self, now: float) -> bool:
         """Whether the source could have delivered for long, and did not."""
-        waited = now - self._delivered_at >= self._settings.watch_time
-        return waited and not self.ledger and self.wants_reading and self.state is State.RUNNING
+        waited = now - self._silent_since >= self._settings.watch_time
+        may_deliver = self.wants_reading and not self._stays.is_resting
+        return waited and not self.ledger and may_deliver and self.state is State.RUNNING
 
     def _park_aside(self) -> None:
         self._park(self._rejects.aside())
@@ -244,8 +263,17 @@ class Steps:
         if parking is not None:
             self._do(parking)
 
+    def _send_on(self) -> None:
+        """The target has answered, and refused nothing."""
+        if self.state is State.RUNNING:
+            self._send_waiting()
+        elif self.state in (State.RETRYING, *ENDING):
+            self._accept()
+
     def _send_waiting(self) -> None:
-        if not self._rejects.suspects:
+        if not self.ledger.has_waiting:
+            return
+        if not self._rejects.is_careful:
             self._send(None)
         elif not self.ledger.is_under_way:
             self._send(1)
@@ -269,9 +297,7 @@ class Steps:
         self.parked += parked
         self.forwarded += settled - parked
         self._settled += settled
-        if self._rejects.suspects and self.state is State.RUNNING:
-            self._rejects.acquit(settled)
-            self._send_waiting()
+        self._rejects.acquit()
         if self.state is State.RUNNING and not self._stays.is_resting and self._grow():
             self._do(Widen(self.window))
 

@@ -200,14 +200,14 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.IDLE, _H.PAUSE): (_S.PAUSED, ("rest",)),
     #
     (_S.WAITING_TARGET, _H.TARGET_UP): (_S.WAITING_SOURCE, ("open_source",)),
-    (_S.WAITING_TARGET, _H.TARGET_LOST): (_S.WAITING_TARGET, ("target_later",)),
+    (_S.WAITING_TARGET, _H.TARGET_LOST): (_S.WAITING_TARGET, ("lose", "target_later")),
     (_S.WAITING_TARGET, _H.TARGET_DUE): (_S.WAITING_TARGET, ("open_target",)),
     (_S.WAITING_TARGET, _H.STOP): (_S.STOPPED, ("close_target", "finish")),
     (_S.WAITING_TARGET, _H.PAUSE): _PAUSED,
     (_S.WAITING_TARGET, _H.DRAIN): _PAUSED,
     #
     (_S.WAITING_SOURCE, _H.SOURCE_UP): (_S.RUNNING, ("resume",)),
-    (_S.WAITING_SOURCE, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("source_later",)),
+    (_S.WAITING_SOURCE, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
     (_S.WAITING_SOURCE, _H.SOURCE_DUE): (_S.WAITING_SOURCE, ("open_source",)),
     (_S.WAITING_SOURCE, _H.TARGET_LOST): (
         _S.WAITING_TARGET,
@@ -243,12 +243,13 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
         ("stall", "abandon_target", "lose", "hold", "target_later"),
     ),
     (_S.RETRYING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
+    (_S.RETRYING, _H.MOVE): (_S.MOVING, ("drain",)),
     (_S.RETRYING, _H.STOP): (_S.DRAINING, ("drain",)),
     (_S.RETRYING, _H.PAUSE): _PAUSED,
     (_S.RETRYING, _H.DRAIN): (_S.PAUSING, ("drain",)),
     #
     (_S.HOLDING, _H.TARGET_UP): (_S.RUNNING, ("resume",)),
-    (_S.HOLDING, _H.TARGET_LOST): (_S.HOLDING, ("target_later",)),
+    (_S.HOLDING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "target_later")),
     (_S.HOLDING, _H.TARGET_DUE): (_S.HOLDING, ("open_target",)),
     (_S.HOLDING, _H.HOLD_OVER): (_S.WAITING_TARGET, ("close_source",)),
     (_S.HOLDING, _H.SOURCE_LOST): (_S.WAITING_TARGET, ("forget",)),
@@ -256,12 +257,16 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.HOLDING, _H.PAUSE): _PAUSED,
     (_S.HOLDING, _H.DRAIN): _PAUSED,
     #
+    (_S.DRAINING, _H.REFUSED): (_S.DRAINING, ("retry_later",)),
+    (_S.DRAINING, _H.RETRY_DUE): (_S.DRAINING, ("probe",)),
     (_S.DRAINING, _H.SETTLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.DRAIN_OVER): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.STALLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.TARGET_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
     (_S.DRAINING, _H.SOURCE_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
     #
+    (_S.PAUSING, _H.REFUSED): (_S.PAUSING, ("retry_later",)),
+    (_S.PAUSING, _H.RETRY_DUE): (_S.PAUSING, ("probe",)),
     (_S.PAUSING, _H.SETTLED): _PAUSED,
     (_S.PAUSING, _H.DRAIN_OVER): _PAUSED,
     (_S.PAUSING, _H.STALLED): _PAUSED,
@@ -271,6 +276,8 @@ TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
     (_S.PAUSING, _H.RESUME): (_S.WAITING_TARGET, (*_PAUSED[1], "open_target")),
     (_S.PAUSING, _H.STOP): (_S.DRAINING, ("drain",)),
     #
+    (_S.MOVING, _H.REFUSED): (_S.MOVING, ("retry_later",)),
+    (_S.MOVING, _H.RETRY_DUE): (_S.MOVING, ("probe",)),
     (_S.MOVING, _H.SETTLED): _MOVED,
     (_S.MOVING, _H.DRAIN_OVER): _MOVED,
     (_S.MOVING, _H.STALLED): _MOVED,
