@@ -152,13 +152,15 @@ def _note(content: StompContent, dialect: Dialect) -> Note:
 
 
 def _parcel(content: StompContent, queue: str, dialect: Dialect) -> Parcel:
-    """The message as it was, bound for a queue; raises Untranslatable."""
+    """The message as it was, bound for a queue; one whose time is over expires there. Raises
+    Untranslatable."""
+    now = time.time_ns() // 1_000_000
     message = read(content, dialect, NOW)
     told = {name: message.headers.pop(name) for name in list(message.headers) if PARKED in name}
     deadline = told.get(f"{PARKED}deadline", "")
     if deadline.isdecimal():
-        message.deadline = int(deadline)
-    written = write(message, dialect, int(time.time() * 1000))
+        message.deadline = max(int(deadline), now + 1)
+    written = write(message, dialect, now)
     assert isinstance(written, StompContent)
     assert dialect.stomp is not None
     beside = dict([dialect.stomp.sent_beside["queue"]] if dialect.stomp.sent_beside else [])
