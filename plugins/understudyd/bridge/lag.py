@@ -5,6 +5,7 @@ Rules
   wants to know how much is waiting.
 * It asks every `PERIOD` seconds, and less often while that fails. Nothing depends on the answers.
 * To ask for a queue that is not there costs the connection, so that is done once in `LONGEST`.
+* Whatever goes wrong is no reason to stop asking.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Iterable
 from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.ends.stream import within
 from understudyd.bridge.status import LinkStatus
 from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.worker import unexpected
 
 __all__ = ["LagWatch"]
 
@@ -36,26 +39,30 @@ class LagWatch:
         self._dialer = dialer
         self._links = list(links)
         self._missing: dict[str, float] = {}  # since when a queue is not there
+        self._pause = PERIOD  # after the next failure
 
     async def run(self) -> None:
         """Until cancelled."""
-        pause = PERIOD
         while True:
             try:
                 await self._ask_on()
             except _Missing:
                 continue
-            except (ConnectionFailed, asyncio.TimeoutError):
-                self._tell_nothing()
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST)
+            except (ConnectionFailed, TimeoutError):
+                pass
+            except Exception as error:
+                unexpected(error)
+            self._tell_nothing()
+            await asyncio.sleep(self._pause)
+            self._pause = min(2 * self._pause, LONGEST)
 
     async def _ask_on(self) -> None:
         """Until it fails."""
         connection = await self._dialer.dial(_NOTHING)
         try:
             while True:
-                await asyncio.wait_for(self._ask(connection), PATIENCE)
+                await within(PATIENCE, self._ask(connection))
+                self._pause = PERIOD
                 await asyncio.sleep(PERIOD)
         finally:
             connection.drop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import random
 import signal
@@ -41,6 +42,8 @@ __all__ = ["links_of", "run"]
 
 FORCED = 1  # exit code after a second signal
 GC_THRESHOLD = 50_000  # objects; a batch makes thousands that are gone with it
+
+_log = logging.getLogger("understudyd.bridge")
 
 
 def run(file: Path, names: Iterable[str]) -> int:
@@ -89,7 +92,10 @@ async def _serve(
 
     def again() -> list[Bridge]:
         bridges, said = _bridges(reread()), load_network(network.file, os.environ)
-        if said.listen is not None:
+        if (said.listen is None) != (network.listen is None):
+            change = "removed" if said.listen is None else "added"
+            _log.warning("[network] api was %s: that takes a restart of this process", change)
+        elif said.listen is not None:
             service.front.configure(ApiSettings(said.listen, said.shared))
         return bridges
 
@@ -114,19 +120,21 @@ def _bridges(ways: Iterable[Way]) -> list[Bridge]:
             if number:
                 for link in some:
                     link.status.destination += " (back)"
-            dialer = some[0].source_dialer
-            if isinstance(dialer, Dialer):  # STOMP cannot tell what waits
-                watches.append(_watch(way, some, dialer.beside()))
+            watches += _watches(way, some)
             links += some
         made.append(Bridge(bridge, links, watches))
     return made
 
 
-def _watch(way: Way, links: Iterable[LinkRunner], dialer: Dialer) -> LagWatch:
-    """Of the very broker that the links read: of a list, others have other messages."""
+def _watches(way: Way, links: list[LinkRunner]) -> list[LagWatch]:
+    """Of the very brokers that the links read: of a list, each may read another."""
     queues = [queue_read(way.bridge.name, pattern) for pattern in way.patterns]
-    statuses = [link.status for link in links]
-    return LagWatch(dialer, zip(queues, statuses, strict=True))
+    asked = [(queue, link.status) for queue, link in zip(queues, links, strict=True)]
+    dialers = [link.source_dialer for link in links]
+    found = [dialer.beside("lag") for dialer in dialers if isinstance(dialer, Dialer)]
+    if found and found[0].is_one:
+        return [LagWatch(found[0], asked)]
+    return [LagWatch(dialer, [one]) for dialer, one in zip(found, asked, strict=False)]
 
 
 def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:

@@ -45,6 +45,7 @@ class _Members:
         self._last: Endpoint | None = None  # that was connected to
         self._has_failed = False
         self._leader: _Members | None = None
+        self._purpose = ""
         for endpoint in self._endpoints:
             if endpoint.scheme not in schemes:
                 valid = ", ".join(sorted(schemes))
@@ -83,10 +84,16 @@ class _Members:
         """Connect and end again; raises ConnectionFailed."""
         raise NotImplementedError
 
-    def beside(self: M) -> M:
-        """The same for further connections to the very broker that this one is connected to."""
+    @property
+    def is_one(self) -> bool:
+        """Whether there is one member alone."""
+        return len(self._endpoints) == 1 and not self._has_agents
+
+    def beside(self: M, purpose: str = "") -> M:
+        """The same for further connections to the very broker that this one is connected to;
+        ``purpose`` is told beside the name of ours, where the protocol has one."""
         follower = copy.copy(self)
-        follower._leader = self
+        follower._leader, follower._purpose = self, purpose
         return follower
 
     def _order(self) -> tuple[Endpoint, ...]:
@@ -153,9 +160,15 @@ class Dialer(_Members):
         """
         return await self._first(
             lambda endpoint, timeout: Connection.open(
-                endpoint, hooks, about=self._about, timeout=timeout, frame_max=frame_max
+                endpoint, hooks, about=self._described(), timeout=timeout, frame_max=frame_max
             )
         )
+
+    def _described(self) -> Table:
+        name = self._about.get("connection_name")
+        if not (self._purpose and isinstance(name, str)):
+            return self._about
+        return {**self._about, "connection_name": f"{name}.{self._purpose}"}
 
     async def _try(self, endpoint: Endpoint, timeout: float) -> None:
         hooks = Hooks(lambda _: None, lambda *_: None, lambda _: None)
