@@ -392,3 +392,16 @@ def test_what_a_wildcard_brings_of_an_excluded_queue_goes_back() -> None:
     batch = ours.prepare([(1, StompContent(headers, b"body"))], NOW)
     assert (batch.aside, batch.stays, ours.dropped) == ([1], [1], 0)
     assert stomp_content(batch.parcels[0]).headers["destination"] == "/queue/orders.test"
+
+
+@pytest.mark.parametrize("target", STOMPS, ids=lambda dialect: dialect.name)
+def test_what_cannot_be_written_for_a_reason_nobody_thought_of_is_parked(target: Dialect) -> None:
+    def spoil(message: Message) -> None:
+        message.headers["a"] = "\ud800"
+
+    ours = forwarder(RABBITMQ_AMQP, target, transformer=spoil)
+    batch = ours.prepare([from_amqp(1, {}), from_amqp(2, {})], NOW)
+    assert (batch.tags, batch.aside, batch.stays) == ([1, 2], [1, 2], [])
+    told = fields_of(batch.parcels[0])["headers"]
+    assert isinstance(told, dict)
+    assert str(told["x-understudy-parked-reason"]).startswith(f"{target.name} cannot be told of it")

@@ -110,6 +110,9 @@ def test_what_is_kept_is_bounded_and_right() -> None:
         assert read(parcel[1][19:-1])["message_id"] == str(number)
     assert len(ours._patched) <= KEPT
     assert len(ours._publishes) <= KEPT
+    large = build({"message_id": "x", "headers": {"a": "x" * 4096}})
+    ours.prepare([delivery(1, large, b"\0\3000")], NOW)
+    assert large not in ours._patched
     assert header_content(parcel[1][19:-1])
 
 

@@ -92,6 +92,16 @@ def test_none_drops_the_message() -> None:
         (lambda message: with_field(message, "body", "text"), "a body that is a str"),
         (lambda message: with_field(message, "headers", {"n": 5}), "a header 'n' that is a int"),
         (lambda message: with_field(message, "priority", "5"), "a priority that is a str"),
+        (lambda message: with_field(message, "kind", 5), "a kind that is 5, not 'text'"),
+        (lambda message: with_field(message, "types", {"a": 5}), "a type 'a' that is a int"),
+        (
+            lambda message: with_field(message, "headers", {"a": "\ud800"}),
+            "a header 'a' with a lone surrogate",
+        ),
+        (
+            lambda message: with_field(message, "properties", {"\ud800": "a"}),
+            "a property '\\ud800' with a lone surrogate",
+        ),
     ],
 )
 def test_what_goes_wrong_parks_the_message_with_its_reason(

@@ -140,3 +140,22 @@ def test_a_discovered_broker_has_a_name_of_its_own() -> None:
 def test_what_only_another_kind_of_broker_can_is_left_to_it() -> None:
     assert only(**BY_STOMP, selector="n > 5", statically_included=("queue://x.*",))
     assert only(target="stomp://b", body="text")
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"statically_included": ("queue://" + "x" * 300,)}, "queue://x+ has 300 bytes"),
+        ({"statically_included": ("topic://" + "x" * 300,)}, "topic://x+ has 300 bytes"),
+        ({"statically_included": (f"exchange://{'x' * 300}/a",)}, "exchange://x+ has 300 bytes"),
+        ({"name": "b" * 201}, "the bridge's name, .* has 201 bytes; valid is 200 at most"),
+        ({"parking": "queue://" + "p" * 256}, "parking has 256 bytes; valid is 255 at most"),
+    ],
+)
+def test_what_amqp_has_no_room_for_is_refused(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        ways_of([bridge(**{"rename": {}, **given})], HERE)
+
+
+def test_a_long_name_that_the_source_can_have_is_none_of_amqp() -> None:
+    only(**BY_STOMP, statically_included=("queue://" + "x" * 300,))

@@ -36,6 +36,7 @@ from understudyd.bridge.wire.tables import encode_entry
 __all__ = ["Batch", "Forwarder"]
 
 KEPT: Final = 1000  # patched properties, and routes; more are not repeated
+LONGEST_KEPT: Final = 4096  # bytes of properties; larger ones are no loss to patch again
 
 _PATH_NAME = PATH.encode()
 _UNREADABLE = "its properties cannot be read"
@@ -119,7 +120,7 @@ class Forwarder:
             changed = self._change(raw, route, now)
         except (ValueError, Untranslatable, Expired):
             return b""
-        if not raw[0] & _HAS_EXPIRATION:
+        if len(raw) <= LONGEST_KEPT and not raw[0] & _HAS_EXPIRATION:
             if len(self._patched) >= KEPT:
                 self._patched.clear()
             self._patched[raw] = changed

@@ -90,8 +90,8 @@ class TranslatingForwarder:
             except Dropped:
                 self.dropped += 1
                 continue
-            except Untranslatable as error:
-                parcel = self._park(delivery, error, source, now)
+            except (Untranslatable, ValueError, TypeError) as error:
+                parcel = self._park(delivery, _in_words(error, target), source, now)
                 batch.aside.append(tag)
             batch.tags.append(tag)
             batch.parcels.append(parcel)
@@ -157,6 +157,12 @@ class TranslatingForwarder:
             )
         content: StompContent = delivery[1]
         return self._parking.park_stomp(content, error, source, now)
+
+
+def _in_words(error: Exception, target: Dialect) -> Untranslatable:
+    if isinstance(error, Untranslatable):
+        return error
+    return Untranslatable(f"{target.name} cannot be told of it: {type(error).__name__}")
 
 
 def _place(where: Destination, dialect: Dialect) -> dict[str, str]:

@@ -8,7 +8,7 @@ from understudyd.bridge.addresses import subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.names import QUEUE, Pattern
 
-__all__ = ["durable_name", "queue_read"]
+__all__ = ["LONGEST_NAME", "durable_name", "queue_read"]
 
 LONGEST_NAME = 255  # bytes, of a queue
 

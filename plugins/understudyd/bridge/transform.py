@@ -43,7 +43,7 @@ from typing import TypeAlias
 
 from understudy.errors import ConfigurationError
 from understudyd.bridge.content import Dropped, Untranslatable
-from understudyd.bridge.mapping.message import Message
+from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT, Message
 
 __all__ = ["Function", "Message", "Transformer", "load"]
 
@@ -129,16 +129,32 @@ def _own(headers: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in headers.items() if name.startswith(_OWN)}
 
 
+def _is_sayable(text: str) -> bool:
+    try:
+        text.encode("utf-8", "surrogateescape")  # as `Message` keeps bytes that are no UTF-8
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _problem(changed: Message) -> str:
     """What is wrong with what a function returned; empty: nothing."""
     if not isinstance(changed, Message):
         return f"a {type(changed).__name__}, not a message or None"
     if not isinstance(changed.body, bytes):
         return f"a body that is a {type(changed.body).__name__}, not bytes"
-    for what, texts in (("header", changed.headers), ("property", changed.properties)):
+    if changed.kind not in (None, TEXT, BYTES, JAVA):
+        return f"a kind that is {changed.kind!r}, not {TEXT!r}, {BYTES!r}, {JAVA!r} or None"
+    for what, texts in (
+        ("header", changed.headers),
+        ("property", changed.properties),
+        ("type", changed.types),
+    ):
         for name, text in texts.items():
             if not (isinstance(name, str) and isinstance(text, str)):
                 return f"a {what} {name!r} that is a {type(text).__name__}, not text"
+            if not (_is_sayable(name) and _is_sayable(text)):
+                return f"a {what} {name!a} with a lone surrogate, which is no character"
     for name in ("priority", "delivery_mode", "timestamp", "deadline"):
         value = getattr(changed, name)
         if value is not None and not isinstance(value, int):

@@ -28,6 +28,7 @@ from understudyd.bridge.addresses import subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.lists import check as check_list
 from understudyd.bridge.names import QUEUE, Pattern
+from understudyd.bridge.queues import LONGEST_NAME
 from understudyd.bridge.routes import Options, Routes, check_duplex
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.transform import Transformer, load
@@ -123,12 +124,15 @@ def _check(way: Way) -> None:
     """What cannot be, or has no effect, between these ends."""
     for end in (way.source, way.target):
         check_list(parse(end.reveal()))
+    _check_length("the bridge's name, which its queues are named after,", way.bridge.name, 200)
+    _check_length("parking", way.parking)
     for pattern in way.patterns:
         if pattern.is_exact and not way.routes.permits(pattern.destination):
             raise ConfigurationError(f"{pattern.text!r} is included, and excluded as well")
     if not speaks_stomp(way.source):
         for pattern in way.patterns:
-            subscription(pattern, RABBITMQ_AMQP)
+            _check_length(pattern.text[:40], subscription(pattern, RABBITMQ_AMQP).name)
+            _check_length(pattern.text[:40], pattern.exchange)
         if selector := way.reading.selector:
             raise ConfigurationError(
                 f"selector = {selector!r}: RabbitMQ has no selectors, and a message that is read "
@@ -142,6 +146,11 @@ def _check(way: Way) -> None:
                 f"body = {way.bridge.body!r} has no effect: over AMQP text and bytes are the same; "
                 "it is for targets that are ActiveMQ or Artemis"
             )
+
+
+def _check_length(what: str, name: str, most: int = LONGEST_NAME) -> None:
+    if (size := len(name.encode())) > most:
+        raise ConfigurationError(f"{what} has {size} bytes; valid is {most} at most")
 
 
 def _check_opposite(one: Way, other: Way) -> None:
