@@ -6,13 +6,22 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.testing.brokers import Redis
 from understudyd.testing import witness
-from understudyd.testing.estate import QUICK, Clients, Sidecar, SidecarEstate, eventually, is_alive
+from understudyd.testing.estate import (
+    PATIENCE,
+    QUICK,
+    Clients,
+    Sidecar,
+    SidecarEstate,
+    eventually,
+    is_alive,
+)
 
 pytestmark = pytest.mark.chaos
 
@@ -22,7 +31,7 @@ CAME = "goes on as master"
 
 # run by a node before all else, in the sidecar before as in its successor
 FAULTS = """
-import os, signal
+import os, signal, time
 step, _, fault = os.environ["FAULT"].partition(": ")
 is_new = "UNDERSTUDY_LEGACY" in os.environ
 def guards(pid):
@@ -38,6 +47,9 @@ def hit(name):
     if fault == "lose the guards":
         for pid in guards(os.getpid()):
             os.kill(pid, signal.SIGKILL)
+    elif fault == "end":
+        os.kill(os.getpid(), signal.SIGTERM)  # for another thread: this one holds it back
+        time.sleep(0.1)
     elif fault == "raise":
         raise RuntimeError("a test breaks this step")
     else:
@@ -112,6 +124,10 @@ def test_the_broker_runs_on(kind: str, redis_server: Redis, unique: str) -> None
         assert not is_alive(before[2])
 
 
+def _witness(node: Sidecar) -> tuple[str, ...]:
+    return witness.command(node.port.number, node.estate.book)
+
+
 STEPS = (
     "before pausing",
     "after pausing",
@@ -159,6 +175,49 @@ def test_a_word_to_end_is_not_lost() -> None:
             assert master.stop() == 0
             standby.until("/master")
             master.start()
+
+
+@pytest.mark.parametrize("words", ["USR2 TERM", "TERM USR2"])
+def test_a_word_to_end_goes_before_a_restart(words: str) -> None:
+    """Also while the broker takes its time to stop, and the trial ends meanwhile."""
+    slowly = ["sh", "-c", 'trap "sleep 3" TERM; "$@" & wait; wait', "sh"]
+    with running(per_node=lambda node: {"command": [*slowly, *_witness(node)]}) as estate:
+        master, standby = _pair(estate)
+        for word in words.split():
+            master.signal(signal.Signals[f"SIG{word}"])
+            time.sleep(0.1)
+        assert master.process is not None
+        assert master.process.wait(PATIENCE) == 0
+        standby.until("/master")
+
+
+@pytest.mark.parametrize("role", ["master", "standby"])
+def test_a_word_to_end_that_another_thread_takes_is_not_lost(role: str) -> None:
+    with running(fault="before replacing: end") as estate:
+        master, standby = _pair(estate)
+        node = master if role == "master" else standby
+        node.signal(signal.SIGUSR2)
+        assert node.process is not None
+        assert node.process.wait(PATIENCE) == 0
+        assert len(node.said("started: ")) == 2
+
+
+def test_a_restart_waits_for_a_hook(tmp_path: Path) -> None:
+    """The successor would know nothing of it, and neither end it in time nor reap it."""
+    ready, done = tmp_path / "ready", tmp_path / "done"
+    options: dict[str, Any] = {
+        "broker": {"health": ["test", "-e", str(ready)]},
+        "more": {"hooks": {"post_promote": ["sh", "-c", f"sleep 3; touch {done}"]}},
+    }
+    with running(names="a", **options) as estate:
+        node = estate["a"]
+        eventually(lambda: node.broker)
+        node.signal(signal.SIGUSR2)
+        time.sleep(2.0)  # for the trial
+        ready.touch()
+        eventually(lambda: done.exists() or node.said("gives way"))
+        assert done.exists()
+        eventually(lambda: node.said(CAME))
 
 
 def test_what_is_installed_is_tried_before() -> None:

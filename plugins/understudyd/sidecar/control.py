@@ -148,6 +148,7 @@ class Control:
             driver,
             self._locker,
             face,
+            self._errands,
             inbox,
             try_out=try_out,
             check_reload=lambda: check_reload(self._settings, reread()),
@@ -212,6 +213,9 @@ class Control:
         elif isinstance(word, Weighed):
             self._warn(self.machine.kill_time.sample(word.memory))
             self._counts.set("kill_estimate_seconds", self.machine.kill_time.estimate)
+        elif isinstance(word, Stop):
+            self._handover.give_up()
+            self._feed(word)
         elif isinstance(word, ApiIsUp):
             self._face.came_up()
             self._watch_api()

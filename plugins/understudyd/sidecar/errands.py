@@ -57,6 +57,11 @@ class Errands:
         if not self._following.do(lambda: follow(group, node, hook, reign)):
             self._log.warning(f"the hook {hook} was left out: the one before has not ended")
 
+    @property
+    def are_run(self) -> bool:
+        """No hook is under way, or about to be."""
+        return self._following.wait(0.0)
+
     def _ended(self, trouble: str) -> None:
         if trouble:
             self._log.warning(trouble)

@@ -14,6 +14,7 @@ from understudyd.clock import now
 from understudyd.drivers.command import children
 from understudyd.drivers.port import Driver, HandsOn
 from understudyd.sidecar import successor
+from understudyd.sidecar.errands import Errands
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.locker import Locker
@@ -34,6 +35,7 @@ class Handover:
         driver: Driver,
         locker: Locker,
         face: Face,
+        errands: Errands,
         inbox: Inbox[Any],
         *,
         try_out: Callable[[], Trial],
@@ -47,6 +49,7 @@ class Handover:
         self._driver = driver
         self._locker = locker
         self._face = face
+        self._errands = errands
         self._inbox = inbox
         self._try_out = try_out
         self._check_reload = check_reload
@@ -84,13 +87,18 @@ class Handover:
         else:
             self._restart.want(trial.took)
 
+    def give_up(self) -> None:
+        """This sidecar has been told to end, and no other is to follow."""
+        self._restart.give_up()
+        self.is_to_begin_anew = False
+
     def turn(self) -> bool:
         """Make way, if it is time: does not return then. True: this sidecar is to end first."""
-        if not self._restart.is_wanted:
+        if not self._restart.is_wanted or self._machine.is_stopping:
             return False
         machine, timings = self._machine, self._machine.group.timings
         is_whole = self._face.fileno() is not None and machine.tenure.pid is not None
-        is_calm = is_whole and not children()
+        is_calm = is_whole and self._errands.are_run and not children()
         move = self._restart.move(machine.phase, machine.keeper, timings, now(), is_calm=is_calm)
         if move is None:
             return False

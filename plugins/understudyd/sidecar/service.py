@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -46,7 +46,7 @@ def run(file: Path, address: str) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     if os.getpid() == 1:
         become_init()
-    legacy = successor.inherited()
+    legacy, missed = successor.inherited(), successor.noted()
     settings = read(file, address)
     log = log_to_stderr("understudy.sidecar", f"{settings.group.name}/{settings.node.name} ")
     threading.excepthook = lambda failed: _end(log, failed)
@@ -55,7 +55,7 @@ def run(file: Path, address: str) -> int:
     try:
         control = _build(settings, file, inbox, face, log, legacy)
         try:
-            _listen_to_signals(inbox)
+            _listen_to_signals(inbox, missed)
             if legacy is None:
                 face.start()
             else:  # to renew the lease goes first
@@ -129,7 +129,9 @@ def _end(log: logging.Logger, failed: threading.ExceptHookArgs) -> NoReturn:
     os._exit(1)
 
 
-def _listen_to_signals(inbox: Inbox[Word]) -> None:
+def _listen_to_signals(inbox: Inbox[Word], missed: Sequence[int]) -> None:
+    """``missed``: came before, and count as if they came now."""
+
     def on(number: int, word: Callable[[], Stop | Reload | Replace]) -> None:
         def handler(_: int, __: FrameType | None) -> None:
             inbox.put(word())
@@ -140,4 +142,6 @@ def _listen_to_signals(inbox: Inbox[Word]) -> None:
     on(signal.SIGINT, Stop)
     on(signal.SIGHUP, Reload)
     on(signal.SIGUSR2, Replace)
+    for number in missed:
+        signal.raise_signal(number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, successor.SIGNALS)

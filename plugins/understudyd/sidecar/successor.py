@@ -5,13 +5,15 @@ Rules
   the death of a sidecar, or its silence until the deadline, and ends as these do.
 * So what is installed by now is tried before: a process of its own reads the configuration, and
   says which legacy it understands.
-* From before the exec until the successor listens to signals they are held back, not lost.
+* From before the exec until the successor listens to signals they are held back, not lost. What
+  another thread takes before the exec ends it is noted, and raised again after it.
 
 ``python -m understudyd.sidecar.successor FILE GROUP/NODE`` is that trial: one line of JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -25,9 +27,10 @@ from pathlib import Path
 from understudy.errors import ConfigurationError
 from understudyd.sidecar.legacy import FORMAT, Legacy
 
-__all__ = ["SIGNALS", "Trial", "inherited", "replace", "try_out"]
+__all__ = ["SIGNALS", "Trial", "inherited", "noted", "replace", "try_out"]
 
-VARIABLE = "UNDERSTUDY_LEGACY"  # the number of a descriptor
+VARIABLE = "UNDERSTUDY_LEGACY"  # the number of a descriptor, as is
+NOTES = "UNDERSTUDY_SIGNALS"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 PATIENCE = 60.0  # s for the trial
 
@@ -69,9 +72,13 @@ def replace(legacy: Legacy | None, is_wanted: Callable[[], bool]) -> None:
     environment = dict(os.environ)
     memory = None
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    notes, end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(end, warn_on_full_buffer=False)
     try:
         if not is_wanted():
             return
+        os.set_inheritable(notes, True)
+        environment[NOTES] = str(notes)
         if legacy is not None:
             memory = os.memfd_create("understudy-legacy", 0)
             os.pwrite(memory, legacy.to_json().encode(), 0)
@@ -79,9 +86,10 @@ def replace(legacy: Legacy | None, is_wanted: Callable[[], bool]) -> None:
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     finally:
+        signal.set_wakeup_fd(-1)
+        for descriptor in (notes, end, *([] if memory is None else [memory])):
+            os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        if memory is not None:
-            os.close(memory)
 
 
 def inherited() -> Legacy | None:
@@ -95,6 +103,16 @@ def inherited() -> Legacy | None:
             return Legacy.from_json(memory.read())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{VARIABLE} = {number!r} is no legacy: {error}") from error
+
+
+def noted() -> list[int]:
+    """The signals that came too late for the sidecar before; none where there was none."""
+    notes = os.environ.pop(NOTES, "")
+    if not notes.isdecimal():
+        return []
+    with contextlib.suppress(OSError), open(int(notes), "rb", buffering=0) as pipe:
+        return [number for number in pipe.read(64) or b"" if number in SIGNALS]
+    return []
 
 
 def main() -> None:
