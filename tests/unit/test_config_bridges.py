@@ -74,7 +74,8 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("[bridges.orders]", "[bridges.orders]\nduplex = 1"), "duplex = 1 must be true or false"),
         (("[bridges.orders]", "[bridges.orders]\nprefetch_size = 0"), "from 1 to 65535"),
         (("[bridges.orders]", "[bridges.orders]\nhold_time = 5"), "a duration with its unit"),
-        (("amqp://app:s3cret@a/shop", "sight"), "is no address of a broker"),
+        (("amqp://app:s3cret@a/shop", "sight"), "is neither an address"),
+        (("amqp://app:s3cret@a/shop", "kafka://u:s3cret@h"), 'scheme "kafka" .valid: amqp'),
         (("failover:(amqp://app:s3cret@b,amqp://c)", "amqp://a/shop"), "in a circle"),
         (("[bridges.orders]", "[bridges.orders]\nrename = {a = 5}"), "a text that is not empty"),
         (("[bridges.orders]", "[bridges.orders]\nnetwork_ttl = 0"), "with 0 nothing is forwarded"),
@@ -112,6 +113,10 @@ def test_what_is_wrong_is_told_with_what_is_valid(
         ("always_sync_send", "need not be said"),
         ("gc_sweep_time", "the inside of ActiveMQ"),
         ("auto_start", "name those to run"),
+        ("dynamicOnly", "forwarding on demand"),
+        ("bridgeTempDestinations", "forwarding on demand"),
+        ("consumerTTL", "forwarding on demand"),
+        ("networkTTL", "did you mean network_ttl"),
     ],
 )
 def test_an_option_of_activemqs_networks_without_effect_is_refused_with_the_reason(
@@ -120,6 +125,35 @@ def test_an_option_of_activemqs_networks_without_effect_is_refused_with_the_reas
     """B06: none of them is accepted and then means nothing."""
     text = PLAIN.replace("[bridges.orders]", f"[bridges.orders]\n{option} = true")
     with pytest.raises(ConfigurationError, match=rf"bridges\.orders\.{option} .*{why}"):
+        loaded(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("statically_included", r'must be a list, as \["queue://orders"\]'),
+        ("excluded", r'must be a list, as \["queue://orders"\]'),
+        ("headers_remove", r'must be a list, as \["x-internal"\]'),
+    ],
+)
+def test_a_list_that_is_none_is_told_with_an_entry_of_its_own_kind(
+    tmp_path: Path, option: str, why: str
+) -> None:
+    text = PLAIN.replace('statically_included = ["queue://orders"]', f'{option} = "x"')
+    if option != "statically_included":
+        text += 'statically_included = ["queue://orders"]'
+    with pytest.raises(ConfigurationError, match=why):
+        loaded(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("groups", "there"), [("", r"none\)"), (GROUP, r"site\); did you mean site")]
+)
+def test_a_misspelt_group_is_told_with_those_there_are(
+    tmp_path: Path, groups: str, there: str
+) -> None:
+    text = groups + PLAIN.replace('"amqp://app:s3cret@a/shop"', '"stie"')
+    with pytest.raises(ConfigurationError, match=rf"nor the name of a group \(.*{there}"):
         loaded(tmp_path, text)
 
 

@@ -124,7 +124,8 @@ def test_values(query: str, field: str, value: object) -> None:
     ("query", "words"),
     [
         ("maxReconnectAttempt=5", ["maxReconnectAttempt", '"5"', "did you mean maxReconnect"]),
-        ("Timeout=5", ["Timeout", "did you mean timeout?", "valid: "]),
+        ("Timeout=5", ["Timeout", "did you mean timeout?"]),
+        ("zzz=5", ["zzz", "(valid: backOffMultiplier, "]),
         ("wireFormat.maxInactivityDuration=5", ["did you mean heartbeat?"]),
         ("failover.reconnectDelay=5", ["reconnectDelay", "did you mean initialReconnectDelay?"]),
         ("useReconnectBackOff=true", ["did you mean useExponentialBackOff?"]),

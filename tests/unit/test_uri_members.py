@@ -97,6 +97,7 @@ def test_raw_credentials_where_they_are_clear(password: str) -> None:
         ("amqp://u:p?q@a", ["%40", "%3F"]),
         ("amqp://a/v@h", ["%40"]),
         ("amqp://a:port", ["port", "65535"]),
+        ("failover:(amqp://u:pw,1@h,amqp://b)", ["member 1", "port", "comma", "%2C"]),
         ("amqp://a:0", ["port"]),
         ("amqp://a:65536", ["port"]),
         ("amqp://a:", ["port"]),

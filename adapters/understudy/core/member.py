@@ -210,7 +210,8 @@ class MemberReader:
             return place, ""  # azurestoragequeues://key@https://account...
         digits = port[1:]
         if port and not (re.fullmatch(r"[0-9]{1,5}", digits) and 0 < int(digits) < 65536):
-            raise self._error(f"{label} has a port that is no number from 1 to 65535")
+            cut = "" if digits.isdigit() else " (a comma in a password is written %2C)"
+            raise self._error(f"{label} has a port that is no number from 1 to 65535{cut}")
         return host, port
 
     def _check_name(self, name: str, value: str, scheme: str, label: str, bare: bool) -> None:

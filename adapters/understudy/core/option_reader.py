@@ -95,9 +95,9 @@ def unknown(name: str, value: object, source: Source) -> ConfigurationError:
     bare = name.removeprefix(PREFIX)
     valid = [*OPTIONS, *ALIASES]
     hint = f"; did you mean {HINTS[bare]}?" if bare in HINTS else nearest(bare, valid)
+    listed = "" if hint else f" (valid: {', '.join(sorted(valid, key=str.lower))})"
     return source.error(
-        f'unknown option "{source.quote(name)}" with value {shown_value(name, value)}{hint} '
-        f"(valid: {', '.join(sorted(valid, key=str.lower))})"
+        f'unknown option "{source.quote(name)}" with value {shown_value(name, value)}{hint}{listed}'
     )
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from understudy import ConfigurationError, parse
+from understudy.core.option_reader import nearest
 from understudyd.config import values
 from understudyd.config.load import load, read_toml
 from understudyd.config.model import Estate, Secret
-from understudyd.config.refused import REFUSED
+from understudyd.config.refused import REFUSED, snake_case
 from understudyd.config.table import Source, Table
 from understudyd.config.values import Bad
 
@@ -29,6 +30,8 @@ __all__ = ["BODIES", "BridgeConfig", "load_bridges", "places"]
 Place: TypeAlias = tuple[object, ...]  # host, port and vhost
 
 BODIES = ("auto", "bytes", "text")
+DESTINATIONS = values.several(values.text, "queue://orders")
+NAMES = values.several(values.text, "x-internal")
 PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
 LONGEST_EXPIRY = 1000 * 3600.0  # s; RabbitMQ takes 2 ** 32 ms
 
@@ -89,10 +92,10 @@ def places(uri: Secret) -> frozenset[Place]:
 
 
 def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
-    for option, why in REFUSED.items():
-        if option in table:
+    for option in (*table, *REFUSED):
+        if option in table and (why := REFUSED.get(snake_case(option))):
             table.refuse((option,), None, why)
-    included = table.take("statically_included", values.several(values.text))
+    included = table.take("statically_included", DESTINATIONS)
     default = BridgeConfig
     ttl = table.take("network_ttl", _ttl, default.network_ttl)
     bridge = BridgeConfig(
@@ -101,9 +104,9 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         table.secret("target", lambda value: _end(value, estate)),
         included,
         _texts(table.table("rename")),
-        table.take("excluded", values.several(values.text), ()),
+        table.take("excluded", DESTINATIONS, ()),
         _texts(table.table("headers_set")),
-        table.take("headers_remove", values.several(values.text), ()),
+        table.take("headers_remove", NAMES, ()),
         table.take("prefetch_size", values.whole(1, 65535), default.prefetch_size),
         table.take("hold_time", values.duration, default.hold_time),
         duplex=table.take("duplex", values.flag, default.duplex),
@@ -174,8 +177,13 @@ def _end(value: object, estate: Estate) -> Secret:
     try:
         return Secret(address, str(parse(address)))
     except ConfigurationError as exc:
-        names = f" and no group (there are: {', '.join(estate.groups)})" if estate.groups else ""
-        raise Bad(f"is no address of a broker{names}: {exc}") from None
+        if ":" in address:
+            raise Bad(f"is no address of a broker: {exc}") from None
+        there = ", ".join(estate.groups) or "none"
+        raise Bad(
+            "is neither an address of a broker, as amqp://host, nor the name of a group (there "
+            f"are: {there}){nearest(address, estate.groups)}"
+        ) from None
 
 
 def _ttl(value: object) -> int:

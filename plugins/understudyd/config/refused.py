@@ -6,9 +6,10 @@ What stands here is told behind ``FILE: bridges.NAME.OPTION``.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-__all__ = ["REFUSED"]
+__all__ = ["REFUSED", "snake_case"]
 
 _DEMAND = "cannot be used yet: it belongs to forwarding on demand; list what is to be forwarded in"
 _DEMAND += " statically_included"
@@ -44,3 +45,8 @@ REFUSED: Final = {
     "ssl_context": "is no option of a bridge: cafile, certfile and keyfile belong into the"
     " addresses of source and target",
 }
+
+
+def snake_case(option: str) -> str:
+    """An option of ActiveMQ as it is written here: ``dynamicOnly`` is ``dynamic_only``."""
+    return re.sub(r"(?<=[a-z])TTL$|(?<=[a-z])[A-Z]", lambda found: f"_{found[0].lower()}", option)

@@ -188,14 +188,16 @@ def network(value: object) -> Network:
         raise Bad('must be addresses or networks, as "10.0.0.7" or "10.0.0.0/8"') from None
 
 
-def several(read: Callable[[object], T]) -> Callable[[object], tuple[T, ...]]:
-    """A list; in a variable, separated by commas."""
+def several(
+    read: Callable[[object], T], example: str = "10.0.0.0/8"
+) -> Callable[[object], tuple[T, ...]]:
+    """A list; in a variable, separated by commas. ``example`` is told of one entry."""
 
     def read_all(value: object) -> tuple[T, ...]:
         if isinstance(value, Said):
             value = [word.strip() for word in value.split(",")]
         if not isinstance(value, list):
-            raise Bad('must be a list, as ["10.0.0.0/8"]')
+            raise Bad(f'must be a list, as ["{example}"]')
         return tuple(read_one(number, item) for number, item in enumerate(value, 1))
 
     def read_one(number: int, item: object) -> T:
