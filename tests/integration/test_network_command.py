@@ -49,6 +49,7 @@ def test_bridges_are_listed_for_people_and_for_programs(bridge: Operated, queue:
         assert (done.returncode, done.stderr) == (0, "")
         line = done.stdout.splitlines()[0]
         assert line.startswith("bridge test running rate 0/s in-flight 0 oldest - waiting ")
+        assert " dropped 0 expired 0 source " in line
         assert "source amqp://guest:**@127.0.0.1" in line
         (told,) = json.loads(bridge.network("list", "--json", "test").stdout)["bridges"]
         assert told["state"] == "running"
@@ -218,16 +219,60 @@ def test_what_is_parked_at_the_source_goes_back_to_its_queue(
     assert depth(source, parking) == 0
 
 
+@pytest.mark.parametrize("kind", ["amqp", "activemq"])
+def test_what_is_parked_again_at_once_is_tried_once_and_is_not_told_as_sent(
+    kind: str,
+    activemq: ActiveMQ,
+    plain: Plain,
+    rabbit_a: RabbitMQ,
+    rabbit_b: RabbitMQ,
+    tmp_path: Path,
+    queue: str,
+) -> None:
+    (tmp_path / "failing.py").write_text("def fail(message):\n    raise ValueError('no')\n")
+    parking = f"{queue}-parked"
+    options = {"transformer": "failing:fail", "parking": f"queue://{parking}"}
+    uri = activemq.uri if kind == "activemq" else rabbit_a.uri
+    bridge = Operated(tmp_path, uri, rabbit_b.uri, queue, **options)
+    bodies = [str(number) for number in range(60)]
+    with bridge:
+        bridge.await_state("running")
+        if kind == "activemq":
+            StompSide(activemq).put(queue, *(StompContent({}, text.encode()) for text in bodies))
+        else:
+            publish(plain(rabbit_a), queue, *bodies)
+        until(lambda: bridge.bridge().get("parked") == 60, "all are parked")
+        done = bridge.network("parked", "retry")
+        assert done.returncode == 1
+        assert "0 sent, 60 left" in done.stdout
+        assert "parked again: failing:fail failed: ValueError no" in done.stdout
+        assert bridge.bridge()["parked"] == 120
+        bridge.stop()
+    if kind == "activemq":
+        lie_there = [content.body.decode() for content in StompSide(activemq).take(parking)]
+    else:
+        source = plain(rabbit_a)
+        lie_there = []
+        while (message := source.basic_get(parking, no_ack=True)) is not None:
+            lie_there.append(message.body)
+    assert sorted(lie_there) == sorted(bodies)
+
+
 def test_parked_messages_of_a_broker_that_is_gone_are_an_error(
-    bridge: Operated, rabbit_b: RabbitMQ
+    bridge: Operated, rabbit_b: RabbitMQ, queue: str
 ) -> None:
     text = bridge.file.read_text(encoding="utf-8")
     bridge.file.write_text(text.replace(f":{rabbit_b.port}", ":1"))
     for words in (["parked", "list"], ["parked", "retry"]):
         done = bridge.network(*words)
         assert done.returncode == 1
+        assert done.stderr.startswith(f"understudy: bridge test: {queue}-parked at amqp://")
         assert "127.0.0.1:1" in done.stderr
         assert "refused" in done.stderr
+        assert f"{queue}-parked" in done.stdout
+        assert "unknown: " in done.stdout
+        told = json.loads(bridge.network(*words, "--json").stdout)["queues"]
+        assert [one.get("count", one.get("moved", 0)) for one in told] == [None]
 
 
 def test_a_bridge_that_is_gone_is_forgotten(

@@ -4,6 +4,8 @@ Rules
 * Whoever looks takes nothing away: what was delivered is given back.
 * A message leaves its parking queue when its destination has confirmed it, not before: whoever is
   killed in the middle leaves one that comes twice, and none that is lost.
+* A retry tries what lies there when it begins, each message once: what the bridge parks again in
+  the meantime stays, and does not count as sent.
 * What is parked at the target is bound for a destination there. What is parked at the source goes
   back to the queue that it was taken from, and by the bridge from there; a copy of a topic cannot
   go back without being copied to everybody again, so it stays.
@@ -19,6 +21,7 @@ from random import Random
 from typing import Any
 
 from understudyd.bridge import parked_stomp
+from understudyd.bridge.attempts import Attempts, Mark, mark_of
 from understudyd.bridge.ends.deposit import AmqpDeposit, Deposit
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.parking_queue import ParkingQueue
@@ -33,6 +36,8 @@ from understudyd.config.model import Secret
 __all__ = ["Parked", "Retried", "Shown", "look", "retry"]
 
 WINDOW = 200  # messages that are held at a time; those that are refused count too
+MOST = 65535  # messages of a queue in one retry: as many as AMQP lets somebody hold
+REASONS = 10  # that are told of a queue
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,11 @@ class Shown:
 class Parked:
     """What lies in one queue."""
 
+    bridge: str
     place: str
     name: str
-    count: int = 0
+    count: int | None = None
+    """None: not known, see ``error``."""
     messages: tuple[Shown, ...] = ()
     error: str = ""
 
@@ -63,10 +70,12 @@ class Parked:
 class Retried:
     """What became of one queue."""
 
+    bridge: str
     place: str
     name: str
-    moved: int = 0
-    left: int = 0
+    moved: int | None = 0
+    """None: not known, see ``error``."""
+    left: int | None = 0
     reasons: tuple[str, ...] = ()
     """Why some were left, each once."""
     error: str = ""
@@ -81,6 +90,11 @@ class _Place:
 
     way: Way
     is_target: bool
+
+    @property
+    def said(self) -> tuple[str, str, str]:
+        """Bridge, broker and queue, for people."""
+        return self.way.bridge.name, str(self.end), self.way.parking
 
     @property
     def end(self) -> Secret:
@@ -129,10 +143,9 @@ async def look(ways: Iterable[Way], limit: int) -> list[Parked]:
 
 
 async def _look(place: _Place, limit: int) -> Parked | None:
-    shown, name = str(place.end), place.way.parking
     if speaks_stomp(place.end):
         return await _look_stomp(place, limit)
-    queue = ParkingQueue(place.dialer(), name)
+    queue = ParkingQueue(place.dialer(), place.way.parking)
     try:
         count = await queue.open()
         if count is None:
@@ -140,20 +153,19 @@ async def _look(place: _Place, limit: int) -> Parked | None:
         wanted = min(count, limit)
         await queue.consume(wanted)
         messages = [_shown(note_of(delivery)) for delivery in await queue.take(wanted)]
-        return Parked(shown, name, count, tuple(messages))
+        return Parked(*place.said, count, tuple(messages))
     except ConnectionFailed as failed:
-        return Parked(shown, name, error=str(failed))
+        return Parked(*place.said, error=str(failed))
     finally:
         await queue.close()
 
 
 async def _look_stomp(place: _Place, limit: int) -> Parked | None:
-    shown, name = str(place.end), place.way.parking
     try:
-        notes = await parked_stomp.look(place.end, name, limit)
+        notes = await parked_stomp.look(place.end, place.way.parking, limit)
     except ConnectionFailed as failed:
-        return Parked(shown, name, error=str(failed))
-    return Parked(shown, name, len(notes), tuple(map(_shown, notes))) if notes else None
+        return Parked(*place.said, error=str(failed))
+    return Parked(*place.said, len(notes), tuple(map(_shown, notes))) if notes else None
 
 
 def _shown(note: Note) -> Shown:
@@ -170,46 +182,85 @@ async def retry(ways: Iterable[Way]) -> list[Retried]:
 
 
 async def _retry(place: _Place) -> Retried | None:
-    done = Retried(str(place.end), place.way.parking)
+    done = Retried(*place.said)
+    attempts: Attempts | None = None
+    whys: list[str] = []
+    try:
+        there = await _marks(place, is_first=True)
+        if there is None:
+            return None
+        attempts = Attempts(there)
+        if attempts.count == MOST:
+            whys.append(f"{MOST} messages are tried at a time: try again for those behind them")
+        try:
+            if speaks_stomp(place.end):
+                whys += await parked_stomp.retry(place.end, done.name, place.bound_for, attempts)
+            else:
+                await _retry_amqp(place, attempts, whys)
+        finally:
+            done.moved, done.left = attempts.moved, attempts.count - attempts.moved
+        if done.moved:
+            again = attempts.came_back(await _marks(place, is_first=False) or [])
+            done.moved -= len(again)
+            done.left += len(again)
+            whys += [f"parked again: {why}" for why in again]
+    except ConnectionFailed as failed:
+        done.error = str(failed)
+        if attempts is None:
+            done.moved = done.left = None
+    done.reasons = (*dict.fromkeys(whys),)[:REASONS]
+    return done
+
+
+async def _marks(place: _Place, *, is_first: bool) -> list[Mark] | None:
+    """What lies there: at first all of it, afterwards also what comes until nothing comes for
+    `parked_stomp.SILENCE`; None: nothing that could be retried. Raises ConnectionFailed."""
     if speaks_stomp(place.end):
-        return await _retry_stomp(place, done)
-    queue = ParkingQueue(place.dialer(), done.name)
-    sender = AmqpDeposit(place.dialer(), done.name)
+        return await parked_stomp.marks(place.end, place.way.parking) or None
+    queue = ParkingQueue(place.dialer(), place.way.parking)
+    marks: list[Mark] = []
     try:
         count = await queue.open()
         if count is None:
             return None
+        most = min(count, MOST) if is_first else MOST
+        await queue.consume(most)
+        while len(marks) < most:
+            taken = await queue.take(1, parked_stomp.SILENCE)
+            if not taken:
+                break
+            marks.append(_mark(taken[0]))
+    finally:
+        await queue.close()
+    return marks
+
+
+def _mark(delivery: Delivery) -> Mark:
+    return mark_of(note_of(delivery), delivery[5])
+
+
+async def _retry_amqp(place: _Place, attempts: Attempts, whys: list[str]) -> None:
+    """Adds to ``whys`` why some stay; raises ConnectionFailed."""
+    queue = ParkingQueue(place.dialer(), place.way.parking)
+    sender = AmqpDeposit(place.dialer(), place.way.parking)
+    try:
+        await queue.open()
         await queue.consume(WINDOW)
-        for _ in range(count):
+        while attempts.left:
             taken = await queue.take(1)
             if not taken:
                 break  # somebody else had it, or what is left fills the window
+            mark = _mark(taken[0])
+            if not attempts.take(mark):
+                continue
             if why := await _send(place, taken[0], sender):
-                done.left += 1
-                done.reasons = (*dict.fromkeys((*done.reasons, why)),)[:10]
+                whys.append(why)
             else:
                 queue.settle(taken[0][0])
-                done.moved += 1
-        done.left = count - done.moved
-    except ConnectionFailed as failed:
-        done.error = str(failed)
+                attempts.sent(mark)
     finally:
         await queue.close()
         await sender.close()
-    return done
-
-
-async def _retry_stomp(place: _Place, done: Retried) -> Retried | None:
-    try:
-        found = await parked_stomp.retry(place.end, done.name, place.bound_for)
-    except ConnectionFailed as failed:
-        done.error = str(failed)
-        return done
-    if found is None or found == (0, ""):
-        return None
-    done.moved, why = found
-    done.left, done.reasons = (1, (f"{why}; and what lies behind it",)) if why else (0, ())
-    return done
 
 
 async def _send(place: _Place, delivery: Delivery, sender: Deposit) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from random import Random
 
 from understudyd.bridge.addresses import from_stomp, to_stomp
+from understudyd.bridge.attempts import Attempts, Mark, mark_of
 from understudyd.bridge.content import StompContent, Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.deposit import Deposit
@@ -29,10 +30,12 @@ from understudyd.bridge.parking import PARKED
 from understudyd.bridge.unparking import Note, noted
 from understudyd.config.model import Secret
 
-__all__ = ["look", "retry"]
+__all__ = ["SILENCE", "look", "marks", "retry"]
 
 SILENCE = 1.5  # s; what is there comes at once
+MOST = 65535  # messages that a retry looks at
 NOT_FOUND = 404
+BEHIND = "; and what lies behind it"
 NOW = 0  # nothing has expired
 
 BoundFor = Callable[[Note], "tuple[str, str] | None"]
@@ -99,35 +102,56 @@ async def look(end: Secret, queue: str, limit: int) -> list[Note] | None:
     return notes
 
 
-async def retry(end: Secret, queue: str, bound_for: BoundFor) -> tuple[int, str] | None:
-    """How many were sent, and why not all; None: there is no such queue. Raises ConnectionFailed
-    where nobody can be asked."""
-    reader = _Reader(end, queue, 50)
-    deposits: dict[str, Deposit] = {}
-    moved = 0
+async def marks(end: Secret, queue: str) -> list[Mark] | None:
+    """What lies there, and what comes until a silence; None: there is no such queue. Raises
+    ConnectionFailed."""
+    reader = _Reader(end, queue, MOST)
+    found: list[Mark] = []
     try:
         if not await reader.open():
             return None
-        while (delivery := await reader.next()) is not None:
+        while len(found) < MOST and (delivery := await reader.next()) is not None:
+            found.append(_mark(delivery[1], reader.dialect))
+    finally:
+        await reader.close()
+    return found
+
+
+def _mark(content: StompContent, dialect: Dialect) -> Mark:
+    return mark_of(_note(content, dialect), content.body)
+
+
+async def retry(end: Secret, queue: str, bound_for: BoundFor, attempts: Attempts) -> list[str]:
+    """Send what is to be tried, up to the first that cannot be sent: why that is. Raises
+    ConnectionFailed where nobody can be asked."""
+    reader = _Reader(end, queue, 50)
+    deposits: dict[str, Deposit] = {}
+    try:
+        if not await reader.open():
+            return []
+        while attempts.left and (delivery := await reader.next()) is not None:
             tag, content = delivery
             note = _note(content, reader.dialect)
+            mark = _mark(content, reader.dialect)
+            if not attempts.take(mark):
+                return ["others came before the rest; try again"]
             where = bound_for(note)
             if where is None:
-                return moved, f"{note.destination}: which queue it was taken from is not known"
+                return [f"{note.destination}: which queue it was taken from is not known{BEHIND}"]
             name = where[1]
             if name not in deposits:
                 deposits[name] = _deposit(reader.dialer, name)
             try:
                 await deposits[name].put(_parcel(content, name, reader.dialect))
             except (ConnectionFailed, Untranslatable) as error:
-                return moved, f"{note.destination}: {error}"
+                return [f"{note.destination}: {error}{BEHIND}"]
             reader.settle(tag)
-            moved += 1
+            attempts.sent(mark)
     finally:
         await reader.close()
         for deposit in deposits.values():
             await deposit.close()
-    return moved, ""
+    return []
 
 
 def _deposit(dialer: StompDialer, queue: str) -> Deposit:

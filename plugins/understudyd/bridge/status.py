@@ -19,7 +19,7 @@ from typing import Any
 from understudyd.bridge.link import Link
 from understudyd.bridge.words import State
 
-__all__ = ["TROUBLE", "Glance", "LinkStatus", "Teller", "summary"]
+__all__ = ["CONNECTING", "TROUBLE", "Glance", "LinkStatus", "Teller", "summary"]
 
 STALL = 5.0  # s; a confirm takes some milliseconds, with a busy disk a second
 RATE_SPAN = 5.0  # s that a rate is the mean of
@@ -184,7 +184,7 @@ def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> d
         "retried": sum(glance.retried for glance in glances),
         "dropped": sum(glance.dropped for glance in glances),
         "expired": sum(glance.expired for glance in glances),
-        "lag": sum(lags) if lags else None,
+        "lag": sum(lags) if len(lags) == len(glances) else None,
         "last_error": worst.last_error or next(iter(errors), ""),
         "links": [asdict(glance) for glance in glances],
     }

@@ -51,12 +51,13 @@ class ParkingQueue:
             consume = encode_method(Method.BASIC_CONSUME, 0, self._name, "parked", 0, {})
             await self._connection.call(consume, Method.BASIC_CONSUME_OK)
 
-    async def take(self, count: int) -> list[Delivery]:
-        """The next ones, fewer where no more come. Raises ConnectionFailed."""
+    async def take(self, count: int, patience: float = PATIENCE) -> list[Delivery]:
+        """The next ones, fewer where none comes for ``patience`` seconds; raises
+        ConnectionFailed."""
         taken: list[Delivery] = []
         while len(taken) < count:
             try:
-                delivery = await asyncio.wait_for(self._deliveries.get(), PATIENCE)
+                delivery = await asyncio.wait_for(self._deliveries.get(), patience)
             except asyncio.TimeoutError:
                 break
             if delivery is None:

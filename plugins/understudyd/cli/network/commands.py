@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import click
 from rich.console import Console, RenderableType
@@ -47,7 +47,7 @@ def _print(look: Look, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(look.to_json(), indent=2))
     elif sys.stdout.isatty():
-        print_rich(show.tables(look))
+        print_rich(show.Overview(look))
     else:
         echo(show.lines(look))
 
@@ -103,7 +103,7 @@ def _tell_news(question: Question, last: dict[str, object], as_json: bool) -> No
 def _table(question: Question) -> RenderableType:
     """Of a process that may be gone for a while."""
     try:
-        return show.tables(question.look())
+        return show.Overview(question.look())
     except NotDone as error:
         return Text(str(error), "red")
 
@@ -115,7 +115,8 @@ def pause(path: str, name: str | None, as_json: bool, wait: float) -> int:
     """Stop a bridge at once; what is in flight goes back to its queue.
 
     What the target had not confirmed yet may then come twice: drain settles it first. A pause lasts
-    until resume, also over restarts where [network] has a state folder.
+    until resume, also over restarts where [network] has a state folder. NAME may be left out where
+    the file has one bridge.
     """
     return _order(path, name, as_json, "pause", wait)
 
@@ -124,7 +125,10 @@ def pause(path: str, name: str | None, as_json: bool, wait: float) -> int:
 @about_one("[NAME]")
 @click.option("--wait", callback=seconds, default="30s", help="How long it may take (30s).")
 def drain(path: str, name: str | None, as_json: bool, wait: float) -> int:
-    """Settle what is in flight, then pause."""
+    """Settle what is in flight, then pause.
+
+    NAME may be left out where the file has one bridge.
+    """
     return _order(path, name, as_json, "drain", wait)
 
 
@@ -132,7 +136,10 @@ def drain(path: str, name: str | None, as_json: bool, wait: float) -> int:
 @about_one("[NAME]")
 @click.option("--wait", callback=seconds, default="30s", help="How long it may take (30s).")
 def resume(path: str, name: str | None, as_json: bool, wait: float) -> int:
-    """End a pause."""
+    """End a pause, and see for some seconds whether the bridge runs again.
+
+    NAME may be left out where the file has one bridge.
+    """
     return _order(path, name, as_json, "resume", wait)
 
 
@@ -172,27 +179,25 @@ def parked_list(path: str, name: str | None, as_json: bool, limit: int) -> int:
         print_rich(show.parked_table(found))
     else:
         echo(show.parked_lines(found))
-    return _complain(queue.error for queue in found)
+    return _complain(found)
 
 
 @parked.command()
 @about_one("[NAME]")
 def retry(path: str, name: str | None, as_json: bool) -> int:
-    """Send what is parked to where it was bound for.
+    """Try each message that is parked now once more.
 
-    A message leaves the parking queue when its destination has confirmed it. What is refused again
-    stays; then the exit code is 1.
+    What is parked at a target goes to where it was bound for; what is parked at a source goes back
+    to its queue, for the bridge to try. It leaves the parking queue when that queue has confirmed
+    it. What is refused, or parked again within a second or two, counts as left; then the exit code
+    is 1.
     """
-    ways = _ways(path, name)
-    done = asyncio.run(parking.retry(ways))
+    done = asyncio.run(parking.retry(_ways(path, name)))
     if as_json:
         click.echo(json.dumps({"queues": [one.to_json() for one in done]}, indent=2))
     else:
-        for one in done:
-            click.echo(f"{one.name} at {one.place}: {one.moved} sent, {one.left} left")
-            for reason in one.reasons:
-                click.echo(f"  {reason}")
-    return _complain(one.error for one in done) or int(any(one.left for one in done))
+        echo(show.retried_lines(done))
+    return _complain(done) or int(any(one.left or one.reasons for one in done))
 
 
 @network.command()
@@ -235,10 +240,11 @@ def _check_not_run(question: Question, name: str) -> None:
         )
 
 
-def _complain(errors: Iterable[str]) -> int:
-    told = [error for error in errors if error]
-    for error in told:
-        click.echo(f"understudy: {error}", err=True)
+def _complain(queues: Sequence[parking.Parked | parking.Retried]) -> int:
+    told = [one for one in queues if one.error]
+    for one in told:
+        what = f"bridge {one.bridge}: {one.name} at {one.place}"
+        click.echo(f"understudy: {what}: {one.error}", err=True)
     return int(bool(told))
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError, UnderstudyError
+from understudyd.bridge.status import CONNECTING
 from understudyd.cli import ask
 from understudyd.config.bridges import BridgeConfig
 from understudyd.config.model import Place
 from understudyd.config.network import NetworkConfig
 
-__all__ = ["Look", "NotDone", "Question", "choose"]
+__all__ = ["Look", "NotDone", "Question", "choose", "is_done"]
 
 STEP = 0.1  # s between two looks
+CONNECT = 5.0  # s; a login takes some tenths
 
 
 class NotDone(UnderstudyError):
@@ -98,17 +100,26 @@ class Question:
         return str(answered.data.get("reason", ""))
 
     def wait_for(self, name: str, verb: str, patience: float) -> dict[str, Any]:
-        """How it is when the order was carried out. Raises NotDone when that takes too long."""
-        end = time.monotonic() + patience
+        """How it is when the order was carried out; one that was resumed has `CONNECT` seconds to
+        connect. Raises NotDone when that takes too long."""
+        start = time.monotonic()
         while True:
             told = self.one(name)
-            rests = told["state"] == "paused"
-            is_done = told["state"] not in ("paused", "pausing") if verb == "resume" else rests
-            if is_done:
+            spent = time.monotonic() - start
+            if is_done(verb, told, spent >= min(CONNECT, patience)):
                 return told
-            if time.monotonic() >= end:
+            if spent >= patience:
                 raise NotDone(f"{name} is {told['state']} after {patience:g} s: {told['reason']}")
             time.sleep(STEP)
+
+
+def is_done(verb: str, told: dict[str, Any], has_waited: bool) -> bool:
+    """Whether an order was carried out; ``has_waited``: whether one that still connects has had its
+    time."""
+    if verb != "resume":
+        return bool(told["state"] == "paused")
+    is_connecting = any(link["reason"].startswith(CONNECTING) for link in told["links"])
+    return told["state"] not in ("paused", "pausing") and (has_waited or not is_connecting)
 
 
 def choose(config: NetworkConfig, bridges: dict[str, BridgeConfig], name: str | None) -> list[str]:
