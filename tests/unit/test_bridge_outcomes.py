@@ -79,3 +79,20 @@ def test_the_parking_queue_knows_its_own() -> None:
     assert not parking.holds(given)
     assert parking.holds(parking.park(given, "why"))
     assert not Parking("other").holds(parking.park(given, "why"))
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (3000, ["a", "exchange", "routing-key", "bridge", "reason"]),
+        (3800, ["a", "exchange", "routing-key", "bridge"]),
+        (4050, ["a"]),
+    ],
+)
+def test_a_parked_message_stays_within_one_frame_of_properties(size: int, told: list[str]) -> None:
+    given = build({"delivery_mode": 2, "headers": {"a": "x" * size}})
+    _, header, _, _ = Parking("b", frame_max=lambda: 4096).park(parcel(given), "why" * 100)
+    assert len(header) <= 4096
+    headers = get(header[19:-1], "headers")
+    assert isinstance(headers, dict)
+    assert [name.removeprefix("x-understudy-parked-") for name in headers] == told

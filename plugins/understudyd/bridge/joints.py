@@ -92,7 +92,9 @@ def join(
         return reader.dialect, writer.dialect
 
     if is_raw and not routes.needs_messages:
-        parking = Parking(name, settings.parking, _now)
+        parking = Parking(
+            name, settings.parking, _now, lambda: reader.frame_max or writer.frame_max
+        )
         writer = _target(target, parking, queue, routes, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking)
         return Joint(reader, writer, forwarder, parking, _deposit(source, parking))

@@ -13,10 +13,18 @@ from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import split_route
 
-__all__ = ["amqp_content", "amqp_parcel", "amqp_route", "stomp_content", "stomp_parcel"]
+__all__ = [
+    "PROPERTIES",
+    "ROUTE",
+    "amqp_content",
+    "amqp_parcel",
+    "amqp_route",
+    "stomp_content",
+    "stomp_parcel",
+]
 
-_ROUTE = slice(13, -2)  # of the method frame of a publish
-_PROPERTIES = slice(19, -1)  # of a header frame
+ROUTE = slice(13, -2)  # of the method frame of a publish
+PROPERTIES = slice(19, -1)  # of a header frame
 _ENDS = 2  # bytes of a frame without a body after its headers: the empty line, and NUL
 
 
@@ -29,11 +37,11 @@ def amqp_parcel(publish: bytes, content: AmqpContent, frame_max: int) -> Parcel:
 
 def amqp_route(parcel: Parcel) -> tuple[str, str]:
     """Exchange and routing key."""
-    return split_route(parcel[0][_ROUTE])
+    return split_route(parcel[0][ROUTE])
 
 
 def amqp_content(parcel: Parcel) -> AmqpContent:
-    return AmqpContent(parcel[1][_PROPERTIES], frames=parcel[2])
+    return AmqpContent(parcel[1][PROPERTIES], frames=parcel[2])
 
 
 def stomp_parcel(headers: Mapping[str, str], body: bytes) -> Parcel:

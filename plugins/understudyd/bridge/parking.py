@@ -7,10 +7,13 @@ Rules
 * What the target returned is parked there. What it would close over, and what it has no words for,
   is parked at the source, without our broker in its path: it has not left.
 * Properties that cannot be read are kept whole as one header of bytes.
+* Properties are one frame: of what is told, that which finds no room there is left out, the reason
+  before where it was bound for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +21,7 @@ from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.mapping import relay
 from understudyd.bridge.mapping.headers import PATH
+from understudyd.bridge.parcels import PROPERTIES, ROUTE
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.methods import encode_publish, split_route
@@ -31,23 +35,29 @@ from understudyd.bridge.wire.properties import (
 )
 from understudyd.bridge.wire.tables import Value
 
-__all__ = ["PARKED", "PROPERTIES", "ROUTE", "Parking", "one_hop_less"]
+__all__ = ["PARKED", "Parking", "one_hop_less"]
 
 PARKED: Final = "x-understudy-parked-"
 PERSISTENT: Final = 2
 LONGEST_REASON: Final = 1000  # characters
 
-PROPERTIES = slice(19, -1)  # of a header frame
-ROUTE = slice(13, -2)  # of the method frame of a publish
+HEAD = 20  # bytes of a header frame beside the properties
 
 
 class Parking:
     """The parking queues of one bridge, where both of its ends speak AMQP."""
 
-    def __init__(self, bridge: str, queue: str = "", now: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        bridge: str,
+        queue: str = "",
+        now: Callable[[], int] | None = None,
+        frame_max: Callable[[], int] | None = None,
+    ) -> None:
         """``queue`` where it has a name of its own; ``now`` is asked when something is parked, for
-        ms since 1970."""
+        ms since 1970, and ``frame_max`` for the bytes of the largest frame of AMQP."""
         self.now = now
+        self._frame_max = frame_max
         self.bridge = bridge
         self.queue = queue or f"understudy.parking.{bridge}"
         self._publish = encode_publish("", self.queue)
@@ -61,21 +71,29 @@ class Parking:
         publish, header, frames, size = parcel
         exchange, routing_key = split_route(publish[ROUTE])
         told: dict[str, Value] = {
-            "reason": reason[:LONGEST_REASON],
-            "bridge": self.bridge,
             "exchange": exchange,
             "routing-key": routing_key,
+            "bridge": self.bridge,
             "at": self.now and self.now(),
+            "reason": reason[:LONGEST_REASON],
         }
         raw = header[PROPERTIES]
         try:
-            told["expiration"] = get(raw, "expiration")
-            kept = patch(raw, {"delivery_mode": PERSISTENT, "expiration": None})
-            properties = _with(relay(kept, 0), told)
+            first = {"expiration": get(raw, "expiration")}
+            kept = relay(patch(raw, {"delivery_mode": PERSISTENT, "expiration": None}), 0)
         except (WireError, Untranslatable):
-            told = {**told, "properties": raw, "expiration": None}
-            properties = _with(build({"delivery_mode": PERSISTENT}), told)
+            first = {}
+            kept = set_header(build({"delivery_mode": PERSISTENT}), f"{PARKED}properties", raw)
+        properties = self._with(kept, {**first, **told})
         return (self._publish, content_header(properties, size), frames, size)
+
+    def _with(self, properties: bytes, told: dict[str, Value]) -> bytes:
+        room = self._frame_max() - HEAD if self._frame_max is not None else math.inf
+        for name, value in told.items():
+            if value is not None:
+                more = set_header(properties, PARKED + name, value)
+                properties = more if len(more) <= room else properties
+        return properties
 
     def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:
         """The message of a parcel for the target, bound for the parking queue of the source."""
@@ -94,10 +112,3 @@ class Parking:
 def one_hop_less(path: str) -> str:
     """The path without the broker that was left last."""
     return path.rpartition(",")[0]
-
-
-def _with(properties: bytes, told: dict[str, Value]) -> bytes:
-    for name, value in told.items():
-        if value is not None:
-            properties = set_header(properties, PARKED + name, value)
-    return properties
