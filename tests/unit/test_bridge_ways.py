@@ -125,11 +125,50 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
         ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
         ({"excluded": ("queue://*",)}, "included, and excluded"),
+        ({"excluded": ("queue://zzz",)}, "nothing in statically_included matches it"),
+        ({"rename": {"queue://z": "queue://y"}}, "is not in statically_included"),
+        ({"rename": {"queue://x": "topic://y"}}, "a topic keeps nothing"),
+        ({"headers_set": {"message-id": "x"}, "target": "stomp://b"}, "meaning of its own"),
+        ({"source": "amqp://u:pw1@"}, r"amqp://u:\*\*@ names no host"),
+        ({"source": "amqp://u:pw1@:5672"}, "names no host"),
+        ({"target": "amqp://u:pw1@h?foo=1"}, r"'foo', which no bridge reads .valid: heartbeat"),
+        ({"target": "amqp://u:pw1@h?auth_mechanisn=PLAIN"}, "did you mean auth_mechanism"),
+        ({"target": "amqp://u:pw1@h/a/b"}, "a raw slash in its vhost; write a%2Fb"),
+        ({"target": "amqps://h?cafile=/no/ca.pem"}, "cafile = /no/ca.pem: there is no such file"),
+        ({"target": "failover:(stomp://b,amqp://u:pw1@c)"}, "members of AMQP and of STOMP"),
     ],
 )
 def test_what_cannot_be_is_told_at_load(given: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"^bridges\.b: .*{why}"):
         only(**given)
+
+
+def test_what_looks_odd_and_is_none_is_taken() -> None:
+    assert only(source="amqp://", target="amqp://u:p@b//?auth_mechanism=external")
+    assert only(headers_set={"message-id": "x"})
+    assert only(
+        statically_included=("topic://x.*",),
+        excluded=("topic://*.y",),
+        rename={"topic://x.z": "queue://z"},
+    )
+
+
+def test_an_error_names_the_file_too() -> None:
+    file = HERE / "estate.toml"
+    with pytest.raises(ConfigurationError, match=rf"^{file}: bridges\.b: .*is no destination"):
+        only(statically_included=("orders",), file=file)
+    opposite = [bridge("a", file=file), bridge("b", "amqp://b", "amqp://a", file=file)]
+    with pytest.raises(ConfigurationError, match=rf"^{file}: bridges\.a and bridges\.b are"):
+        ways_of(opposite, HERE)
+
+
+def test_opposite_bridges_are_told_the_queue_and_the_broker_where_they_meet() -> None:
+    first = bridge("one", rename={"queue://x": "queue://y"})
+    back = bridge("back", "amqp://b", "amqp://a", statically_included=("queue://y",))
+    with pytest.raises(
+        ConfigurationError, match="'queue://x' becomes queue://y at b:5672/, where 'queue://y' is"
+    ):
+        ways_of([first, back], HERE)
 
 
 def test_a_discovered_broker_has_a_name_of_its_own() -> None:

@@ -19,7 +19,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from understudy.errors import ConfigurationError
 from understudyd.bridge.addresses import to_amqp, to_stomp
@@ -224,11 +224,22 @@ def check_duplex(one: Routes, other: Routes) -> None:
     for pattern in one.static:
         for back in other.static:
             if pattern.kind == QUEUE and _meet(one, pattern, other, back):
-                raise ConfigurationError(
-                    f"{pattern.text!r} one way and {back.text!r} the other way are the same queue: "
-                    "its messages would go to and fro; rename one side, exclude it one way, or "
-                    "bridge it one way"
-                )
+                raise ConfigurationError(_to_and_fro(one, pattern, back))
+
+
+def _to_and_fro(one: Routes, pattern: Pattern, back: Pattern) -> str:
+    there = unquote(one.there)
+    if not pattern.is_exact:
+        met = f"{pattern.text!r} one way and {back.text!r} the other way meet at {there}"
+    else:
+        target = one.target(pattern.destination)
+        what = "stays" if target == pattern.destination else f"becomes {target}"
+        met = f"{pattern.text!r} {what} at {there}, where {back.text!r} is read for the way back"
+    return (
+        f"{met}: its messages would go to and fro, or stay there, as no message goes to a broker "
+        "that it comes from; rename it to a queue that is not read there, exclude it one way, or "
+        "bridge it one way"
+    )
 
 
 def _meet(one: Routes, pattern: Pattern, other: Routes, back: Pattern) -> bool:

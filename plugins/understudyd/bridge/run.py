@@ -48,7 +48,7 @@ _log = logging.getLogger("understudyd.bridge")
 
 def run(file: Path, names: Iterable[str]) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
-    names = tuple(names)
+    file, names = file.absolute(), tuple(names)
     ways = _read(file, names)
     network = load_network(file, os.environ)
     pauses = Pauses(network.state)
@@ -60,7 +60,7 @@ def run(file: Path, names: Iterable[str]) -> int:
 
 def _read(file: Path, names: tuple[str, ...]) -> list[Way]:
     bridges = _chosen(file, load_bridges(file, os.environ), names)
-    return ways_of(bridges, file.absolute().parent)
+    return ways_of(bridges, file.parent)
 
 
 def _chosen(

@@ -1,5 +1,5 @@
 """What a bridge of the configuration comes to: one way or two, each with routes and options. No I/O
-but the import of a transformer.
+but the import of a transformer, and a look at the files that TLS needs.
 
 Rules
 * A duplex bridge does from the target to the source what it does the other way: the same
@@ -26,6 +26,7 @@ from understudy import FailoverURI, parse
 from understudy.errors import ConfigurationError
 from understudyd.bridge.addresses import subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP
+from understudyd.bridge.effects import check_end, check_headers, check_routes
 from understudyd.bridge.lists import check as check_list
 from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.queues import LONGEST_NAME
@@ -124,6 +125,10 @@ def _check(way: Way) -> None:
     """What cannot be, or has no effect, between these ends."""
     for end in (way.source, way.target):
         check_list(parse(end.reveal()))
+        check_end(end)
+    check_routes(way.routes)
+    if speaks_stomp(way.target):
+        check_headers(way.bridge.headers_set)
     _check_length("the bridge's name, which its queues are named after,", way.bridge.name, 200)
     _check_length("parking", way.parking)
     for pattern in way.patterns:
@@ -162,7 +167,7 @@ def _check_opposite(one: Way, other: Way) -> None:
         check_duplex(one.routes, other.routes)
     except ConfigurationError as error:
         names = f"bridges.{one.bridge.name} and bridges.{other.bridge.name}"
-        raise ConfigurationError(f"{names} are opposite: {error}") from error
+        raise ConfigurationError(f"{_where(one.bridge)}{names} are opposite: {error}") from error
 
 
 def _parking_of(bridge: BridgeConfig) -> str:
@@ -197,4 +202,8 @@ def _about(bridge: BridgeConfig) -> Iterator[None]:
     try:
         yield
     except ConfigurationError as error:
-        raise ConfigurationError(f"bridges.{bridge.name}: {error}") from error
+        raise ConfigurationError(f"{_where(bridge)}bridges.{bridge.name}: {error}") from error
+
+
+def _where(bridge: BridgeConfig) -> str:
+    return f"{bridge.file}: " if bridge.file else ""

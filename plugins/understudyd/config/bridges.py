@@ -75,6 +75,8 @@ class BridgeConfig:
     """Whether the brokers' own consumers come first."""
     priority: int | None = None
     """Of our consumers then; None: what is usual with the broker."""
+    file: Path | None = None
+    """Where it stands, to be told in errors."""
 
 
 def load_bridges(path: str | Path, environ: Mapping[str, str]) -> dict[str, BridgeConfig]:
@@ -121,6 +123,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         durable_expires=table.take("durable_expires", values.duration_up_to(LONGEST_EXPIRY), None),
         lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
         priority=table.take("consumer_priority_base", PRIORITIES, None),
+        file=table.source.file,
     )
     table.finish()
     _check(bridge, table, estate)

@@ -55,7 +55,7 @@ from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT, Message
 from understudyd.bridge.mapping.pairs import from_pairs, to_pairs
 from understudyd.bridge.mapping.times import deadline_header, deadline_of, remaining
 
-__all__ = ["read", "write"]
+__all__ = ["RESERVED", "read", "write"]
 
 #: AMQP's names of the properties that are text, and STOMP's.
 _NAMES = {
@@ -69,8 +69,8 @@ _NAMES = {
 }
 _PROPERTIES = tuple(_NAMES.items())
 
-#: Names that no header of an application may have on any broker.
-_RESERVED = frozenset(
+#: Names that no header of an application may have on any broker of STOMP.
+RESERVED = frozenset(
     {"destination", "receipt", "transaction", "content-length", "message-id", "subscription"}
     | {"ack", "redelivered", "persistent", "priority", "timestamp", PATH_TWIN, GROUP_TWIN, ""}
     | set(_NAMES.values())
@@ -302,7 +302,7 @@ def _write_headers(
         return
     text = "\n".join([*headers, *headers.values()])
     if (
-        _RESERVED.isdisjoint(headers)
+        RESERVED.isdisjoint(headers)
         and facts.reserved.isdisjoint(headers)
         and not _UNSAFE.search(text)
         and is_short(text, headers, dialect.limits)
@@ -324,7 +324,7 @@ def _hide(
     for name, text in headers.items():
         pair = f"{name}\n{text}"
         if (
-            name in _RESERVED
+            name in RESERVED
             or name in facts.reserved
             or _UNSAFE.search(pair)
             or not is_short(pair, {name: text}, dialect.limits)

@@ -1,0 +1,101 @@
+"""What of a bridge's configuration would be without effect, or lose messages. No I/O but a look
+whether the files are there that TLS needs.
+
+Rules
+* An entry that stands for nothing is a mistake: a rename or an exclusion of what is not included.
+* A queue's messages are not put into a topic: it keeps nothing for who is not there.
+* A member of an end's URI names its host where it names a user, and its options are all read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from understudy import parse
+from understudy.core.endpoint import Endpoint
+from understudy.core.member import MEMBER_OPTIONS
+from understudy.core.option_reader import nearest
+from understudy.core.redact import redact
+from understudy.errors import ConfigurationError
+from understudyd.bridge.mapping.stomp import RESERVED
+from understudyd.bridge.names import QUEUE, TOPIC, Pattern
+from understudyd.bridge.routes import Routes
+from understudyd.config.model import Secret
+
+__all__ = ["check_end", "check_headers", "check_routes"]
+
+STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
+MECHANISM = "auth_mechanism"  # of AMQP
+TLS_FILES = ("cafile", "certfile", "keyfile")
+
+
+def check_routes(routes: Routes) -> None:
+    """Raise ConfigurationError for an entry that stands for nothing, or loses messages."""
+    for left, right in routes.renames:
+        if not _is_included(left, routes.static):
+            raise ConfigurationError(
+                f"rename {left.text!r}: is not in statically_included, so it has no effect; "
+                "include it, or leave it out"
+            )
+        if left.kind == QUEUE and right.kind == TOPIC:
+            raise ConfigurationError(
+                f"rename {left.text!r} = {right.text!r}: a topic keeps nothing for who is not "
+                "there, so that messages taken from the queue would be lost; name a queue"
+            )
+    for pattern in routes.excluded:
+        if not _is_included(pattern, routes.static):
+            raise ConfigurationError(
+                f"excluded {pattern.text!r}: nothing in statically_included matches it, so it has "
+                "no effect; leave it out"
+            )
+
+
+def check_headers(names: Iterable[str]) -> None:
+    """Raise ConfigurationError for headers to set that a target of STOMP has a meaning for."""
+    for name in names:
+        if name in RESERVED:
+            raise ConfigurationError(
+                f"headers_set: {name!r} has a meaning of its own over STOMP, so it can't be set; "
+                "take another name, or change the property in a transformer"
+            )
+
+
+def check_end(uri: Secret) -> None:
+    """Raise ConfigurationError for what is wrong in the members of an end."""
+    members = parse(uri.reveal()).endpoints
+    if len({one.scheme in STOMP_SCHEMES for one in members}) > 1:
+        raise ConfigurationError(
+            f"{uri}: has members of AMQP and of STOMP; an end speaks one protocol, so give all "
+            "members the scheme of one of them, with its port"
+        )
+    for one in members:
+        _check_member(one)
+
+
+def _check_member(one: Endpoint) -> None:
+    _, _, rest = one.uri.partition("://")
+    place = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition("@")
+    if place[1] and not place[2].partition(":")[0]:
+        raise ConfigurationError(f"{one} names no host behind the user; write user:password@host")
+    vhost = one.path.removeprefix("/")
+    if "/" in vhost.strip("/"):
+        raise ConfigurationError(
+            f"{one} has a raw slash in its vhost; write {vhost.replace('/', '%2F')}"
+        )
+    valid = [*MEMBER_OPTIONS, *([] if one.scheme in STOMP_SCHEMES else [MECHANISM])]
+    for name in one.query:
+        if name not in valid:
+            raise ConfigurationError(
+                f"{one} has the option {redact(name)!r}, which no bridge reads"
+                f"{nearest(name, valid)} (valid: {', '.join(valid)})"
+            )
+    for option in TLS_FILES:
+        file = getattr(one.options, option)
+        if file is not None and not Path(file).is_file():
+            raise ConfigurationError(f"{one}: {option} = {file}: there is no such file")
+
+
+def _is_included(pattern: Pattern, included: Iterable[Pattern]) -> bool:
+    return any(pattern.overlaps(one) for one in included)
