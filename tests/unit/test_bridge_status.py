@@ -11,7 +11,7 @@ from understudyd.bridge.link import Link
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.settings import LinkSettings
-from understudyd.bridge.status import TROUBLE, Glance, LinkStatus, Teller, summary
+from understudyd.bridge.status import TROUBLE, Glance, LinkStatus, ParkTeller, Teller, summary
 from understudyd.bridge.words import State
 from understudyd.testing.linked import back, deliver, link, running
 
@@ -107,7 +107,8 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
 
 def test_a_log_hears_of_states_and_of_reasons_that_change() -> None:
     teller = Teller()
-    begun = teller.tell("waiting-target", "connecting to the target", 0.0)
+    assert teller.tell("waiting-target", "connecting to the target", 0.0) is None
+    begun = teller.tell("waiting-target", "connecting to the target", 0.5)
     assert begun == (logging.INFO, "is waiting-target: connecting to the target")
     assert teller.tell("running", "", 0.0) == (logging.INFO, "is running")
     assert teller.tell("running", "", 1.0) is None
@@ -177,3 +178,25 @@ def test_what_was_left_out_is_counted_and_is_no_standstill() -> None:
     assert (glance.dropped, glance.expired, glance.state) == (3, 1, "running")
     told = summary("b", "a", "b", [glance, glance])
     assert (told["dropped"], told["expired"]) == (6, 2)
+
+
+def test_a_start_is_one_line_in_the_log() -> None:
+    teller = Teller()
+    assert teller.tell("waiting-target", "connecting to the target", 0.0) is None
+    assert teller.tell("waiting-source", "connecting to the source", 0.1) is None
+    told = teller.tell("running", "", 0.2)
+    assert told is not None
+    assert told[0] == logging.INFO
+    assert told[1].startswith("is running")
+
+
+def test_a_log_hears_of_parked_messages_at_once_and_then_now_and_again() -> None:
+    teller = ParkTeller()
+    assert teller.tell(0, "q", "", 0.0) is None
+    assert teller.tell(1, "q", "no route", 1.0) == "has parked a message in q: no route"
+    assert [teller.tell(1 + number, "q", "no", 1.0 + number / 100) for number in range(900)] == [
+        None
+    ] * 900
+    assert teller.tell(900, "q", "other", 11.0) == "has parked 899 messages, the last in q: other"
+    assert teller.tell(900, "q", "other", 99.0) is None
+    assert teller.tell(901, "q", "x" * 999, 99.0) == "has parked a message in q: " + "x" * 300

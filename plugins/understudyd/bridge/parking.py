@@ -60,6 +60,10 @@ class Parking:
         self._frame_max = frame_max
         self.bridge = bridge
         self.queue = queue or f"understudy.parking.{bridge}"
+        self.where = self.queue
+        """Where the last one that was parked went to."""
+        self.reason = ""
+        """Why that was parked."""
         self._publish = encode_publish("", self.queue)
 
     def holds(self, parcel: Parcel) -> bool:
@@ -68,6 +72,7 @@ class Parking:
 
     def park(self, parcel: Parcel, reason: str) -> Parcel:
         """The same message, bound for the parking queue of the target."""
+        self.where, self.reason = self.queue, reason
         publish, header, frames, size = parcel
         exchange, routing_key = split_route(publish[ROUTE])
         told: dict[str, Value] = {

@@ -57,6 +57,7 @@ class TranslatedParking(Parking):
 
     def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:
         source, target = self._dialects()
+        self.where, self.reason = self.queue, reason
         content: Content
         if target.is_amqp:
             content, (exchange, key) = amqp_content(parcel), amqp_route(parcel)
@@ -76,7 +77,9 @@ class TranslatedParking(Parking):
         self, content: StompContent, reason: Untranslatable, source: Dialect, now: int
     ) -> Parcel:
         """What a STOMP source delivered, bound for its own parking queue."""
+        self.where, self.reason = self.queue, reason.reason
         if isinstance(reason, Hidden):
+            self.where = "the broker's dead letter queue"
             is_kept = content.headers.get("persistent") == "true"
             words = (DEAD_LETTER, b"") if is_kept else (LEFT, reason.reason.encode())
             return (*words, b"", 0)

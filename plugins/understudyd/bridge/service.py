@@ -146,6 +146,7 @@ class Service:
             if state not in RESTING:
                 return 412, f"it is not paused: it is {state}"
             remark = self._pauses.remove(bridge.config.name)
+            _log.info("bridge %s: resume, by %s", order.to, order.by)
             bridge.resume()
         elif state == "paused" or (state, order.command) == ("pausing", "drain"):
             return 412, f"it is {state} already"
@@ -153,8 +154,8 @@ class Service:
             at = datetime.now(timezone.utc).isoformat(timespec="seconds")
             why = f"paused by {order.by} at {at}"
             remark = self._pauses.add(bridge.config.name, why)
+            _log.info("bridge %s: %s, by %s", order.to, order.command, order.by)
             bridge.pause(why, at_once=order.command == "pause")
-        _log.info("bridge %s: %s, by %s", order.to, order.command, order.by)
         self._show()
         return 202, remark
 

@@ -28,7 +28,7 @@ from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
-from understudyd.bridge.status import Glance, LinkStatus, Teller
+from understudyd.bridge.status import Glance, LinkStatus, ParkTeller, Teller
 from understudyd.bridge.steps import ENDING
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
@@ -93,7 +93,7 @@ class LinkRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self.status = LinkStatus(self.link, str(pattern))
-        self._teller = Teller()
+        self._teller, self._park_teller = Teller(), ParkTeller()
         self._shown = ("", "")
         self.finished = self._loop.create_future()
 
@@ -118,6 +118,7 @@ class LinkRunner:
         self.link.dropped, self.link.expired = self._forwarder.dropped, self._forwarder.expired
         glance = self.status.look(self._loop.time())
         self._tell(glance.state, glance.reason)
+        self._tell_parked()
         return glance
 
     def stop(self) -> None:
@@ -310,3 +311,9 @@ class LinkRunner:
         if (line := self._teller.tell(state, reason, self._loop.time())) is not None:
             level, text = line
             _log.log(level, "bridge %s %s %s", self.name, self.status.destination, text)
+
+    def _tell_parked(self) -> None:
+        parking, now = self._joint.parking, self._loop.time()
+        line = self._park_teller.tell(self.link.parked, parking.where, parking.reason, now)
+        if line is not None:
+            _log.warning("bridge %s %s %s", self.name, self.status.destination, line)

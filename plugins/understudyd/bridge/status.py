@@ -5,7 +5,8 @@ Rules
   waits at the source, and nothing was settled for `STALLED` seconds.
 * A look costs the same whatever a link has in flight.
 * What a log is told is bounded: `BURST` changes at once, then one every `PACE` seconds; the last
-  state is told in any case.
+  state is told in any case. Of messages that were parked it is told at once, then every `PACE`
+  seconds at most.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from understudyd.bridge.link import Link
 from understudyd.bridge.words import State
 
-__all__ = ["CONNECTING", "TROUBLE", "Glance", "LinkStatus", "Teller", "summary"]
+__all__ = ["CONNECTING", "TROUBLE", "Glance", "LinkStatus", "ParkTeller", "Teller", "summary"]
 
 STALL = 5.0  # s; a confirm takes some milliseconds, with a busy disk a second
 RATE_SPAN = 5.0  # s that a rate is the mean of
@@ -144,6 +145,8 @@ class Teller:
     def tell(self, state: str, reason: str, now: float) -> tuple[int, str] | None:
         """Level and text of a line; None: nothing is new, or too much is."""
         seen, self._seen = self._seen, (state, reason)
+        if reason.startswith(CONNECTING) and seen != self._seen:
+            return None  # of what takes some milliseconds nothing is told
         if self._seen == self._told:
             self._missed += seen != self._seen  # there and back again
             return None
@@ -159,6 +162,24 @@ class Teller:
         is_ill = state in TROUBLE and not reason.startswith(CONNECTING)
         level = logging.WARNING if is_ill else logging.INFO
         return level, f"is {state}{why}{missed}"
+
+
+class ParkTeller:
+    """Decides what a log is told about the messages that one link has parked."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._next = float("-inf")
+
+    def tell(self, parked: int, where: str, reason: str, now: float) -> str | None:
+        """``parked``: all so far; the rest is about the last one. None: nothing is new, or the line
+        before is not old enough."""
+        new = parked - self._told
+        if not new or now < self._next:
+            return None
+        self._told, self._next = parked, now + PACE
+        what = "a message" if new == 1 else f"{new} messages, the last"
+        return f"has parked {what} in {where}: {reason[:LONGEST]}"
 
 
 def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> dict[str, Any]:
