@@ -16,6 +16,7 @@ import pytest
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.clock import now
+from understudyd.guard import client
 from understudyd.guard.client import Guard
 from understudyd.guard.end import FROZEN, End
 from understudyd.guard.wire import Wire
@@ -65,6 +66,30 @@ def test_guards_that_do_not_come_up(guard: Guard, monkeypatch: pytest.MonkeyPatc
     events = until(guard, GuardLost)
     assert isinstance(events[-1], GuardLost)
     assert not events[-1].were_up
+
+
+def test_guards_that_hang_while_they_come_up_are_ended(
+    guard: Guard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every order would wait for them, and the lock with it."""
+    pids = tmp_path / "pids"
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\nsleep 1000 &\necho $$ $! > {pids}\nexec sleep 1000\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    guard.begin()
+    guard.extend(now() + 60, 1)
+    guard.launch(SLEEPER, 1)
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    guard.beat()
+    assert guard.is_begun
+    monkeypatch.setattr(client, "START", 0.0)
+    guard.beat()
+    lost = until(guard, GuardLost)[-1]
+    assert isinstance(lost, GuardLost)
+    assert "did not come up within" in lost.cause
+    for pid in pids.read_text().split():
+        wait_until(lambda pid=pid: not Path(f"/proc/{pid}/exe").exists())
 
 
 def test_what_cannot_be_started_says_why(guard: Guard) -> None:
@@ -152,6 +177,16 @@ def test_no_descriptor_and_no_process_is_left_behind() -> None:
         for pid in (watcher, below):
             wait_until(lambda pid=pid: not os.path.exists(f"/proc/{pid}/exe"))
     wait_until(lambda: len(list_fds()) <= before[0] and ours() <= before[1])
+
+
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_a_frozen_guard_without_a_broker_keeps_nobody_from_ending(frozen: int) -> None:
+    guard = Guard(None, kill=BOUND)
+    guard.start()
+    pids = guard.pids
+    os.kill(pids[frozen], signal.SIGSTOP)
+    guard.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def test_a_watcher_that_could_not_listen_is_sent_away_all_the_same(guard: Guard) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -74,6 +76,7 @@ class Guard:
         self._owned = owned
         self._page = Page.create()
         self._ends: list[End] = []
+        self._begun = -math.inf  # when the guards were started; of those adopted: long ago
         self._token = 0  # of the broker that is not known to be dead; 0: none
         self._has_orphans = False  # both guards are lost while the broker may live
         self._pending: list[Event] = []  # of our own
@@ -123,7 +126,8 @@ class Guard:
                 )
 
     def begin(self) -> None:
-        """Start both guards; orders wait for them. `GuardLost` follows if they don't come up.
+        """Start both guards; orders wait for them. `GuardLost` follows if they don't come up, and
+        `beat` sees to that.
 
         Raises UnderstudyError where not even a process can be started.
         """
@@ -132,6 +136,7 @@ class Guard:
         to_watcher, watcher = Wire.pair()
         to_guard, guard = Wire.pair()
         to_watcher.send(self._setup)
+        self._begun = time.monotonic()
         try:
             pid = spawn([watcher.fileno(), guard.fileno(), self._page.descriptor])
             self._add(End("watcher", to_watcher, pid, os.pidfd_open(pid)))
@@ -153,7 +158,9 @@ class Guard:
 
     def beat(self) -> None:
         """Look for the guards' signs of life; to be called each second or so. One that is frozen is
-        killed, and what follows is as if it had died."""
+        killed, and what follows is as if it had died. So are guards that are not up by `START`."""
+        if self.is_begun and not self.is_ready and time.monotonic() >= self._begun + START:
+            self._end_late()
         for end in self._ends:
             end.doubt(self._page.sign_of(end.name), time.monotonic())
 
@@ -305,6 +312,18 @@ class Guard:
                     with contextlib.suppress(OSError):
                         end.wire.send(Seen(message.token))
         return [message] if isinstance(message, (Started, Exited, Fencing, Dead)) else []
+
+    def _end_late(self) -> None:
+        """A guard below a watcher is not known before it is up, and must not wake up to orders."""
+        watcher, guard = self._ends
+        cause = f"did not come up within {START:g} s"
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(watcher.process, signal.SIGSTOP)  # it starts no guard now
+            if not guard.is_up:
+                guard.cause = cause
+                tree.kill(tree.descendants(watcher.pid))
+            watcher.cause = watcher.cause or cause
+            signal.pidfd_send_signal(watcher.process, signal.SIGKILL)
 
     def _lost(self) -> list[Event]:
         """Both guards are gone."""
