@@ -112,6 +112,14 @@ def test_a_selector_that_a_broker_has_not_is_told(from_rabbitmq: Pair) -> None:
         assert link.state == "waiting-source"
 
 
+def test_a_selector_that_is_none_is_told_as_it_was_given(from_activemq: Pair) -> None:
+    settings = LinkSettings(reading=Reading(selector="colour ="))
+    with from_activemq.link(settings=settings) as link:
+        until(lambda: "ActiveMQ" in link.reason, "it is told")
+        assert link.reason.endswith("ActiveMQ refuses the selector 'colour ='")
+        assert link.state == "waiting-source"
+
+
 def test_activemqs_own_consumers_come_first(from_activemq: Pair) -> None:
     """B12: those with room get all of it."""
     pair = from_activemq

@@ -79,3 +79,16 @@ def test_what_goes_beside_an_end_goes_to_the_very_same_broker() -> None:
     tried(ours)
     assert tried(beside) == ["a"]
     assert tried(ours) == ["a"], "and changes nothing for the end"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_gave_no_connection_is_told_once_and_in_one_order(seed: int) -> None:
+    ours = Dialer("failover:(amqp://u:s3cret@a,amqp://b)", {}, Random(seed))
+
+    async def knock(endpoint: Endpoint, timeout: float) -> str:
+        told = {"a": "403 ACCESS_REFUSED", "b": f"{endpoint}: connection refused"}
+        raise ConnectionFailed(told[endpoint.host])
+
+    with pytest.raises(ConnectionFailed) as raised:
+        asyncio.run(ours._first(knock))
+    assert str(raised.value) == ("amqp://b: connection refused; amqp://u:**@a: 403 ACCESS_REFUSED")

@@ -13,7 +13,7 @@ from typing import TypeVar
 from understudy import discovery, parse
 from understudy.core.endpoint import Endpoint
 from understudy.core.order import connect_list
-from understudy.errors import Attempt, ConfigurationError
+from understudy.errors import ConfigurationError
 from understudyd.bridge.ends.connection import SCHEMES, Connection, Hooks
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES, StompConnection, StompHooks
@@ -134,15 +134,19 @@ class _Members:
             try:
                 connection = await open_one(endpoint, self._options.connect_timeout / 1000)
             except ConnectionFailed as failed:
-                attempts.append(Attempt(str(endpoint), str(failed)))
+                attempts.append(_told(endpoint, str(failed)))
                 continue
             self._last, self._has_failed = endpoint, False
             return connection
         if not attempts:
             raise ConnectionFailed(f"no broker is known: {trouble or self._uri}")
-        if len(attempts) == 1:
-            raise ConnectionFailed(attempts[0].cause)
-        raise ConnectionFailed("; ".join(map(str, attempts)))
+        # In one order, whatever was tried first: the same trouble reads the same each time.
+        raise ConnectionFailed("; ".join(sorted(attempts)))
+
+
+def _told(endpoint: Endpoint, cause: str) -> str:
+    """Who gave no connection, once, and why."""
+    return cause if cause.startswith(f"{endpoint}: ") else f"{endpoint}: {cause}"
 
 
 class Dialer(_Members):

@@ -34,6 +34,7 @@ from understudyd.bridge.wire.amqp import Closed
 __all__ = ["StompSource"]
 
 WINDOW_SIZE = 1 << 20  # bytes, where a broker counts these
+SELECTOR_SEEN = 100  # characters of a selector; an ERROR that repeats it may be cut behind that
 _GONE = ""  # instead of the id of a delivery that its broker took away
 
 
@@ -94,6 +95,12 @@ class StompSource:
             await connection.call("SUBSCRIBE", self._subscribe(self._window))
         except ConfigurationError as error:
             raise ConnectionFailed(str(error)) from error
+        except ConnectionFailed as failed:
+            asked = self._reading.selector
+            if asked and asked[:SELECTOR_SEEN] in str(failed):
+                why = f"{connection.dialect.name} refuses the selector {asked!r}"
+                raise ConnectionFailed(f"{connection.endpoint}: {why}", failed.closed) from failed
+            raise
 
     def _first_window(self, window: int) -> int:
         assert self.dialect is not None
