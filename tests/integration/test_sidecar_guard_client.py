@@ -21,6 +21,7 @@ from understudyd.guard.client import Guard
 from understudyd.guard.end import FROZEN, End
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
+from understudyd.testing.estate import is_alive
 from understudyd.testing.guarded import wait_until
 
 pytestmark = pytest.mark.integration
@@ -186,7 +187,7 @@ def test_a_frozen_guard_without_a_broker_keeps_nobody_from_ending(frozen: int) -
     pids = guard.pids
     os.kill(pids[frozen], signal.SIGSTOP)
     guard.close()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(map(is_alive, pids))
 
 
 def test_a_watcher_that_could_not_listen_is_sent_away_all_the_same(guard: Guard) -> None:

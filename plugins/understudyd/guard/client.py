@@ -23,7 +23,7 @@ from types import TracebackType
 from understudy.errors import UnderstudyError
 from understudyd.clock import now
 from understudyd.guard import tree
-from understudyd.guard.end import End, spawn, wait_readable
+from understudyd.guard.end import FROZEN, End, spawn, wait_readable
 from understudyd.guard.launch import identity
 from understudyd.guard.page import Page
 from understudyd.guard.system import become_subreaper
@@ -188,10 +188,10 @@ class Guard:
         self._token = token
         self._order(launch, descriptors)
 
-    def stop(self, signal: int, until: float) -> None:
+    def stop(self, number: int, until: float) -> None:
         """Signal the broker, and kill it at ``until`` (CLOCK_BOOTTIME) or D; `Dead` follows."""
         self._token = self._reign
-        self._order(Stop(self._token, signal, until))
+        self._order(Stop(self._token, number, until))
 
     def kill(self, cause: str) -> None:
         """`Dead` follows, also where nothing runs: this reign's broker won't start any more."""
@@ -279,8 +279,7 @@ class Guard:
         deadline = time.monotonic() + self._setup.kill + 2 * attempt + START
         for end in self._ends:
             if end.is_alive and end.is_up:
-                wait_readable(end.process, deadline)
-                end.look(self._poll)
+                self._see_off(end, deadline)
         self._forget()
         self._poll.close()
         os.close(self._bell)
@@ -356,6 +355,15 @@ class Guard:
             self._token = 0
             self._has_orphans = False
         return [dead]
+
+    def _see_off(self, end: End, deadline: float) -> None:
+        """Wait for its end. One that is frozen, and has nothing to kill or to let go, is killed."""
+        if not self._page.read().token and not wait_readable(
+            end.process, time.monotonic() + FROZEN
+        ):
+            signal.pidfd_send_signal(end.process, signal.SIGKILL)
+        wait_readable(end.process, deadline)
+        end.look(self._poll)
 
     def _add(self, end: End) -> None:
         self._ends.append(end)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Leave, Message, Ready
 
-__all__ = ["End", "spawn", "wait_readable"]
+__all__ = ["FROZEN", "End", "spawn", "wait_readable"]
 
 BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
