@@ -240,8 +240,24 @@ def test_the_stamp_only_rises(tmp_path: Path) -> None:
     assert stamp.put(tmp_path, stamp.Stamp(7, "a")) == stamp.Stamp(7, "a")
     assert stamp.put(tmp_path, stamp.Stamp(1234, "b")).token == 1234
     assert stamp.put(tmp_path, stamp.Stamp(99, "a")) == stamp.Stamp(1234, "b")
-    assert stamp.put(tmp_path, stamp.Stamp(1234, "a")).node == "a"
-    assert stamp.read(tmp_path) == stamp.Stamp(1234, "a")
+    assert stamp.put(tmp_path, stamp.Stamp(1235, "a")).node == "a"
+    assert stamp.read(tmp_path) == stamp.Stamp(1235, "a")
+
+
+def test_one_token_is_one_reigns_stamp(tmp_path: Path) -> None:
+    """Two locks, by mistake, may give the same token; so may one that forgot."""
+    first = stamp.Stamp(1000, "a", "a-1")
+    assert stamp.put(tmp_path, first) == first
+    assert stamp.put(tmp_path, stamp.Stamp(1000, "b", "b-1")) == first
+    assert stamp.put(tmp_path, stamp.Stamp(1000, "a", "a-2")) == first
+    assert stamp.put(tmp_path, first) == first
+    assert stamp.read(tmp_path) == first
+
+
+def test_the_stamp_of_an_older_version_names_no_instance(tmp_path: Path) -> None:
+    (tmp_path / stamp.FILE).write_text('{"token": 7, "node": "a"}')
+    assert stamp.put(tmp_path, stamp.Stamp(7, "a", "a-1")) == stamp.Stamp(7, "a")
+    assert stamp.put(tmp_path, stamp.Stamp(8, "a", "a-1")) == stamp.Stamp(8, "a", "a-1")
 
 
 @pytest.mark.parametrize("text", ["{}", "7", '{"token": Infinity, "node": "a"}', "[" * 4000])

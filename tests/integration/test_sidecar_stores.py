@@ -79,6 +79,14 @@ def test_two_reigns_have_a_store_in_common(stores: Sequence[Path]) -> None:
             assert (told.veto, told.known) == ("the store has the stamp of token 9, of b", 9)
 
 
+def test_a_second_reign_of_one_token_is_refused(stores: Sequence[Path]) -> None:
+    assert Stamper().put(stores, Stamp(1000, "a", "a-1"), PATIENCE).veto == ""
+    told = Stamper().put(stores, Stamp(1000, "b", "b-1"), PATIENCE)
+    assert told.veto.startswith("the store has the stamp of token 1000, of a, as this reign has")
+    assert told.known == 1000
+    assert Stamper().put(stores, Stamp(1001, "b", "b-1"), PATIENCE).veto == ""
+
+
 def test_without_enough_stores_nobody_is_master(stores: Sequence[Path]) -> None:
     """Catalogue 91, on real nodes: and one is when they answer again."""
     with (

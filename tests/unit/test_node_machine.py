@@ -44,7 +44,7 @@ def master(store: Store) -> NodeContender:
 def test_the_order_of_a_promotion(store: Store) -> None:
     """Catalogue I6: the lock, then hooks and stamp, then the broker, then master."""
     node = NodeContender(store)
-    assert node.go_on(5) == [Prepare(Reign(node.token, "life 1"), "", STAMPING)]
+    assert node.go_on(5) == [Prepare(Reign(node.token, "life 1"), "", STAMPING, "a-1")]
     (launch,) = node.feed(Prepared(node.token))
     assert isinstance(launch, Launch)
     assert launch.deadline == node.machine.keeper.deadline
@@ -221,6 +221,17 @@ def test_a_store_that_knows_more_is_learnt_from(store: Store) -> None:
     node.feed(Prepared(node.token, "the store has the stamp of token 5000, of z", 5000))
     node.go_on(1)
     assert node.token > 5000
+
+
+def test_a_token_that_somebody_else_has_too_is_left_to_them(store: Store) -> None:
+    """By another lock, say. The next claim is past it, and this node need not sit out for it."""
+    node = NodeContender(store)
+    node.go_on(5)
+    before = node.token
+    node.feed(Prepared(before, f"the store has the stamp of token {before}, of z", before))
+    assert "Launch" not in names(node.did)
+    node.go_on(1)
+    assert node.token > before
 
 
 def test_the_old_holder_is_fenced_where_only_the_lease_says_that_it_is_dead(store: Store) -> None:

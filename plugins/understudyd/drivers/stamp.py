@@ -1,7 +1,8 @@
 """The stamp in the shared store: the highest token that was master there.
 
-It refuses an older master where the lock has forgotten, or never knew, a newer one. Read, compared
-and written under a lock of its own, synced with its folder; a token is never written down.
+It refuses an older master where the lock has forgotten, or never knew, a newer one; and a second
+one with the same token, which another lock has given, or this one again after it forgot. Read,
+compared and written under a lock of its own, synced with its folder; a token is never written down.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from understudyd.lock.record import LARGEST, RecordError
@@ -23,6 +24,13 @@ FILE = ".understudy-token"
 class Stamp:
     token: int = 0
     node: str = ""
+    instance: str = ""  # of the holder's record; empty: an older version does not say
+
+    def refuses(self, other: Stamp) -> bool:
+        """Whether ``other`` may not be written in its place: each token has one reign."""
+        if self.token == other.token and self.node:
+            return (self.node, self.instance) != (other.node, other.instance)
+        return self.token > other.token
 
 
 def read(store: Path) -> Stamp:
@@ -34,7 +42,7 @@ def read(store: Path) -> Stamp:
 
 
 def put(store: Path, stamp: Stamp) -> Stamp:
-    """Write ``stamp`` unless a higher token is there; return what is there then.
+    """Write ``stamp`` unless what is there refuses it; return what is there then.
 
     Raises OSError and RecordError.
     """
@@ -42,9 +50,9 @@ def put(store: Path, stamp: Stamp) -> Stamp:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         there = _parsed(os.pread(descriptor, 4096, 0))
-        if there.token > stamp.token:
+        if there.refuses(stamp):
             return there
-        data = json.dumps({"token": stamp.token, "node": stamp.node}).encode() + b"\n"
+        data = json.dumps(asdict(stamp)).encode() + b"\n"
         os.pwrite(descriptor, data.ljust(os.fstat(descriptor).st_size), 0)
         os.fsync(descriptor)
     finally:
@@ -62,8 +70,16 @@ def _parsed(data: bytes) -> Stamp:
         return Stamp()
     try:
         found = json.loads(data)
-        stamp = Stamp(int(found["token"]), str(found["node"]))
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        instance = str(found.get("instance", ""))
+        stamp = Stamp(int(found["token"]), str(found["node"]), instance)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise RecordError(f"{FILE} holds no stamp: {error}") from error
     if not 0 <= stamp.token <= LARGEST:
         raise RecordError(

@@ -31,7 +31,7 @@ def prepare(
         if not outcome.ok:  # the lease is over: its guard has fenced it, this was to make sure
             warn(f"the hook fence failed for {order.old}: {outcome.detail}")
     if group.stores:
-        stamped = stamper.put(group.stores, Stamp(token, node.name), order.patience)
+        stamped = stamper.put(group.stores, Stamp(token, node.name, order.instance), order.patience)
         if stamped.veto:
             return Prepared(token, stamped.veto, stamped.known)
         if stamped.trouble:

@@ -65,9 +65,8 @@ class Stamper:
             if answer.round != self._round:
                 continue
             there = answer.there
-            if there.token > mine.token:
-                veto = f"the store has the stamp of token {there.token}, of {there.node}"
-                return Stamped(veto, there.token)
+            if there.refuses(mine):
+                return Stamped(_refusal(there, mine), there.token)
             if answer.trouble:
                 missing[answer.store] = answer.trouble
             else:
@@ -86,6 +85,13 @@ def _put(number: int, store: Path, mine: Stamp) -> _Answer:
         return _Answer(number, store, stamp.put(store, mine))
     except (OSError, RecordError) as error:
         return _Answer(number, store, Stamp(), str(error))
+
+
+def _refusal(there: Stamp, mine: Stamp) -> str:
+    veto = f"the store has the stamp of token {there.token}, of {there.node}"
+    if there.token > mine.token:
+        return veto
+    return f"{veto}, as this reign has: its lock is another one, or has forgotten that it gave it"
 
 
 def _judged(all: int, needed: int, missing: dict[Path, str]) -> Stamped:

@@ -195,7 +195,7 @@ class Tenure:
         self._until = now + STAMPING + GRACE + sum(hook.timeout for hook in hooks)
         return [
             say(f"the lock is ours, token {event.token}: {event.cause}"),
-            Prepare(self._reign, self.sight.doubtful, STAMPING),
+            Prepare(self._reign, self.sight.doubtful, STAMPING, self.keeper.record.instance),
         ]
 
     def _extended(self, event: lock.Extend, _: float) -> list[Action]:
@@ -250,7 +250,7 @@ class Tenure:
     def _prepared(self, event: Prepared, now: float) -> list[Action]:
         self.keeper.learn(event.known)
         if event.veto:
-            is_outdated = event.known > event.token  # a higher token is all that it takes
+            is_outdated = event.known >= event.token  # a higher token is all that it takes
             return self.step_down(event.veto, now, is_bad=not is_outdated)
         self.penalty.begin()
         return [say("starting the broker"), self._launch(now)]

@@ -98,6 +98,7 @@ class Prepare:
     reign: Reign
     old: str  # the holder before, whose broker may have to be fenced; empty: proven dead, or none
     patience: float  # s, for the stores
+    instance: str  # of our record
 
 
 @dataclass(frozen=True)
