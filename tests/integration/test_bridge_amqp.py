@@ -148,7 +148,9 @@ def test_an_unroutable_message_is_parked_with_its_reason_and_the_rest_goes_on(
         parked = there.basic_get(f"understudy.parking.{queue}", no_ack=True)
         assert parked is not None
         headers = parked.properties["application_headers"]
-        assert headers["x-understudy-parked-reason"] == "312 NO_ROUTE"
+        assert headers["x-understudy-parked-reason"] == (
+            f"312 NO_ROUTE: no queue is bound to exchange://{queue}/nowhere at the target"
+        )
         assert headers["x-understudy-parked-routing-key"] == "nowhere"
         assert parked.body in (b"1", "1")
     there.queue_delete(f"understudy.parking.{queue}")

@@ -228,7 +228,8 @@ def test_what_no_queue_takes_is_parked_at_the_target(pair: Pair) -> None:
     assert [content.body for content in parked] == [b"1", b"2"]
     headers = read(parked[0].properties)["headers"]
     assert isinstance(headers, dict)
-    assert headers["x-understudy-parked-reason"] == "312 NO_ROUTE"
+    reason = f"312 NO_ROUTE: no queue {pair.there} at the target"
+    assert headers["x-understudy-parked-reason"] == reason
     assert pair.left() == []
 
 

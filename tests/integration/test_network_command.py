@@ -154,7 +154,9 @@ def test_what_is_parked_is_shown_and_sent_again(
     assert first.endswith(f"{queue}-parked 2 messages")
     assert len(lines) == 2
     assert f"queue://{queue} at 20" in lines[0]
-    assert "reason 312 NO_ROUTE" in lines[0]
+    assert f"reason 312 NO_ROUTE: no queue {queue} at the target" in lines[0]
+    warning = f"bridge test queue://{queue} has parked "
+    assert [line for line in bridge.log.splitlines() if warning in line and "WARNING" in line]
     (told,) = json.loads(bridge.network("parked", "list", "--json", "--limit", "1").stdout)[
         "queues"
     ]

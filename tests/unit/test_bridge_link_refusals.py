@@ -80,7 +80,7 @@ def test_an_unroutable_message_goes_to_the_parking_queue_before_it_is_settled() 
     assert join_body(frames) == b"1"
     told = {name: get_header(header[19:-1], f"x-understudy-parked-{name}") for name in PARKED}
     assert told == {
-        "reason": "312 NO_ROUTE",
+        "reason": "312 NO_ROUTE: no queue orders at the target",
         "bridge": "b",
         "exchange": "",
         "routing-key": "orders",

@@ -88,12 +88,12 @@ def test_none_drops_the_message() -> None:
     ("returned", "why"),
     [
         (lambda message: message.headers["missing"], "m:f failed: KeyError 'missing'"),
-        (lambda message: "text", "m:f returned a str, not a message"),
-        (lambda message: with_field(message, "body", "text"), "a body that is a str"),
-        (lambda message: with_field(message, "headers", {"n": 5}), "a header 'n' that is a int"),
-        (lambda message: with_field(message, "priority", "5"), "a priority that is a str"),
+        (lambda message: "text", "m:f returned something of type str, not a message"),
+        (lambda message: with_field(message, "body", "text"), "a body of type str"),
+        (lambda message: with_field(message, "headers", {"n": 5}), "a header 'n' of type int"),
+        (lambda message: with_field(message, "priority", "5"), "a priority of type str"),
         (lambda message: with_field(message, "kind", 5), "a kind that is 5, not 'text'"),
-        (lambda message: with_field(message, "types", {"a": 5}), "a type 'a' that is a int"),
+        (lambda message: with_field(message, "types", {"a": 5}), "a type 'a' of type int"),
         (
             lambda message: with_field(message, "headers", {"a": "\ud800"}),
             "a header 'a' with a lone surrogate",

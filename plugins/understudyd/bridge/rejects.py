@@ -120,9 +120,15 @@ class Rejects:
         parking queue is not: that is gone."""
         publish = encode_publish(message.exchange, message.routing_key)
         header = content_header(message.properties, message.size)
-        why = f"{message.code} {message.text}"
-        tag = self._ledger.came_back(publish, header, message.frames, why)
+        tag = self._ledger.came_back(publish, header, message.frames, _why(message))
         if tag is None:
             return self._ledger.is_owed_to_nobody
         is_parked = self._parking.holds(self._ledger.parcel(tag))
         return of_return(is_parked=is_parked) is Outcome.REJECT
+
+
+def _why(message: Returned) -> str:
+    what = f"no queue is bound to exchange://{message.exchange}/{message.routing_key}"
+    if not message.exchange:
+        what = f"no queue {message.routing_key}"
+    return f"{message.code} {message.text}: {what} at the target"

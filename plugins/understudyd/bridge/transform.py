@@ -140,9 +140,9 @@ def _is_sayable(text: str) -> bool:
 def _problem(changed: Message) -> str:
     """What is wrong with what a function returned; empty: nothing."""
     if not isinstance(changed, Message):
-        return f"a {type(changed).__name__}, not a message or None"
+        return f"something of type {type(changed).__name__}, not a message or None"
     if not isinstance(changed.body, bytes):
-        return f"a body that is a {type(changed.body).__name__}, not bytes"
+        return f"a body of type {type(changed.body).__name__}, not bytes"
     if changed.kind not in (None, TEXT, BYTES, JAVA):
         return f"a kind that is {changed.kind!r}, not {TEXT!r}, {BYTES!r}, {JAVA!r} or None"
     for what, texts in (
@@ -152,11 +152,11 @@ def _problem(changed: Message) -> str:
     ):
         for name, text in texts.items():
             if not (isinstance(name, str) and isinstance(text, str)):
-                return f"a {what} {name!r} that is a {type(text).__name__}, not text"
+                return f"a {what} {name!r} of type {type(text).__name__}, not text"
             if not (_is_sayable(name) and _is_sayable(text)):
                 return f"a {what} {name!a} with a lone surrogate, which is no character"
     for name in ("priority", "delivery_mode", "timestamp", "deadline"):
         value = getattr(changed, name)
         if value is not None and not isinstance(value, int):
-            return f"a {name} that is a {type(value).__name__}, not a whole number or None"
+            return f"a {name} of type {type(value).__name__}, not a whole number or None"
     return ""
