@@ -382,3 +382,10 @@ def test_the_command_cleans_up_when_told_to_end(
         assert process.wait(60) == 0
         until(lambda: not any(is_left(*one) for one in tree.items()))
         assert not any(Path(server["folder"]).exists() for server in servers)
+
+
+def test_the_package_of_test_tools_names_what_can_be_run() -> None:
+    argv = [sys.executable, "-m", "understudy.testing"]
+    told = subprocess.run([*argv, "--help"], capture_output=True, text=True, check=True)
+    assert "understudy.testing.brokers" in told.stdout
+    assert subprocess.run(argv, capture_output=True, check=False).returncode == 2

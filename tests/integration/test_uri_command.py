@@ -280,6 +280,20 @@ def test_without_click_the_pip_command_is_told(tmp_path: Path) -> None:
     assert done.stderr == 'understudy: click is not installed: pip install "understudy[cli]"\n'
 
 
+@pytest.mark.parametrize("command", ["bridge", "network", "sidecar"])
+def test_without_click_a_command_tells_the_extra_that_it_needs(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')")
+    paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    argv = [sys.executable, "-c", "from understudyd.cli import main; main()", command]
+    given = {**environment(), "PYTHONPATH": paths}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=given)
+    extra = "sidecar" if command == "sidecar" else "bridge"
+    assert done.returncode == 2
+    assert done.stderr == f'understudy: click is not installed: pip install "understudy[{extra}]"\n'
+
+
 # --- probing ------------------------------------------------------------------------------------
 
 
