@@ -141,6 +141,35 @@ def test_between_ends_of_amqp_nothing_changes() -> None:
     assert relay(looks_like_it, NOW) == looks_like_it
 
 
+def test_no_copy_has_the_headers_of_a_stomp_frame() -> None:
+    """RabbitMQ leaves them on what came over STOMP, so also on what we gave back there."""
+    ours: dict[str, Value] = {"a": "b", "x-understudy-path": "one"}
+    raw = raw_of(headers={**ours, "receipt": "123", "content-length": "2"}, priority=3)
+    assert properties.read(relay(raw, NOW)) == {"headers": ours, "priority": 3}
+    target = translate(AmqpContent(raw, b"xy"), RABBITMQ_AMQP, ACTIVEMQ, NOW)
+    assert isinstance(target, StompContent)
+    assert not {"receipt", "x-understudy-headers"} & target.headers.keys()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"receipt": "123"},
+        {"content-length": "2"},
+        {"receipt": 123, "content-length": "2"},
+        {"receipt": "123", "content-length": 2},
+        {"receipt": "for you", "content-length": "long"},
+    ],
+)
+def test_an_applications_own_headers_of_these_names_go_on(headers: dict[str, Value]) -> None:
+    raw = raw_of(headers=headers)
+    assert relay(raw, NOW) is raw
+    there = translate(AmqpContent(raw, b"xy"), RABBITMQ_AMQP, ACTIVEMQ, NOW)
+    back = translate(there, ACTIVEMQ, RABBITMQ_AMQP, NOW)
+    assert isinstance(back, AmqpContent)
+    assert properties.read(back.properties)["headers"] == headers
+
+
 def test_but_for_the_user_the_copies_and_the_time_to_live() -> None:
     headers: dict[str, Value] = {"CC": ["x"], "f": Typed("f", 0.5), "BCC": ["y"]}
     raw = raw_of(headers=headers, user_id="alice", expiration="5000", timestamp=NOW // 1000 - 3)

@@ -14,7 +14,7 @@ As a target
   makes a queue.
 * A SUBSCRIBE to ``/queue/NAME`` with ``exclusive:true`` is refused with RESOURCE_LOCKED where there
   is such a queue, and makes one for its connection alone where there is none.
-* The receipt header of SEND stays on the message as a header.
+* The headers receipt and content-length of SEND stay on the message as headers.
 * From 3.12.2 on a frame has 4 MiB at most by default (documented; no limit measured here).
 
 As a source

@@ -4,8 +4,8 @@ Rules, beside those of `fitting`, `values` and `times`
 * Headers that are strings stay text; others become text with their kinds. ``CC`` and ``BCC`` come
   out as ``x-understudy-cc`` and ``-bcc``: a broker would send the copy to them once more.
 * A text body without a content type gets ``text/plain; charset=utf-8``, and the sidecar says so.
-* From AMQP to AMQP the properties stay the bytes they were, but for those two, a time to live and
-  the user_id.
+* From AMQP to AMQP the properties stay the bytes they were, but for those two, a time to live,
+  the user_id and the headers of a STOMP frame (`frame_headers`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from understudyd.bridge.mapping.fitting import (
     fit_timestamp,
     restore,
 )
+from understudyd.bridge.mapping.frame_headers import drop_frame_headers, without_frame_headers
 from understudyd.bridge.mapping.headers import (
     CARBON_COPIES,
     DEADLINE,
@@ -62,6 +63,7 @@ def read(content: AmqpContent, dialect: Dialect, now: int) -> Message:
         texts, numbers, table = read_fields(content.properties)
         if table:
             message.headers, message.types = read_headers(table)
+            drop_frame_headers(message.headers, message.types)
     except WireError as error:
         raise Untranslatable(f"the properties cannot be read: {error}") from error
     message.properties = texts
@@ -119,6 +121,10 @@ def relay(raw: bytes, now: int) -> bytes:
 
     Raises Expired when its time to live is over, Untranslatable for what cannot be read.
     """
+    try:
+        raw = without_frame_headers(raw)
+    except ValueError as error:
+        raise Untranslatable(f"the properties cannot be read: {error}") from error
     has_copies = b"\x02CC" in raw or b"\x03BCC" in raw
     if len(raw) > 1 and not (raw[0] & _HAS_EXPIRATION or raw[1] & _HAS_USER_ID or has_copies):
         return raw
