@@ -52,6 +52,12 @@ def test_one_goes_back_and_the_source_delivers_nothing_meanwhile() -> None:
     assert made.shown == "holding"
 
 
+def test_what_may_be_wrong_is_told_beside_it() -> None:
+    made = running(hint="; or both ends are one broker")
+    put_all(made, stay(made, 1))
+    assert made.reason.endswith("own consumers; or both ends are one broker")
+
+
 def test_where_none_is_left_the_link_runs() -> None:
     made = running()
     put_all(made, stay(made, 1))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from understudy import ConfigurationError, parse
+from understudyd.bridge.effects import one_broker_hint
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.ways import Way, ways_of
 from understudyd.config.bridges import BridgeConfig
@@ -160,6 +161,25 @@ def test_an_error_names_the_file_too() -> None:
     opposite = [bridge("a", file=file), bridge("b", "amqp://b", "amqp://a", file=file)]
     with pytest.raises(ConfigurationError, match=rf"^{file}: bridges\.a and bridges\.b are"):
         ways_of(opposite, HERE)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_told"),
+    [
+        ({"source": "stomp://h", "target": "amqp://h"}, True),
+        ({"source": "amqp://h", "target": "failover:(stomp://g,stomp://h)"}, True),
+        ({"source": "stomp://h", "target": "amqp://other"}, False),
+        ({"source": "stomp://h:1", "target": "stomp://h:2"}, False),
+        (
+            {"source": "stomp://h", "target": "amqp://h", "rename": {"queue://x": "queue://y"}},
+            False,
+        ),
+    ],
+)
+def test_one_broker_by_two_protocols_is_thought_of(given: dict[str, Any], is_told: bool) -> None:
+    way = only(**given)
+    hint = one_broker_hint(way.source, way.target, way.routes)
+    assert ("h is the same broker at both ends" in hint) is is_told
 
 
 def test_opposite_bridges_are_told_the_queue_and_the_broker_where_they_meet() -> None:

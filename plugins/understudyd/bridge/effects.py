@@ -24,7 +24,7 @@ from understudyd.bridge.names import QUEUE, TOPIC, Pattern
 from understudyd.bridge.routes import Routes
 from understudyd.config.model import Secret
 
-__all__ = ["check_end", "check_headers", "check_routes"]
+__all__ = ["check_end", "check_headers", "check_routes", "one_broker_hint"]
 
 STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
 MECHANISM = "auth_mechanism"  # of AMQP
@@ -72,6 +72,24 @@ def check_end(uri: Secret) -> None:
         )
     for one in members:
         _check_member(one)
+
+
+def one_broker_hint(source: Secret, target: Secret, routes: Routes) -> str:
+    """What to think of when messages stay: that both ends, by two protocols, are one broker.
+
+    Empty where they cannot be, or no queue keeps its name. No load can tell: several brokers may
+    share a host.
+    """
+    ends = [parse(end.reveal()).endpoints for end in (source, target)]
+    is_mixed = len({one.scheme in STOMP_SCHEMES for end in ends for one in end}) > 1
+    shared = {one.host for one in ends[0]} & {one.host for one in ends[1]}
+    queues = [one.destination for one in routes.static if one.is_exact and one.kind == QUEUE]
+    if not is_mixed or not shared or all(routes.target(one) != one for one in queues):
+        return ""
+    return (
+        f"; if {min(shared)} is the same broker at both ends, by two protocols, the bridge sends "
+        "to the queue that it reads: rename it"
+    )
 
 
 def _check_member(one: Endpoint) -> None:

@@ -21,6 +21,7 @@ from understudy import __version__, parse
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.api.words import Settings as ApiSettings
+from understudyd.bridge.effects import one_broker_hint
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
 from understudyd.bridge.joints import dialer_of
@@ -156,6 +157,7 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         blocked_time=blocked_time_of(target),
         reading=way.reading,
         parking=way.parking,
+        hint=one_broker_hint(way.source, way.target, way.routes),
     )
     return [
         LinkRunner(

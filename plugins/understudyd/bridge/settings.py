@@ -44,4 +44,5 @@ class LinkSettings:
     target_backoff: Backoff | None = None
     blocked_time: float | None = None  # a blocked target is left after that; None: never
     reading: Reading = Reading()
+    hint: str = ""  # what may be wrong where messages stay
     parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME

@@ -232,7 +232,7 @@ class Steps:
             self._timers.set(Timer.STAY, self._now + SHORTEST)
 
     def _tell_of_stays(self) -> None:
-        self.reasons.staying = STAYING if self._stays.is_holding else ""
+        self.reasons.staying = STAYING + self._settings.hint if self._stays.is_holding else ""
 
     def _leave(self) -> None:
         """The target was blocked for too long."""
