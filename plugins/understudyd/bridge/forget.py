@@ -3,7 +3,7 @@
 Rules
 * What is read by anybody is not removed: the broker itself sees to that (``if-unused``).
 * A subscription goes with the messages that wait in it; a parking queue only when it is empty,
-  unless these are said to go as well.
+  unless these are said to go as well. One of a source over STOMP is told of, and stays.
 """
 
 from __future__ import annotations
@@ -91,8 +91,11 @@ async def _look(end: Secret, name: str) -> Removed | None:
         notes = await parked_stomp.look(end, name, 1)
     except ConnectionFailed as failed:
         return Removed(str(end), name, f"kept: {failed}", is_kept=True)
-    outcome = "kept, since it holds messages: remove it with the broker's own console"
-    return Removed(str(end), name, outcome, is_kept=True) if notes else None
+    if notes is None:
+        return None
+    why = "since it holds messages" if notes else "empty, since STOMP cannot remove a queue"
+    outcome = f"kept, {why}: remove it with the broker's own console"
+    return Removed(str(end), name, outcome, is_kept=bool(notes))
 
 
 async def _remove(end: Secret, name: str, flags: int) -> Removed | None:
