@@ -25,6 +25,7 @@ __all__ = [
     "Subscription",
     "from_amqp",
     "from_stomp",
+    "send_headers",
     "subscribe_headers",
     "subscription",
     "to_amqp",
@@ -80,6 +81,19 @@ def to_stomp(destination: Destination, dialect: Dialect) -> str:
     exchange, key = to_amqp(destination)
     where = f"{_escaped(exchange)}/" if destination.kind == EXCHANGE else ""
     return f"{prefix}{where}{_escaped(key)}"
+
+
+def send_headers(
+    destination: Destination, dialect: Dialect, *, makes: bool = False
+) -> dict[str, str]:
+    """The headers of a SEND that say where it goes; ``makes``: to a queue that it makes where it is
+    missing. Raises Untranslatable."""
+    facts = _facts(dialect)
+    where = to_stomp(destination, dialect)
+    if makes:
+        where = facts.making_prefix + where.removeprefix(facts.prefixes[destination.kind])
+    beside = facts.sent_beside.get(destination.kind)
+    return {"destination": where, **(dict([beside]) if beside else {})}
 
 
 def from_stomp(header: str, kind: str, dialect: Dialect) -> Destination:

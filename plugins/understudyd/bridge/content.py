@@ -8,8 +8,9 @@ Rules
 
 from __future__ import annotations
 
-import struct
 from typing import TypeAlias
+
+from understudyd.bridge.wire.bodies import join_body
 
 __all__ = [
     "AmqpContent",
@@ -20,9 +21,6 @@ __all__ = [
     "StompContent",
     "Untranslatable",
 ]
-
-_FRAME_HEAD = struct.Struct(">BHI")  # kind, channel, size of the payload
-_FRAME_END = 1  # byte after the payload
 
 
 class Untranslatable(Exception):
@@ -74,7 +72,7 @@ class AmqpContent:
         """The body in one piece."""
         if self._body is None:
             assert self.frames is not None
-            self._body = _joined(self.frames)
+            self._body = join_body(self.frames)
         return self._body
 
     def __repr__(self) -> str:
@@ -105,14 +103,3 @@ class StompContent:
 
 
 Content: TypeAlias = AmqpContent | StompContent
-
-
-def _joined(frames: bytes) -> bytes:
-    pieces = []
-    at = 0
-    while at < len(frames):
-        begin = at + _FRAME_HEAD.size
-        end = begin + _FRAME_HEAD.unpack_from(frames, at)[2]
-        pieces.append(frames[begin:end])
-        at = end + _FRAME_END
-    return b"".join(pieces)

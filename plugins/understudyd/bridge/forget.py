@@ -19,12 +19,11 @@ from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stomp_connection import StompHooks
 from understudyd.bridge.queues import durable_name
 from understudyd.bridge.ways import Way, speaks_stomp
-from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.wire.methods import Method, encode_look, encode_method
 from understudyd.config.model import Secret
 
 __all__ = ["Removed", "forget"]
 
-PASSIVE = 0b1
 IF_UNUSED, IF_EMPTY = 0b01, 0b10
 NOT_FOUND, IN_USE = 404, 406
 NO_SUBSCRIPTION = "No durable subscription exists"  # ActiveMQ
@@ -67,9 +66,7 @@ async def _unsubscribe(end: Secret, name: str) -> Removed | None:
     somebody is subscribed."""
     dialer = StompDialer(end.reveal(), Random())
     try:
-        connection = await dialer.dial(
-            StompHooks(lambda _: None, lambda *_: None, lambda _: None), name
-        )
+        connection = await dialer.dial(StompHooks(), name)
         try:
             how = connection.dialect.subscribing
             if not how.client_id:
@@ -115,9 +112,9 @@ async def _remove(end: Secret, name: str, flags: int) -> Removed | None:
 
 async def _delete(dialer: Dialer, name: str, flags: int) -> int:
     """How many messages went with it; raises ConnectionFailed."""
-    connection = await dialer.dial(Hooks(lambda _: None, lambda *_: None, lambda _: None))
+    connection = await dialer.dial(Hooks())
     try:
-        look = encode_method(Method.QUEUE_DECLARE, 0, name, PASSIVE, {})
+        look = encode_look(name)
         await connection.call(look, Method.QUEUE_DECLARE_OK)  # to delete none is no error
         delete = encode_method(Method.QUEUE_DELETE, 0, name, flags)
         return int((await connection.call(delete, Method.QUEUE_DELETE_OK))[0])

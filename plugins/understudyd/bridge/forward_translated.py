@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
-from understudyd.bridge.addresses import from_amqp, from_stomp, to_amqp, to_stomp
+from understudyd.bridge.addresses import from_amqp, from_stomp, send_headers, to_amqp
 from understudyd.bridge.content import (
     AmqpContent,
     Content,
@@ -128,7 +128,7 @@ class TranslatingForwarder:
             return amqp_parcel(encode_publish(*to_amqp(where)), again, FRAME_MIN)
         written = write(message, source, now)
         assert isinstance(written, StompContent)
-        return stomp_parcel({**_place(where, source), **written.headers}, written.body)
+        return stomp_parcel({**send_headers(where, source), **written.headers}, written.body)
 
     def _taken(self, delivery: Any, source: Dialect) -> tuple[Content, Destination]:
         if source.is_amqp:
@@ -142,7 +142,9 @@ class TranslatingForwarder:
     def _address(self, where: Destination, target: Dialect) -> Address:
         """Raises Untranslatable."""
         renamed = self._routes.target(where)
-        address = encode_publish(*to_amqp(renamed)) if target.is_amqp else _place(renamed, target)
+        address = (
+            encode_publish(*to_amqp(renamed)) if target.is_amqp else send_headers(renamed, target)
+        )
         if len(self._addresses) >= KEPT:
             self._addresses.clear()
         self._addresses[target.name, where] = address
@@ -163,10 +165,3 @@ def _in_words(error: Exception, target: Dialect) -> Untranslatable:
     if isinstance(error, Untranslatable):
         return error
     return Untranslatable(f"{target.name} cannot be told of it: {type(error).__name__}")
-
-
-def _place(where: Destination, dialect: Dialect) -> dict[str, str]:
-    """The headers of a SEND that say where it goes; raises Untranslatable."""
-    assert dialect.stomp is not None
-    beside = dialect.stomp.sent_beside.get(where.kind)
-    return {"destination": to_stomp(where, dialect), **(dict([beside]) if beside else {})}

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from understudy import parse
 from understudyd.bridge.addresses import TOPIC_EXCHANGE, subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect
-from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, Subscription
+from understudyd.bridge.ends.amqp import AmqpSource, AmqpTarget, Binding
 from understudyd.bridge.ends.deposit import AmqpDeposit, Deposit
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
 from understudyd.bridge.ends.port import (
@@ -27,11 +27,11 @@ from understudyd.bridge.ends.port import (
     TargetEnd,
     TargetHooks,
 )
-from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES
 from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stomp_target import StompTarget
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder
+from understudyd.bridge.lists import speaks_stomp
 from understudyd.bridge.names import QUEUE, Destination, Pattern
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.parking_translated import DEAD_LETTER, LEFT, TranslatedParking
@@ -63,7 +63,7 @@ def dialer_of(uri: str, about: Table, rng: Random) -> AnyDialer:
 
     ``about`` is what brokers of AMQP are told of us.
     """
-    if any(endpoint.scheme in STOMP_SCHEMES for endpoint in parse(uri).endpoints):
+    if speaks_stomp(parse(uri)):
         return StompDialer(uri, rng)
     return Dialer(uri, about, rng)
 
@@ -150,13 +150,13 @@ def _source(
     wanted = subscription(pattern, RABBITMQ_AMQP)
     filled = None
     if pattern.kind != QUEUE:
-        filled = Subscription(pattern.exchange or TOPIC_EXCHANGE, wanted.name)
+        filled = Binding(pattern.exchange or TOPIC_EXCHANGE, wanted.name)
     return AmqpSource(
         dialer,
         durable or wanted.name,
         f"understudy.{name}",
         hooks,
-        subscription=filled,
+        binding=filled,
         reading=reading,
     )
 

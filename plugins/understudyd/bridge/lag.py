@@ -18,7 +18,7 @@ from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.status import LinkStatus
-from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.wire.methods import Method, encode_look
 from understudyd.bridge.worker import unexpected
 
 __all__ = ["LagWatch"]
@@ -26,9 +26,7 @@ __all__ = ["LagWatch"]
 PERIOD = 5.0  # s
 LONGEST = 60.0  # s; RabbitMQ logs each connection
 PATIENCE = 10.0  # s for all answers
-PASSIVE = 0b1
 NOT_FOUND = 404
-_NOTHING = Hooks(lambda _: None, lambda *_: None, lambda _: None)
 
 
 class LagWatch:
@@ -58,7 +56,7 @@ class LagWatch:
 
     async def _ask_on(self) -> None:
         """Until it fails."""
-        connection = await self._dialer.dial(_NOTHING)
+        connection = await self._dialer.dial(Hooks())
         try:
             while True:
                 await within(PATIENCE, self._ask(connection))
@@ -72,7 +70,7 @@ class LagWatch:
         for queue, status in self._links:
             if loop.time() < self._missing.get(queue, -LONGEST) + LONGEST:
                 continue
-            question = encode_method(Method.QUEUE_DECLARE, 0, queue, PASSIVE, {})
+            question = encode_look(queue)
             try:
                 answer = await connection.call(question, Method.QUEUE_DECLARE_OK)
             except ConnectionFailed as failed:

@@ -26,7 +26,17 @@ from understudy.core.order import place
 from understudy.core.uri import parse_members
 from understudy.errors import ConfigurationError
 
-__all__ = ["backoff_of", "blocked_time_of", "check", "members_of", "priority_of"]
+__all__ = [
+    "STOMP_SCHEMES",
+    "backoff_of",
+    "blocked_time_of",
+    "check",
+    "members_of",
+    "priority_of",
+    "speaks_stomp",
+]
+
+STOMP_SCHEMES: Final = frozenset({"stomp", "stomp+ssl"})
 
 INITIAL_DELAY: Final = 100  # ms
 LONGEST_DELAY: Final = 5_000  # ms, as shovel's
@@ -48,6 +58,11 @@ _REFUSED: Final = {
     "warnAfterReconnectAttempts": "a bridge logs each change of its state",
     **dict.fromkeys(("minAckCount", "fanOutQueues"), "a bridge has one target"),
 }
+
+
+def speaks_stomp(uri: FailoverURI) -> bool:
+    """Whether an end is of STOMP; what is not said to be is of AMQP."""
+    return any(endpoint.scheme in STOMP_SCHEMES for endpoint in uri.endpoints)
 
 
 def check(uri: FailoverURI) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from understudyd.bridge.addresses import from_stomp, to_stomp
+from understudyd.bridge.addresses import from_stomp, send_headers
 from understudyd.bridge.attempts import Attempts, Mark, mark_of
 from understudyd.bridge.content import StompContent, Untranslatable
 from understudyd.bridge.dialects import Dialect
@@ -186,7 +186,5 @@ def _parcel(content: StompContent, queue: str, dialect: Dialect) -> Parcel:
         message.deadline = max(int(deadline), now + 1)
     written = write(message, dialect, now)
     assert isinstance(written, StompContent)
-    assert dialect.stomp is not None
-    beside = dict([dialect.stomp.sent_beside["queue"]] if dialect.stomp.sent_beside else [])
-    where = {"destination": to_stomp(Destination(QUEUE, queue), dialect), **beside}
+    where = send_headers(Destination(QUEUE, queue), dialect)
     return stomp_parcel({**where, **written.headers}, written.body)

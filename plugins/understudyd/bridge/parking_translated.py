@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
+from understudyd.bridge.addresses import send_headers
 from understudyd.bridge.content import AmqpContent, Content, Hidden, StompContent, Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.mapping import Message, read, write
 from understudyd.bridge.mapping.headers import PATH
+from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.parcels import (
     amqp_content,
     amqp_parcel,
@@ -108,9 +110,7 @@ class TranslatedParking(Parking):
         written = write(message, source, now)
         if isinstance(written, AmqpContent):
             return amqp_parcel(encode_publish("", self.queue), written, FRAME_MIN)
-        assert source.stomp is not None
-        beside = dict([source.stomp.sent_beside["queue"]] if source.stomp.sent_beside else [])
-        where = {"destination": source.stomp.making_prefix + self.queue, **beside}
+        where = send_headers(Destination(QUEUE, self.queue), source, makes=True)
         return stomp_parcel({**where, **written.headers}, written.body)
 
 

@@ -28,6 +28,7 @@ from understudyd.bridge.addresses import subscription
 from understudyd.bridge.dialects import RABBITMQ_AMQP
 from understudyd.bridge.effects import check_end, check_headers, check_routes
 from understudyd.bridge.lists import check as check_list
+from understudyd.bridge.lists import speaks_stomp as is_of_stomp
 from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.queues import LONGEST_NAME
 from understudyd.bridge.routes import Options, Routes, check_duplex
@@ -37,8 +38,6 @@ from understudyd.config.bridges import BridgeConfig, places
 from understudyd.config.model import Secret
 
 __all__ = ["Way", "speaks_stomp", "ways_of"]
-
-STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
 
 
 @dataclass(frozen=True)
@@ -73,8 +72,7 @@ def ways_of(bridges: Iterable[BridgeConfig], folder: Path) -> list[Way]:
 
 def speaks_stomp(uri: Secret) -> bool:
     """Whether an end is of STOMP; what is not said to be is of AMQP."""
-    members = parse(uri.reveal()).endpoints
-    return bool(members) and members[0].scheme in STOMP_SCHEMES
+    return is_of_stomp(parse(uri.reveal()))
 
 
 def _both(bridge: BridgeConfig, transformer: Transformer | None) -> list[Way]:

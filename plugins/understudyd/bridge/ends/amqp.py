@@ -21,7 +21,7 @@ from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetHo
 from understudyd.bridge.ends.stream import goodbye
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.wire.amqp import Closed
-from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.wire.methods import Method, encode_look, encode_method
 from understudyd.bridge.wire.reader import (
     Confirms,
     Deliveries,
@@ -32,14 +32,14 @@ from understudyd.bridge.wire.reader import (
 )
 from understudyd.bridge.wire.tables import Table
 
-__all__ = ["AmqpSource", "AmqpTarget", "Subscription"]
+__all__ = ["AmqpSource", "AmqpTarget", "Binding"]
 
-PASSIVE, DURABLE = 0b1, 0b10  # of queue.declare
+DURABLE = 0b10  # of queue.declare
 NO_FLAGS = 0
 
 
 @dataclass(frozen=True)
-class Subscription:
+class Binding:
     """A durable queue of ours that an exchange fills, also while no bridge runs."""
 
     exchange: str
@@ -56,18 +56,18 @@ class AmqpSource:
         tag: str,
         hooks: SourceHooks[Delivery],
         *,
-        subscription: Subscription | None = None,
+        binding: Binding | None = None,
         reading: Reading = Reading(),  # noqa: B008  (frozen)
     ) -> None:
-        """``tag`` names our consumers. With a subscription the queue is ours, and made and bound
+        """``tag`` names our consumers. With a binding the queue is ours, and made and bound
         when it is missing."""
         self._dialer = dialer
         self._queue = queue
-        self._subscription = subscription
+        self._binding = binding
         self._tag = tag
         self._hooks = hooks
         self._declared = _declared(reading)
-        self._arguments = {} if subscription else _consumed(reading)
+        self._arguments = {} if binding else _consumed(reading)
         self._connection: Connection | None = None
         self._is_opening = False
         self._consumers = 0
@@ -79,7 +79,7 @@ class AmqpSource:
 
         ``frame_max`` is the target's: body frames go there as they come.
         """
-        hooks = Hooks(self._came, self._lost, lambda _: None)
+        hooks = Hooks(self._came, self._lost)
         connection = await self._dialer.dial(hooks, frame_max)
         self.dialect = _dialect_of(connection)  # before anything is delivered
         self._is_opening = True
@@ -92,14 +92,14 @@ class AmqpSource:
             self._is_opening = False
 
     async def _begin(self, connection: Connection, window: int) -> None:
-        if self._subscription is not None:
-            await self._subscribe(connection, self._subscription)
+        if self._binding is not None:
+            await self._subscribe(connection, self._binding)
         qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
         await connection.call(qos, Method.BASIC_QOS_OK)
         self._connection = connection  # deliveries may come before the answer does
         await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
 
-    async def _subscribe(self, connection: Connection, wanted: Subscription) -> None:
+    async def _subscribe(self, connection: Connection, wanted: Binding) -> None:
         await _declare(connection, self._queue, self._declared)
         bind = encode_method(
             Method.QUEUE_BIND, 0, self._queue, wanted.exchange, wanted.key, NO_FLAGS, {}
@@ -127,7 +127,7 @@ class AmqpSource:
         """How many messages the queue has for anybody; raises ConnectionFailed."""
         if self._connection is None:
             raise ConnectionFailed("the source is closed")
-        question = encode_method(Method.QUEUE_DECLARE, 0, self._queue, PASSIVE, {})
+        question = encode_look(self._queue)
         answer = await self._connection.call(question, Method.QUEUE_DECLARE_OK)
         return int(answer[1])
 

@@ -32,11 +32,11 @@ SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "tcp", "ssl"})
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a connection tells; all in the loop's thread, none may raise."""
+    """What a connection tells; all in the loop's thread, none may raise. Nobody need listen."""
 
-    on_events: Callable[[list[Event]], None]
-    on_lost: Callable[[str, Closed | None], None]
-    on_congested: Callable[[bool], None]
+    on_events: Callable[[list[Event]], None] = lambda _: None
+    on_lost: Callable[[str, Closed | None], None] = lambda *_: None
+    on_congested: Callable[[bool], None] = lambda _: None
 
 
 class Connection(Stream):

@@ -16,8 +16,8 @@ from understudy.core.order import connect_list
 from understudy.errors import ConfigurationError
 from understudyd.bridge.ends.connection import SCHEMES, Connection, Hooks
 from understudyd.bridge.ends.port import ConnectionFailed
-from understudyd.bridge.ends.stomp_connection import STOMP_SCHEMES, StompConnection, StompHooks
-from understudyd.bridge.lists import members_of, priority_of
+from understudyd.bridge.ends.stomp_connection import StompConnection, StompHooks
+from understudyd.bridge.lists import STOMP_SCHEMES, members_of, priority_of
 from understudyd.bridge.wire.tables import Table
 
 __all__ = ["FRAME_MAX", "Dialer", "StompDialer"]
@@ -175,9 +175,8 @@ class Dialer(_Members):
         return {**self._about, "connection_name": f"{name}.{self._purpose}"}
 
     async def _try(self, endpoint: Endpoint, timeout: float) -> None:
-        hooks = Hooks(lambda _: None, lambda *_: None, lambda _: None)
         connection = await Connection.open(
-            endpoint, hooks, about=self._about, timeout=timeout, frame_max=FRAME_MAX
+            endpoint, Hooks(), about=self._about, timeout=timeout, frame_max=FRAME_MAX
         )
         await connection.close()
 
@@ -201,6 +200,5 @@ class StompDialer(_Members):
         )
 
     async def _try(self, endpoint: Endpoint, timeout: float) -> None:
-        hooks = StompHooks(lambda _: None, lambda *_: None, lambda _: None)
-        connection = await StompConnection.open(endpoint, hooks, client_id="", timeout=timeout)
+        connection = await StompConnection.open(endpoint, StompHooks(), timeout=timeout)
         await connection.close()

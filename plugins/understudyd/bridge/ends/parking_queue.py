@@ -8,12 +8,11 @@ from understudyd.bridge.ends.connection import Connection, Hooks
 from understudyd.bridge.ends.endpoints import FRAME_MAX, Dialer
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.wire.amqp import Closed
-from understudyd.bridge.wire.methods import Method, encode_method
+from understudyd.bridge.wire.methods import Method, encode_look, encode_method
 from understudyd.bridge.wire.reader import Deliveries, Delivery, Event
 
 __all__ = ["ParkingQueue"]
 
-PASSIVE = 0b1
 MULTIPLE, REQUEUE = 0b01, 0b10
 NOT_FOUND = 404
 PATIENCE = 3.0  # s for the next message
@@ -31,9 +30,9 @@ class ParkingQueue:
 
     async def open(self, frame_max: int = FRAME_MAX) -> int | None:
         """How many messages there are; None: there is no such queue. Raises ConnectionFailed."""
-        hooks = Hooks(self._came, self._lost, lambda _: None)
+        hooks = Hooks(self._came, self._lost)
         self._connection = await self._dialer.dial(hooks, frame_max)
-        question = encode_method(Method.QUEUE_DECLARE, 0, self._name, PASSIVE, {})
+        question = encode_look(self._name)
         try:
             answer = await self._connection.call(question, Method.QUEUE_DECLARE_OK)
         except ConnectionFailed as failed:

@@ -105,9 +105,8 @@ class QueueCheck:
             then()
 
     async def _is_there(self) -> bool:
-        hooks = StompHooks(lambda _: None, lambda *_: None, lambda _: None)
         asked_at = asyncio.get_running_loop().time()
-        connection = await StompConnection.open(self._endpoint, hooks, timeout=TIMEOUT)
+        connection = await StompConnection.open(self._endpoint, StompHooks(), timeout=TIMEOUT)
         try:
             question = connection.call("SUBSCRIBE", {**_ALONE, "destination": self._destination})
             await within(TIMEOUT, question)

@@ -32,23 +32,22 @@ from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stream import Stream
 from understudyd.bridge.wire.amqp import Closed
 
-__all__ = ["STOMP_SCHEMES", "StompConnection", "StompHooks"]
+__all__ = ["StompConnection", "StompHooks"]
 
 HEARTBEAT_MS = 10_000
 BEATS = 2  # that a broker is asked for in each heart-beat: ActiveMQ may leave out every other one
 GOODBYE_TIMEOUT = 1.0  # s that the broker gets to answer DISCONNECT
-STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
 VERSION = "1.2"
 GOODBYE = "goodbye"  # the receipt of DISCONNECT
 
 
 @dataclass(frozen=True)
 class StompHooks:
-    """What a connection tells; all in the loop's thread, none may raise."""
+    """What a connection tells; all in the loop's thread, none may raise. Nobody need listen."""
 
-    on_frames: Callable[[list[RawFrame]], None]
-    on_lost: Callable[[str, Closed | None], None]
-    on_congested: Callable[[bool], None]
+    on_frames: Callable[[list[RawFrame]], None] = lambda _: None
+    on_lost: Callable[[str, Closed | None], None] = lambda *_: None
+    on_congested: Callable[[bool], None] = lambda _: None
 
 
 class StompConnection(Stream):

@@ -75,7 +75,7 @@ class StompSource:
 
     async def open(self, window: int, frame_max: int) -> None:
         """Connect and subscribe; raises ConnectionFailed."""
-        hooks = StompHooks(self._came, self._lost, lambda _: None)
+        hooks = StompHooks(self._came, self._lost)
         connection = await self._dialer.dial(hooks, self._durable)
         self._subscriptions = self._tag = 0
         self._ids, self._early = [], []

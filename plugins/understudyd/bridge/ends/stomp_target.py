@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from understudy.wire.stomp import RawFrame
-from understudyd.bridge.addresses import to_stomp
+from understudyd.bridge.addresses import send_headers
 from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.endpoints import FRAME_MAX, StompDialer
@@ -58,14 +58,13 @@ class StompTarget:
 
     async def _checked(self, connection: StompConnection) -> QueueCheck | None:
         dialect = connection.dialect
-        if not self._queue or dialect.confirms_routing or dialect.stomp is None:
+        if not self._queue or dialect.confirms_routing:
             return None
         try:
-            where = to_stomp(Destination(QUEUE, self._queue), dialect)
+            where = send_headers(Destination(QUEUE, self._queue), dialect, makes=True)
         except Untranslatable as error:
             raise ConnectionFailed(error.reason) from error
-        where = dialect.stomp.making_prefix + where.removeprefix(dialect.stomp.prefixes[QUEUE])
-        check = QueueCheck(connection.endpoint, where, self._missing)
+        check = QueueCheck(connection.endpoint, where["destination"], self._missing)
         await check.look()
         return check
 

@@ -28,12 +28,14 @@ __all__ = [
     "Method",
     "decode_arguments",
     "encode_frame",
+    "encode_look",
     "encode_method",
     "encode_publish",
     "read_short",
     "split_route",
 ]
 
+_PASSIVE = 0b1  # of queue.declare
 CHANNEL: Final = 1
 """The one channel that both ends of a bridge use, so that body frames go through as they are."""
 
@@ -159,6 +161,12 @@ def encode_method(method: int, *arguments: Any, channel: int = CHANNEL) -> bytes
             content = encode_table(value) if letter == "F" else bytes(value)
             pieces.append(_LENGTH.pack(len(content)) + content)
     return encode_frame(FRAME_METHOD, channel, b"".join(pieces))
+
+
+def encode_look(queue: str) -> bytes:
+    """A queue.declare that makes nothing: its answer tells whether the queue is there, and how many
+    messages wait."""
+    return encode_method(Method.QUEUE_DECLARE, 0, queue, _PASSIVE, {})
 
 
 def encode_publish(exchange: str, routing_key: str) -> bytes:
