@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from understudy.errors import ConfigurationError
-from understudyd.config import check_here, select_group, select_node
+from understudyd.config import check_here, here, select_group, select_node
 from understudyd.testing.configured import FILE, read
 
 
@@ -65,6 +66,30 @@ def test_more_than_half_of_the_stores_have_to_be_here(tmp_path: Path) -> None:
     check_here(estate, *select_node(estate, "orders/a"))
     stores = read(tmp_path, text, UNDERSTUDY_GROUPS__ORDERS__STORE="/x, /y").groups["orders"].stores
     assert stores == (Path("/x"), Path("/y"))
+
+
+def test_a_store_that_does_not_answer_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    text = FILE.replace('"data"', '["d1", "d2", "d3"]').replace('["rabbitmq-server"]', '["sleep"]')
+    for name in ("d2", "d3"):
+        (tmp_path / name).mkdir()
+    check_folder = here._check_folder
+
+    def look(folder: Path, what: str, **options: bool) -> None:
+        if folder.name == "d1":
+            gate.wait(30)
+        check_folder(folder, what, **options)
+
+    monkeypatch.setattr(here, "_check_folder", look)
+    monkeypatch.setattr(here, "PATIENCE", 0.2)
+    estate = read(tmp_path, text)
+    check_here(estate, *select_node(estate, "orders/a"))
+    (tmp_path / "d2").rmdir()
+    with pytest.raises(ConfigurationError, match=r"orders\.store: the store"):
+        check_here(estate, *select_node(estate, "orders/a"))
+    gate.set()
 
 
 def test_a_program_is_looked_for_where_it_will_run(

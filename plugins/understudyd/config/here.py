@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import ssl
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -16,6 +19,7 @@ from understudyd.config.model import EXEC_COMMANDS, Estate, Group, Node
 
 __all__ = ["about", "check_here", "select_group", "select_node"]
 
+PATIENCE = 5.0  # s for a store to answer
 ROOT = Path("/")  # where commands run that no folder is named for
 
 
@@ -101,15 +105,32 @@ def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:
 
 
 def _check_stores(stores: tuple[Path, ...]) -> None:
-    """More than half of them have to be here for a promotion."""
-    missing: list[ConfigurationError] = []
+    """More than half of them have to be here for a promotion; a dead mount counts as missing."""
+    found: queue.SimpleQueue[tuple[Path, str]] = queue.SimpleQueue()
     for store in stores:
+        threading.Thread(target=_look_at_store, args=(store, found.put), daemon=True).start()
+    missing = {store: f"the store {store} does not answer" for store in stores}
+    until = time.monotonic() + PATIENCE
+    for _ in stores:
         try:
-            _check_folder(store, "the store")
-        except ConfigurationError as exc:
-            missing.append(exc)
+            store, trouble = found.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        if trouble:
+            missing[store] = trouble
+        else:
+            missing.pop(store, None)
     if missing and 2 * len(missing) >= len(stores):
-        raise missing[0]
+        raise ConfigurationError(next(iter(missing.values())))
+
+
+def _look_at_store(store: Path, tell: Callable[[tuple[Path, str]], None]) -> None:
+    try:
+        _check_folder(store, "the store")
+    except (ConfigurationError, OSError) as exc:
+        tell((store, str(exc)))
+    else:
+        tell((store, ""))
 
 
 def _check_lock_file(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 Rules
 * One thread decides. What may block runs elsewhere and answers through the inbox: the lock, health
-  checks, hooks and the stamp, the board. The driver never blocks.
+  checks, hooks and the stamp, the board, the configuration. The driver never blocks.
 * The broker is started only after another look at the clock: the machine decided a moment ago.
 * Whatever goes wrong in here ends this process, and with it the broker: the guards see to that.
 * The clock is CLOCK_BOOTTIME, which nobody sets and which goes on while the machine sleeps. When it
@@ -21,8 +21,9 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import TypeAlias
 
-from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.errors import UnderstudyError
 from understudyd.api.page import BEAT
+from understudyd.api.words import Order
 from understudyd.board.port import Board
 from understudyd.clock import now
 from understudyd.drivers.port import Driver
@@ -41,6 +42,7 @@ from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.memory import Scales, Weighed
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.orders import Orders
+from understudyd.sidecar.reread import Reread, Rereader
 from understudyd.sidecar.settings import Settings, check_reload
 from understudyd.sidecar.successor import Trial
 from understudyd.sidecar.tidings import Outage
@@ -88,7 +90,7 @@ class ApiIsUp:
     """The API process was started again."""
 
 
-Word: TypeAlias = Event | News | Reload | Replace | Trial | ApiIsUp | Weighed
+Word: TypeAlias = Event | News | Reload | Replace | Trial | ApiIsUp | Weighed | Reread
 
 
 class Control:
@@ -108,25 +110,19 @@ class Control:
         chance: random.Random,
         legacy: Legacy | None = None,
     ) -> None:
-        """``instance`` names this life of this sidecar; ``reread`` is asked for a reload, and
-        ``try_out``, which may block, before this sidecar is replaced. ``legacy``: what the one
+        """``instance`` names this life of this sidecar; ``reread``, for a reload, and
+        ``try_out``, before this sidecar is replaced, may block. ``legacy``: what the one
         before has left, with whose instance it goes on."""
         group, node = settings.group, settings.node
         self._inbox = inbox
         self._locker = Locker(backend, self._inbox.put)
-        keeper = Keeper(
-            group.name,
-            node.name,
-            instance,
-            group.timings,
-            api=str(node.api),
-            is_told=self._locker.is_told,
-        )
+        us, api, is_told = (group.name, node.name, instance), str(node.api), self._locker.is_told
+        keeper = Keeper(*us, group.timings, api=api, is_told=is_told)
         self.machine = Machine(group, node, keeper, chance)
         self._settings = settings
         self._driver = driver
         self._face = face
-        self._reread = reread
+        self._rereader = Rereader(reread, inbox.put)
         self._log = log
         self._billboard = Billboard(board, self._hear_of_board)
         self._orders = Orders(face.answer)
@@ -136,9 +132,8 @@ class Control:
         self._news = News()
         self._counts = Counts()
         self._counts.set("kill_limit_seconds", group.timings.kill)
-        self._look_at = self._beat_at = self._guards_at = -math.inf
+        self._look_at = self._beat_at = self._guards_at = self._shown_at = -math.inf
         self._shown: object = None
-        self._shown_at = -math.inf
         self._offset = _clock_offset()
         self._is_late = False  # a claim: it has been told
         self._quit: Quit | None = None
@@ -206,6 +201,8 @@ class Control:
             self._take_news(word)
         elif isinstance(word, Reload):
             self._reload()
+        elif isinstance(word, Reread):
+            self._take_settings(word)
         elif isinstance(word, Replace):
             self._handover.ask()
         elif isinstance(word, Trial):
@@ -260,21 +257,23 @@ class Control:
         for request in (*news.requests, *self._orders.new()):
             self._feed(Asked(request))
 
-    def _reload(self) -> str:
-        """Why it was refused; empty when it is done."""
+    def _reload(self, order: Order | None = None) -> None:
         notify_reloading()
-        try:
-            return self._take_settings()
-        finally:
-            notify("READY=1")
+        self._rereader.ask(order)
+        if not self._rereader.go_on(self._settings):
+            self._log.warning("the configuration is being read already; once more after that")
 
-    def _take_settings(self) -> str:
-        try:
-            wanted = self._reread()
-            check_reload(self._settings, wanted)
-        except ConfigurationError as error:
-            self._log.error(f"reload refused, everything stays as it is: {error}")
-            return str(error)
+    def _take_settings(self, word: Reread) -> None:
+        if word.settings is None:
+            self._log.error(f"reload refused, everything stays as it is: {word.trouble}")
+        else:
+            self._configure(word.settings)
+        for order in word.orders:
+            self._face.answer(order, 409 if word.trouble else 202, word.trouble)
+        self._rereader.go_on(self._settings)
+        notify("READY=1")
+
+    def _configure(self, wanted: Settings) -> None:
         self._settings = wanted
         self.machine.configure(wanted.group, wanted.node)
         self._errands.configure(wanted)
@@ -282,7 +281,6 @@ class Control:
         self._face.configure(wanted)
         self._feed(Tick())
         self._log.info("configuration reloaded")
-        return ""
 
     # --- the API --------------------------------------------------------------------------------
 
@@ -302,8 +300,7 @@ class Control:
         for order in orders:
             self._log.info(f"asked by {order.by}: {order.command} {order.to or ''}".rstrip())
             if order.command == "reload":
-                reason = self._reload()
-                self._face.answer(order, 409 if reason else 202, reason)
+                self._reload(order)
                 continue
             self._billboard.ask(self._orders.take(order))
             self._look_at = -math.inf  # it is judged by what the board shows then

@@ -6,6 +6,7 @@ Nothing here waits but for the API process to end, which gets a moment, right be
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,11 +22,14 @@ from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.restart import Move, Restart
 from understudyd.sidecar.successor import Trial
+from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.words import Stop
-from understudyd.sidecar.worker import Inbox, Worker
+from understudyd.sidecar.worker import Inbox, Worker, are_interruptible
 from understudyd.systemd import notify, notify_reloading
 
 __all__ = ["Handover"]
+
+EXPIRY = 300.0  # s: who asked for a restart does not expect it any later
 
 
 class Handover:
@@ -42,8 +46,8 @@ class Handover:
         check_reload: Callable[[], object],
         log: logging.Logger,
     ) -> None:
-        """``try_out`` may block. ``check_reload`` raises ConfigurationError where the file has by
-        now what a reload would refuse."""
+        """``try_out`` and ``check_reload`` may block. The latter raises ConfigurationError where
+        the file has by now what a reload would refuse."""
         self.is_to_begin_anew = False  # after the end
         self._machine = machine
         self._driver = driver
@@ -56,6 +60,7 @@ class Handover:
         self._log = log
         self._trying = Worker[Trial]("understudy-trial", inbox.put)
         self._restart = Restart()
+        self._expires = math.inf
 
     def begin(self, legacy: Legacy | None) -> None:
         """Start the driver, or take over what was left to us. Raises UnderstudyError."""
@@ -69,23 +74,28 @@ class Handover:
 
     def ask(self) -> None:
         """A successor is wanted. What is installed is tried first: `hear` its trial."""
-        self._trying.do(self._try_out)
+        if not self._trying.do(self._try):
+            self._refuse("an earlier trial of what is installed has not come back")
+
+    def _try(self) -> Trial:
+        trial = self._try_out()
+        if not trial.trouble:
+            try:
+                self._check_reload()
+            except ConfigurationError as error:
+                return Trial(str(error))
+        return trial
 
     def hear(self, trial: Trial) -> None:
         trouble = trial.trouble
-        if not trouble and not isinstance(self._driver, HandsOn):
-            trouble = (
-                f"the driver {self._machine.node.broker.driver} can't hand its broker on: use"
-                " switchover"
-            )
-        try:
-            self._check_reload()
-        except ConfigurationError as error:
-            trouble = trouble or str(error)
+        is_standby = self._machine.phase is Phase.STANDBY
+        if not trouble and not is_standby and not isinstance(self._driver, HandsOn):
+            trouble = self._cannot_hand_on
         if trouble:
             self._refuse(trouble)
         else:
             self._restart.want(trial.took)
+            self._expires = now() + EXPIRY
 
     def give_up(self) -> None:
         """This sidecar has been told to end, and no other is to follow."""
@@ -96,9 +106,13 @@ class Handover:
         """Make way, if it is time: does not return then. True: this sidecar is to end first."""
         if not self._restart.is_wanted or self._machine.is_stopping:
             return False
+        if now() >= self._expires:
+            self._refuse(f"there was no calm moment for it within {EXPIRY:g} s; ask again")
+            self._restart.give_up()
+            return False
         machine, timings = self._machine, self._machine.group.timings
         is_whole = self._face.fileno() is not None and machine.tenure.pid is not None
-        is_calm = is_whole and self._errands.are_run and not children()
+        is_calm = is_whole and self._errands.are_run and not children() and are_interruptible()
         move = self._restart.move(machine.phase, machine.keeper, timings, now(), is_calm=is_calm)
         if move is None:
             return False
@@ -112,7 +126,9 @@ class Handover:
         return self.is_to_begin_anew
 
     def _hand_on(self) -> None:
-        assert isinstance(self._driver, HandsOn)
+        if not isinstance(self._driver, HandsOn):  # it was a standby when it was asked
+            self._refuse(self._cannot_hand_on)
+            return
         self._face.pause()
         try:
             descriptor = self._locker.hand_on()
@@ -124,6 +140,11 @@ class Handover:
             self._refuse(str(error))
         notify("READY=1")
         self._face.go_on()
+
+    @property
+    def _cannot_hand_on(self) -> str:
+        driver = self._machine.node.broker.driver
+        return f"the driver {driver} can't hand its broker on: use switchover"
 
     def _refuse(self, trouble: str) -> None:
         self._log.error(f"restart refused, everything stays as it is: {trouble}")

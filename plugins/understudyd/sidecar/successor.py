@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ VARIABLE = "UNDERSTUDY_LEGACY"  # the number of a descriptor, as is
 NOTES = "UNDERSTUDY_SIGNALS"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
 PATIENCE = 60.0  # s for the trial
+DYING = 1.0  # s after SIGKILL
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,17 @@ def try_out(file: Path, address: str) -> Trial:
     """Whether the sidecar that is installed by now could take over. Blocks; raises nothing."""
     begun = time.monotonic()
     argv = [sys.executable, "-m", __name__, str(file), address]
+    if _is_gone(sys.argv[0]):
+        return Trial(f"{sys.argv[0]}, by which this sidecar was started, is not there any more")
     try:
-        done = subprocess.run(
-            argv,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            env={**os.environ, "PYTHONSAFEPATH": "1"},
-        )
-        said = json.loads(done.stdout)
+        out, errors = _run(argv)
+        said = json.loads(out)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Trial(f"what is installed does not start: {error}")
     except ValueError:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        said = None
+    if not isinstance(said, dict):
+        last = (errors.strip().splitlines() or ["it says nothing"])[-1]
         return Trial(f"what is installed does not start: {last}")
     if said.get("trouble"):
         return Trial(said["trouble"])
@@ -66,13 +65,38 @@ def try_out(file: Path, address: str) -> Trial:
     return Trial(took=time.monotonic() - begun)
 
 
+def _is_gone(program: str) -> bool:
+    """A script that the exec would start once more, as opposed to what ``python -m`` finds."""
+    is_script = getattr(sys.modules["__main__"], "__spec__", None) is None
+    return is_script and os.path.isabs(program) and not os.access(program, os.R_OK)
+
+
+def _run(argv: Sequence[str]) -> tuple[str, str]:
+    """What it prints. One that takes too long, and can't be killed, is not waited for."""
+    trial = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
+    )
+    try:
+        return trial.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        trial.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            trial.communicate(timeout=DYING)
+        raise
+
+
 def replace(legacy: Legacy | None, is_wanted: Callable[[], bool]) -> None:
     """Become what is installed by now. Returns if it is not wanted any more once signals are held
     back. Raises OSError where it can't be started; then everything is as before."""
     environment = dict(os.environ)
     memory = None
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     notes, end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     signal.set_wakeup_fd(end, warn_on_full_buffer=False)
     try:
         if not is_wanted():

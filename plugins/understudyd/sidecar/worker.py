@@ -18,11 +18,12 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from understudy.core.redact import redact
 
-__all__ = ["Inbox", "Worker"]
+__all__ = ["Inbox", "Worker", "are_interruptible"]
 
 T = TypeVar("T")
 log = logging.getLogger("understudy.sidecar")
@@ -111,3 +112,13 @@ class Worker(Generic[T]):
             self._told = text
             where = "".join(traceback.format_tb(error.__traceback__))
             log.error(f"{self._name} failed, and goes on: {text}\n{where.rstrip()}")
+
+
+def are_interruptible(tasks: Path = Path("/proc/self/task")) -> bool:
+    """Whether all threads can be ended at once; an exec would wait for one that sits in a dead
+    mount, say (state D of proc(5))."""
+    for task in tasks.iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if (task / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"D":
+                return False
+    return True

@@ -1,0 +1,191 @@
+"""What the sidecar reads and tries in threads of its own, where a dead mount may hold it up."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from understudy.errors import ConfigurationError
+from understudyd.api.words import Order
+from understudyd.sidecar import handover, successor
+from understudyd.sidecar.handover import Handover
+from understudyd.sidecar.reread import Reread, Rereader
+from understudyd.sidecar.settings import Settings, read
+from understudyd.sidecar.successor import Trial
+from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.worker import Inbox, are_interruptible
+from understudyd.testing.estate import SidecarEstate, eventually
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def settings() -> Iterator[Settings]:
+    with SidecarEstate(names="a") as estate:
+        yield read(estate.file, "orders/a")
+
+
+def order(id: int) -> Order:
+    return Order(id, "reload", "", "a test")
+
+
+def test_nobody_waits_for_a_reload_and_none_is_lost(settings: Settings) -> None:
+    gate, done, times = threading.Event(), list[Reread](), list[int]()
+
+    def reread() -> Settings:
+        times.append(1)
+        gate.wait(30)
+        return settings
+
+    rereader = Rereader(reread, done.append)
+    rereader.ask(order(1))
+    assert rereader.go_on(settings)
+    for id in (2, 3):
+        rereader.ask(order(id))
+        assert not rereader.go_on(settings)
+    gate.set()
+    eventually(lambda: len(done) == 1)
+    assert rereader.go_on(settings)
+    eventually(lambda: len(done) == 2)
+    assert rereader.go_on(settings)
+    assert [[order.id for order in one.orders] for one in done] == [[1], [2, 3]]
+    assert len(times) == 2
+
+
+def test_a_reload_is_refused_for_what_belongs_to_the_lock(settings: Settings) -> None:
+    other = replace(settings.group, timings=replace(settings.group.timings, lease=77.0))
+    done: list[Reread] = []
+    rereader = Rereader(lambda: replace(settings, group=other), done.append)
+    rereader.ask(order(1))
+    rereader.go_on(settings)
+    eventually(lambda: done)
+    assert done[0].settings is None
+    assert "can't be changed while the sidecar runs" in done[0].trouble
+
+
+class Stage:
+    """A handover with nothing real but its thread: of a driver that can't hand its broker on."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.inbox: Inbox[Any] = Inbox()
+        self.read: list[str] = []
+        machine = cast(Any, self)
+        self.handover = Handover(
+            machine,
+            cast(Any, object()),
+            cast(Any, None),
+            cast(Any, None),
+            cast(Any, None),
+            self.inbox,
+            try_out=self.try_out,
+            check_reload=self.check,
+            log=logging.getLogger("understudy.test"),
+        )
+        self.phase = Phase.STANDBY
+        self.is_stopping = False
+        self.node = cast(Any, self)
+        self.broker = cast(Any, self)
+        self.driver = "exec"
+
+    def try_out(self) -> Trial:
+        self.gate.wait(30)
+        return Trial(took=0.1)
+
+    def check(self) -> None:
+        self.read.append(threading.current_thread().name)
+        raise ConfigurationError("another lock")
+
+
+def test_what_is_tried_and_read_for_a_restart_holds_nobody_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = Stage()
+    stage.handover.ask()
+    stage.handover.ask()
+    assert "an earlier trial of what is installed has not come back" in caplog.text
+    stage.gate.set()
+    eventually(lambda: stage.inbox.holds(Trial))
+    assert stage.inbox.take() == [Trial("another lock")]
+    assert stage.read == ["understudy-trial"]
+
+
+def test_a_standby_begins_anew_whatever_its_driver_can(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage()
+    stage.handover.hear(Trial(took=0.1))
+    assert not caplog.text
+    stage.phase = Phase.MASTER
+    stage.handover.hear(Trial(took=0.1))
+    assert "the driver exec can't hand its broker on" in caplog.text
+
+
+def test_a_restart_that_finds_no_calm_moment_is_given_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "EXPIRY", 0.0)
+    stage = Stage()
+    stage.handover.hear(Trial(took=0.1))
+    assert not stage.handover.turn()
+    assert "no calm moment" in caplog.text
+    caplog.clear()
+    assert not stage.handover.turn()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("state", "may"), [(b"S", True), (b"R", True), (b"D", False)])
+def test_no_exec_while_a_thread_can_not_be_ended(tmp_path: Path, state: bytes, may: bool) -> None:
+    for pid, of in (("7", b"S"), ("8", state)):
+        (tmp_path / pid).mkdir()
+        (tmp_path / pid / "stat").write_bytes(pid.encode() + b" (a) D) " + of + b" 1 1")
+    assert are_interruptible(tmp_path) is may
+
+
+def test_a_trial_that_says_no_object_is_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(successor, "_run", lambda _: ("[1]", "a\nits last word\n"))
+    trial = successor.try_out(settings.estate.path, "orders/a")
+    assert trial.trouble == "what is installed does not start: its last word"
+
+
+def test_a_trial_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(successor, "PATIENCE", 0.1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        successor._run(["sleep", "1000"])
+
+
+def test_a_script_that_is_gone_fails_the_trial(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is exec'd would end at once, and the broker with it."""
+    script = tmp_path / "understudy"
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+    assert "is not there any more" in successor.try_out(settings.estate.path, "orders/a").trouble
+    script.touch()
+    assert not successor.try_out(settings.estate.path, "orders/a").trouble
+
+
+def test_signals_are_heard_where_there_is_no_descriptor_for_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(OSError, match="too many"):
+        successor.replace(None, lambda: False)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
