@@ -246,6 +246,18 @@ def test_what_is_installed_is_tried_before() -> None:
         assert (master.is_master, master.token, master.broker) == (True, token, broker)
 
 
+def test_a_sidecar_without_stderr_is_replaced_too() -> None:
+    with running() as estate:
+        standby = _pair(estate)[1]
+        standby.stop()
+        standby.prefix = ("sh", "-c", 'exec "$@" 2>&-', "sh", "env", "FAULT=")
+        standby.start().until("/readiness")
+        before = standby.answerer
+        standby.signal(signal.SIGUSR2)
+        eventually(lambda: standby.answerer not in (before, None))
+        standby.until("/readiness")
+
+
 def test_a_lease_that_is_too_short_is_told() -> None:
     with running(timings=QUICK) as estate:
         master, _ = _pair(estate)

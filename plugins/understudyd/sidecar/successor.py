@@ -107,7 +107,6 @@ def replace(legacy: Legacy | None, is_wanted: Callable[[], bool]) -> None:
             memory = os.memfd_create("understudy-legacy", 0)
             os.pwrite(memory, legacy.to_json().encode(), 0)
             environment[VARIABLE] = str(memory)
-        sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
     finally:
         signal.set_wakeup_fd(-1)
