@@ -134,6 +134,7 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"source": "amqp://u:pw1@:5672"}, "names no host"),
         ({"target": "amqp://u:pw1@h?foo=1"}, r"'foo', which no bridge reads .valid: heartbeat"),
         ({"target": "amqp://u:pw1@h?auth_mechanisn=PLAIN"}, "did you mean auth_mechanism"),
+        ({"target": "amqp://h?randomise=false"}, "did you mean randomize"),
         ({"target": "amqp://u:pw1@h/a/b"}, "a raw slash in its vhost; write a%2Fb"),
         ({"target": "amqps://h?cafile=/no/ca.pem"}, "cafile = /no/ca.pem: there is no such file"),
         ({"target": "failover:(stomp://b,amqp://u:pw1@c)"}, "members of AMQP and of STOMP"),

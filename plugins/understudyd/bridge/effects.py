@@ -17,8 +17,10 @@ from understudy import parse
 from understudy.core.endpoint import Endpoint
 from understudy.core.member import MEMBER_OPTIONS
 from understudy.core.option_reader import nearest
+from understudy.core.options import OPTIONS
 from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
+from understudyd.bridge.lists import STOMP_SCHEMES
 from understudyd.bridge.mapping.stomp import RESERVED
 from understudyd.bridge.names import QUEUE, TOPIC, Pattern
 from understudyd.bridge.routes import Routes
@@ -26,7 +28,6 @@ from understudyd.config.model import Secret
 
 __all__ = ["check_end", "check_headers", "check_routes", "one_broker_hint"]
 
-STOMP_SCHEMES = frozenset({"stomp", "stomp+ssl"})
 MECHANISM = "auth_mechanism"  # of AMQP
 TLS_FILES = ("cafile", "certfile", "keyfile")
 
@@ -96,7 +97,7 @@ def _check_member(one: Endpoint) -> None:
     _, _, rest = one.uri.partition("://")
     place = re.split(r"[/?]", rest, maxsplit=1)[0].rpartition("@")
     if place[1] and not place[2].partition(":")[0]:
-        raise ConfigurationError(f"{one} names no host behind the user; write user:password@host")
+        raise ConfigurationError(f"{one} names no host; write it behind the at sign")
     vhost = one.path.removeprefix("/")
     if "/" in vhost.strip("/"):
         raise ConfigurationError(
@@ -107,7 +108,7 @@ def _check_member(one: Endpoint) -> None:
         if name not in valid:
             raise ConfigurationError(
                 f"{one} has the option {redact(name)!r}, which no bridge reads"
-                f"{nearest(name, valid)} (valid: {', '.join(valid)})"
+                f"{nearest(name, [*valid, *OPTIONS])} (valid: {', '.join(valid)})"
             )
     for option in TLS_FILES:
         file = getattr(one.options, option)
