@@ -274,19 +274,3 @@ def test_a_queue_is_not_bridged_to_and_fro(
         return
     with pytest.raises(ConfigurationError, match="to and fro"):
         check_duplex(here, there)
-
-
-@pytest.mark.parametrize(
-    ("text", "is_filtered"),
-    [
-        ("queue://>", True),  # the broker's own
-        ("queue://ActiveMQ.>", True),
-        ("queue://ActiveMQ.DLQ.>", False),
-        ("queue://x.>", True),  # the excluded
-        ("queue://y.>", False),
-        ("queue://x.y", False),
-    ],
-)
-def test_a_subscription_that_gets_too_much_is_known(text: str, is_filtered: bool) -> None:
-    excluding = routes(excluded=["queue://x.test.>"])
-    assert excluding.is_filtered(Pattern.parse(text)) is is_filtered

@@ -48,7 +48,6 @@ _SYSTEM = {
     TOPIC: re.compile(_OURS),
     EXCHANGE: re.compile(_OURS + _AMQP),
 }
-_ROOTS = {"understudy", "ActiveMQ", "activemq", "$sys", "$", "amq"}
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,6 @@ class Pattern:
         first = self.wild.index(True) if True in self.wild else len(self.words)
         rest = () if self.is_exact else ("",)
         return is_system(self.kind, ".".join((*self.words[:first], *rest)))
-
-    @property
-    def reaches_system(self) -> bool:
-        """Whether its wildcards also match such names, which it does not ask for."""
-        is_open = self.wild[0] or self.words[0] in _ROOTS
-        return is_open and not self.is_exact and not self.is_system and not self.exchange
 
     def matches(self, destination: Destination) -> bool:
         """Whether the destination is one of those it names."""

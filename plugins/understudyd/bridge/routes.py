@@ -183,15 +183,6 @@ class Routes:
             except Untranslatable as error:
                 raise ConfigurationError(f"{pattern.text!r}: {error.reason}") from error
 
-    def is_filtered(self, pattern: Pattern) -> bool:
-        """Whether a subscription to ``pattern`` also gets what is not permitted.
-
-        Where a broker takes nothing back but by a disconnect, each such queue is to be subscribed
-        to by its own name: what stays would fill the window.
-        """
-        overlaps = any(excluded.overlaps(pattern) for excluded in self.excluded)
-        return pattern.reaches_system or (overlaps and not pattern.is_exact)
-
     def selector(self, asked: str = "") -> str:
         """A JMS selector for what `decide` forwards by its path and ``asked`` wants too: so what
         would stay is never delivered. For ActiveMQ and Artemis, which read the path's twin."""

@@ -17,10 +17,10 @@ from understudyd.bridge.content import AmqpContent, Content, StompContent
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.mapping import amqp, stomp
 from understudyd.bridge.mapping.amqp import relay
-from understudyd.bridge.mapping.limits import check_amqp, check_body
+from understudyd.bridge.mapping.limits import check_amqp
 from understudyd.bridge.mapping.message import Message
 
-__all__ = ["Message", "check_amqp", "check_body", "read", "relay", "translate", "write"]
+__all__ = ["Message", "read", "relay", "translate", "write"]
 
 
 def translate(

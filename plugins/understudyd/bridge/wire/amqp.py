@@ -100,10 +100,8 @@ _ANY_TIME: Final = frozenset(
 )
 _ANSWERS: Final = frozenset(
     {
-        Method.EXCHANGE_DECLARE_OK,
         Method.QUEUE_DECLARE_OK,
         Method.QUEUE_BIND_OK,
-        Method.QUEUE_UNBIND_OK,
         Method.QUEUE_DELETE_OK,
         Method.BASIC_QOS_OK,
         Method.BASIC_CONSUME_OK,

@@ -65,23 +65,16 @@ class Method:
     CONNECTION_CLOSE_OK = 10 << 16 | 51
     CONNECTION_BLOCKED = 10 << 16 | 60
     CONNECTION_UNBLOCKED = 10 << 16 | 61
-    CONNECTION_UPDATE_SECRET_OK = 10 << 16 | 71
     CHANNEL_OPEN = 20 << 16 | 10
     CHANNEL_OPEN_OK = 20 << 16 | 11
-    CHANNEL_FLOW = 20 << 16 | 20
-    CHANNEL_FLOW_OK = 20 << 16 | 21
     CHANNEL_CLOSE = 20 << 16 | 40
     CHANNEL_CLOSE_OK = 20 << 16 | 41
-    EXCHANGE_DECLARE = 40 << 16 | 10
-    EXCHANGE_DECLARE_OK = 40 << 16 | 11
     QUEUE_DECLARE = 50 << 16 | 10
     QUEUE_DECLARE_OK = 50 << 16 | 11
     QUEUE_BIND = 50 << 16 | 20
     QUEUE_BIND_OK = 50 << 16 | 21
     QUEUE_DELETE = 50 << 16 | 40
     QUEUE_DELETE_OK = 50 << 16 | 41
-    QUEUE_UNBIND = 50 << 16 | 50
-    QUEUE_UNBIND_OK = 50 << 16 | 51
     BASIC_QOS = 60 << 16 | 10
     BASIC_QOS_OK = 60 << 16 | 11
     BASIC_CONSUME = 60 << 16 | 20
@@ -109,23 +102,16 @@ ARGUMENTS: Final = {
     Method.CONNECTION_CLOSE_OK: "",
     Method.CONNECTION_BLOCKED: "s",
     Method.CONNECTION_UNBLOCKED: "",
-    Method.CONNECTION_UPDATE_SECRET_OK: "",
     Method.CHANNEL_OPEN: "s",
     Method.CHANNEL_OPEN_OK: "S",
-    Method.CHANNEL_FLOW: "b",
-    Method.CHANNEL_FLOW_OK: "b",
     Method.CHANNEL_CLOSE: "hshh",
     Method.CHANNEL_CLOSE_OK: "",
-    Method.EXCHANGE_DECLARE: "hssbF",
-    Method.EXCHANGE_DECLARE_OK: "",
     Method.QUEUE_DECLARE: "hsbF",
     Method.QUEUE_DECLARE_OK: "sll",
     Method.QUEUE_BIND: "hsssbF",
     Method.QUEUE_BIND_OK: "",
     Method.QUEUE_DELETE: "hsb",
     Method.QUEUE_DELETE_OK: "l",
-    Method.QUEUE_UNBIND: "hsssF",
-    Method.QUEUE_UNBIND_OK: "",
     Method.BASIC_QOS: "lhb",
     Method.BASIC_QOS_OK: "",
     Method.BASIC_CONSUME: "hssbF",
