@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from understudyd.board.port import Request
 from understudyd.guard.words import Dead, Exited
 from understudyd.lock.memory import Store
 from understudyd.lock.timings import PRESETS
-from understudyd.lock.words import Extend
+from understudyd.lock.words import Extend, Failed, Swap, Tick
 from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.restart import Move, Restart
 from understudyd.sidecar.tenure import Phase
-from understudyd.sidecar.words import Check, Kill
+from understudyd.sidecar.words import Asked, Check, Kill
 from understudyd.status import Role
 from understudyd.testing.contender import Contender, T, a_master
 from understudyd.testing.node_contender import NodeContender, names
@@ -44,8 +45,8 @@ def test_a_legacy_comes_back_as_it_was(master: NodeContender) -> None:
     legacy = a_legacy(master)
     assert Legacy.from_json(legacy.to_json()) == legacy
     assert legacy.is_of(master.machine.group, master.machine.node)
-    later = json.loads(legacy.to_json()) | {"format": 2}
-    with pytest.raises(ValueError, match="its format is 2, not 1"):
+    later = json.loads(legacy.to_json()) | {"format": 1}
+    with pytest.raises(ValueError, match="its format is 1, not 2"):
         Legacy.from_json(json.dumps(later))
 
 
@@ -72,6 +73,19 @@ def test_a_pause_goes_on(master: NodeContender) -> None:
     assert names(after.feed(Exited(after.token, 1), Dead(after.token, 0.01))).count("Kill") == 0
 
 
+def test_a_broker_that_was_ill_while_paused_still_is(master: NodeContender) -> None:
+    """What the pause put off is made up for by the successor."""
+    pause = Request("1", "pause")
+    master.feed(Asked(pause))
+    while not master.machine.tenure.ill:
+        master.go_on(3)
+        master.check(False)
+    master.go_on(0.5)
+    after = adopted(master, a_legacy(master))
+    assert not after.machine.tenure.checks.is_healthy
+    assert "Kill" in names(after.feed(Asked(Request("2", "resume"))))
+
+
 def test_somebody_elses_record_is_a_loss_for_a_successor_too() -> None:
     store = Store()
     before = a_master(store)
@@ -80,25 +94,49 @@ def test_somebody_elses_record_is_a_loss_for_a_successor_too() -> None:
     store.swap(store.observe(), replace(record, holder="z", instance="z-1", token=record.token + 1))
     after = Contender(store)
     after.now = before.now
-    after.keeper.adopt(record, before.keeper.deadline)
+    after.keeper.adopt(record, before.keeper.deadline, before.keeper.sequence)
     after.go_on(1)
     assert "Fence" in after.kinds()
 
 
-def test_a_renewal_that_was_never_answered_is_recognised() -> None:
-    """The one before had given it up, and it was carried out late."""
+def a_lost_answer(store: Store) -> tuple[Contender, Swap]:
+    """A master whose renewal was carried out, which it was not told."""
+    master = a_master(store)
+    due = [
+        action
+        for action in master.keeper.receive(Tick(), master.keeper.due)
+        if isinstance(action, Swap)
+    ]
+    master.now = master.keeper.deadline - T.budget + T.renew
+    (renewal,) = due
+    store.swap(renewal.expected, renewal.record)
+    master.feed(Failed(renewal.attempt, "connection reset"))
+    return master, renewal
+
+
+def test_nothing_is_handed_on_after_a_renewal_that_failed_until_one_is_answered() -> None:
+    """It may have been carried out: what a successor sees of it says not when it was sent."""
+    master, _ = a_lost_answer(Store())
+    assert not master.keeper.is_settled
+    master.go_on(T.renew)
+    assert master.keeper.is_settled
+
+
+def test_a_renewal_of_the_one_before_does_not_pass_for_the_successors() -> None:
+    """Else its lease would count from when the successor sent its own."""
     store = Store()
-    before = a_master(store)
+    before, renewal = a_lost_answer(store)
     record = before.keeper.record
     assert record is not None
-    store.swap(store.observe(), replace(record, sequence=record.sequence + 1))
     after = Contender(store)
-    after.now = before.now
+    after.now = before.now + 0.5
     after.keeper._instance = record.instance
-    after.keeper.adopt(record, before.keeper.deadline)
-    after.go_on(1)
+    after.keeper.adopt(record, before.keeper.deadline, before.keeper.sequence)
+    after.go_on(0)
     assert "Fence" not in after.kinds()
-    assert after.keeper.deadline > before.keeper.deadline
+    assert store.observe().record != renewal.record  # it was written over, not taken for ours
+    assert after.keeper.sequence > renewal.record.sequence
+    assert after.keeper.deadline == pytest.approx(after.now + T.budget)
 
 
 @pytest.mark.parametrize("took", [0.2, 5.0])

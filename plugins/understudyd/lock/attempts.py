@@ -31,7 +31,7 @@ class Attempts:
         self.under_way: Attempt | None = None
         self._timings = timings
         self._count = 0
-        self._sequence = 0  # the highest that we wrote, or tried to
+        self.sequence = 0  # the highest that we wrote, or tried to
         self._unanswered: dict[int, float] = {}  # renewals: sequence, and when it was sent
 
     @property
@@ -56,8 +56,8 @@ class Attempts:
     def new_sequence(self, seen: Observation | None) -> int:
         """For a write in place of what was seen."""
         there = seen.record if seen else None
-        self._sequence = max(self._sequence, there.sequence if there else 0) + 1
-        return self._sequence
+        self.sequence = max(self.sequence, there.sequence if there else 0) + 1
+        return self.sequence
 
     def miss(self, attempt: Attempt, now: float) -> None:
         """A renewal was not answered; it may show in the store."""
@@ -65,6 +65,11 @@ class Attempts:
         self._unanswered[attempt.record.sequence] = attempt.sent
         oldest = now - self._timings.budget
         self._unanswered = {n: at for n, at in self._unanswered.items() if at > oldest}
+
+    @property
+    def are_answered(self) -> bool:
+        """None is under way, and no renewal that was given up may still show in the store."""
+        return self.under_way is None and not self._unanswered
 
     def missed(self, seen: Observation) -> float | None:
         """When the unanswered renewal was sent that the store shows; None: it shows none."""

@@ -20,16 +20,6 @@ Rules
 The shell feeds `Tick` at `due` at the latest, does the actions in order, answers each Read and Swap
 by `Seen` or `Failed` with its attempt's number, and closes the backend on `Released`. ``now`` is in
 seconds, of a clock that is never set and does not stand still while the machine sleeps.
-
-===========  ==========================================================================
-state        means
-===========  ==========================================================================
-WATCHING     standby: looks at the record, claims it when it may
-CLAIMING     a claim is under way
-HOLDING      the lock is ours; promoted as soon as a lease is known to be valid
-FENCING      the broker has to die: ours to let go, or lost
-RELEASING    the broker is dead; the tombstone is being written
-===========  ==========================================================================
 """
 
 from __future__ import annotations
@@ -67,11 +57,11 @@ __all__ = ["Keeper", "State"]
 
 
 class State(Enum):
-    WATCHING = "watching"
-    CLAIMING = "claiming"
-    HOLDING = "holding"
-    FENCING = "fencing"
-    RELEASING = "releasing"
+    WATCHING = "watching"  # standby: looks at the record, claims it when it may
+    CLAIMING = "claiming"  # a claim is under way
+    HOLDING = "holding"  # the lock is ours; promoted as soon as a lease is known to be valid
+    FENCING = "fencing"  # the broker has to die: ours to let go, or lost
+    RELEASING = "releasing"  # the broker is dead; the tombstone is being written
 
 
 class Keeper:
@@ -145,12 +135,19 @@ class Keeper:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the lock is ours, and no attempt is under way."""
-        return self.state is State.HOLDING and self._attempts.under_way is None
+        """Whether the lock is ours, and every attempt was answered."""
+        return self.state is State.HOLDING and self._attempts.are_answered
 
-    def adopt(self, record: LockRecord, deadline: float) -> None:
-        """Go on with a reign under this instance, of which ``record`` was confirmed last; of a
-        keeper that has not begun. It renews at once."""
+    @property
+    def sequence(self) -> int:
+        """The highest that was written, or may have been."""
+        return self._attempts.sequence
+
+    def adopt(self, record: LockRecord, deadline: float, sequence: int) -> None:
+        """Go on with a settled reign under this instance, of which ``record`` was confirmed last;
+        of a keeper that has not begun. It renews at once, by a higher ``sequence``: what the one
+        before tried must not pass for ours, which was sent later."""
+        self._attempts.sequence = sequence
         self.state = State.HOLDING
         self.is_promoted = True
         self.record = record

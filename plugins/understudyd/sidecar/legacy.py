@@ -13,17 +13,19 @@ from understudyd.lock.record import LockRecord
 
 __all__ = ["FORMAT", "Legacy"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Legacy:
     record: LockRecord  # ours, as it was last confirmed
     deadline: float  # s of CLOCK_BOOTTIME, until when its lease may be relied on
+    sequence: int  # the highest that was written, or may have been
     highest_token: int
     pid: int  # of the broker's first process
     since: float  # s of CLOCK_BOOTTIME; the broker has been healthy since then
     is_paused: bool
+    ill: str  # what would be a reason to hand over, but for the pause; empty: healthy
     driver: str  # what the driver hands on
     descriptor: int | None = None  # the lock's, of a file
 

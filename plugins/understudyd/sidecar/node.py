@@ -118,9 +118,9 @@ class Machine:
 
     def adopt(self, legacy: Legacy, now: float) -> None:
         """Go on with the reign that the sidecar before has left; before anything else."""
-        self.keeper.adopt(legacy.record, legacy.deadline)
+        self.keeper.adopt(legacy.record, legacy.deadline, legacy.sequence)
         self.keeper.learn(legacy.highest_token)
-        self.tenure.adopt(legacy.pid, legacy.since, now)
+        self.tenure.adopt(legacy.pid, legacy.since, legacy.ill, now)
         self.tenure.is_paused = legacy.is_paused
         self.tenure.sight.see(Seen(0, Observation(legacy.record, legacy.record.incarnation)), now)
 
@@ -131,10 +131,12 @@ class Machine:
         return Legacy(
             self.keeper.record,
             self.keeper.deadline,
+            self.keeper.sequence,
             self.keeper.highest_token,
             self.tenure.pid,
             self._penalty.since,
             self.is_paused,
+            self.tenure.ill,
             driver,
             descriptor,
         )

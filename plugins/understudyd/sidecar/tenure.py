@@ -95,7 +95,7 @@ class Tenure:
         self._is_clean = False  # how the reign is to end
         self._crash = ""  # how the broker ended by itself
         self._illness = Illness()
-        self._ill = ""  # MASTER and paused: what would have been a reason to hand over
+        self.ill = ""  # MASTER and paused: what would have been a reason to hand over
         self._until = math.inf  # when PREPARING or STARTING has taken too long
 
     @property
@@ -110,7 +110,7 @@ class Tenure:
             moments.append(self.keeper.deadline)
         return min(moments)
 
-    def adopt(self, pid: int, since: float, now: float) -> None:
+    def adopt(self, pid: int, since: float, ill: str, now: float) -> None:
         """Go on as master with a broker of an earlier sidecar's, by a keeper that has its reign."""
         assert self.keeper.record is not None
         self.phase = Phase.MASTER
@@ -118,7 +118,8 @@ class Tenure:
         self.penalty.begin()
         self.penalty.succeed(since)
         self.checks.begin(now)
-        self.checks.is_healthy = True
+        self.ill = ill
+        self.checks.is_healthy = not ill
 
     def permit(self, permit: lock.Permit, now: float) -> list[Action]:
         """Whether the next tenure may begin, and how late."""
@@ -161,9 +162,9 @@ class Tenure:
     def pause(self, is_paused: bool, now: float) -> list[Action]:
         """From now on an ill broker is left as it is; or is no longer, and it may be ill by now."""
         self.is_paused = is_paused
-        if is_paused or not self._ill or self.phase is not Phase.MASTER:
+        if is_paused or not self.ill or self.phase is not Phase.MASTER:
             return []
-        return self.step_down(self._ill, now, is_bad=True)
+        return self.step_down(self.ill, now, is_bad=True)
 
     # --- the keeper -----------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class Tenure:
         self.phase = Phase.PREPARING
         self._token, self._cause, self._noticed = event.token, event.cause, now
         self._is_clean = False
-        self._ill = self._crash = ""
+        self.ill = self._crash = ""
         hooks = [self.group.hooks[name] for name in _BEFORE if name in self.group.hooks]
         self._until = now + STAMPING + GRACE + sum(hook.timeout for hook in hooks)
         return [
@@ -325,7 +326,7 @@ class Tenure:
         if not self._take_health(event, now):
             return []
         if self.checks.is_healthy:
-            self._ill = ""
+            self.ill = ""
             return self._complain(event)
         cause = f"the broker is ill: {event.health.detail}"
         if not self.is_paused:
@@ -341,7 +342,7 @@ class Tenure:
 
     def _put_off(self, cause: str) -> list[Action]:
         """A reason to hand over, while paused."""
-        self._ill = cause
+        self.ill = cause
         return [say(f"{cause}; nothing is done about it while paused", logging.WARNING)]
 
     def _look_after(self, now: float) -> list[Action]:

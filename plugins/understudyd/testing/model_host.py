@@ -1,7 +1,8 @@
 """What a node of the model runs on: its clock, its guard and its broker. A subclass is its sidecar.
 
 The clock runs at a rate of its own. The guard kills the broker at the deadline whatever the sidecar
-does; what is killed takes up to K to die. The sidecar may freeze, and may die with its guard left.
+does; what is killed takes up to K to die. The sidecar may freeze, may die with its guard left, and
+may be replaced in place, which guard and broker outlive.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Host(ABC):
         self.rate = 1 + world.random.uniform(-DRIFT, DRIFT)
         self.offset = world.random.uniform(0, 1e6)
         self.life = 0
+        self.successors = 0  # that took a sidecar's place
+        self.is_to_hand_on = False
         self.frozen_until = 0.0
         self.reign: Reign | None = None
         self.guard_deadline = 0.0  # on this node's clock
@@ -38,11 +41,25 @@ class Host(ABC):
     def clock(self) -> float:
         return self.offset + self.rate * self.world.now
 
+    @property
+    def process(self) -> tuple[int, int]:
+        """What ends with a sidecar that is replaced in place, unlike its life."""
+        return self.life, self.successors
+
     # --- the sidecar ----------------------------------------------------------------------------
 
     @abstractmethod
     def begin(self, keeper: Keeper) -> None:
         """A new sidecar begins its life, with this keeper."""
+
+    @abstractmethod
+    def succeed(self, before: Keeper) -> None:
+        """A new sidecar goes on with the reign of the one before, with a keeper that has begun
+        nothing."""
+
+    @property
+    def may_hand_on(self) -> bool:
+        return self.keeper.is_promoted and self.keeper.is_settled
 
     @abstractmethod
     def receive(self, event: Any) -> list[Any]:
@@ -62,11 +79,14 @@ class Host(ABC):
 
     def start(self) -> None:
         self.life += 1
-        is_told = self.world.random.random() < 0.5  # and never is: nothing safe may rest on it
-        self.keeper = Keeper(
-            "g", self.name, f"{self.name}-{self.life}", self.timings, is_told=is_told
-        )
+        self.is_to_hand_on = False
+        self.keeper = self._new_keeper()
         self.begin(self.keeper)
+
+    def _new_keeper(self) -> Keeper:
+        is_told = self.world.random.random() < 0.5  # and never is: nothing safe may rest on it
+        instance = f"{self.name}-{self.life}"
+        return Keeper("g", self.name, instance, self.timings, is_told=is_told)
 
     def feed(self, event: Any) -> None:
         world, life = self.world, self.life
@@ -80,6 +100,8 @@ class Host(ABC):
             self.obey(action)
         if life != self.life:
             return
+        if self.is_to_hand_on and self.may_hand_on:
+            self._hand_on()
         self.wake += 1
         wake = self.wake
         delay = max(self.due - self.clock, 0.0) / self.rate
@@ -89,17 +111,20 @@ class Host(ABC):
 
     def tell(self, delay: float, event: Any) -> None:
         """`feed` it, if the sidecar still lives by then."""
-        life = self.life
-        self.world.after(delay, lambda: self.feed(event) if life == self.life else None)
+        mine = self.process
+        self.world.after(delay, lambda: self.feed(event) if mine == self.process else None)
 
     def ask(self, attempt: int, operation: Callable[[], Observation]) -> None:
         """Of the store."""
-        world, life = self.world, self.life
+        world, mine = self.world, self.process
 
         def reply(observation: Observation) -> None:
-            if life == self.life:
-                for delay in world.journeys():
+            if mine == self.process:
+                journeys = world.journeys()
+                for delay in journeys:
                     self.tell(delay, Seen(attempt, observation))
+                if not journeys and world.random.random() < 0.5:
+                    self.tell(0.001, Failed(attempt, "cut off while the answer was on its way"))
 
         journeys = world.journeys()[:1]  # a request is carried out at most once, see the port
         for delay in journeys:
@@ -174,6 +199,17 @@ class Host(ABC):
     def crash(self) -> None:
         """The sidecar dies; its guard kills the broker; a new sidecar comes."""
         self.end(self.world.random.choice([0.0, 0.5, 5.0]))
+
+    def hand_on(self) -> None:
+        """A new sidecar is to take this one's place: as soon as it may."""
+        self.is_to_hand_on = True
+
+    def _hand_on(self) -> None:
+        self.is_to_hand_on = False
+        self.successors += 1
+        self.frozen_until = self.world.now + self.world.random.choice([0.1, 0.5, 2.0])
+        before, self.keeper = self.keeper, self._new_keeper()
+        self.succeed(before)
 
     def end(self, pause: float) -> None:
         life = self.life
