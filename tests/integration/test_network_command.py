@@ -84,7 +84,7 @@ def test_people_get_a_table(bridge: Operated, queue: str, words: list[str]) -> N
         assert queue[:40] in text
 
 
-def test_orders_are_obeyed_before_the_command_ends(bridge: Operated) -> None:
+def test_orders_are_obeyed_before_the_command_ends(bridge: Operated, queue: str) -> None:
     with bridge:
         bridge.await_state("running")
         done = bridge.network("pause", "test")
@@ -97,6 +97,13 @@ def test_orders_are_obeyed_before_the_command_ends(bridge: Operated) -> None:
         bridge.await_state("running")
         told = json.loads(bridge.network("drain", "--json").stdout)
         assert (told["name"], told["state"], told["in_flight"]) == ("test", "paused", 0)
+        bridge.stop()
+    lines = bridge.log.splitlines()
+    (cause,) = [n for n, line in enumerate(lines) if "bridge test: pause, by " in line]
+    effects = [n for n, line in enumerate(lines) if " is paused: paused by " in line]
+    assert cause < effects[0], "the order stands after what it brought about"
+    (first, *_) = [line for line in lines if f"bridge test queue://{queue} is " in line]
+    assert " is running" in first, "what takes some milliseconds is told"
 
 
 def test_what_cannot_be_done_says_what_to_do(bridge: Operated) -> None:

@@ -108,11 +108,12 @@ def test_a_rate_is_that_of_the_last_seconds() -> None:
 def test_a_log_hears_of_states_and_of_reasons_that_change() -> None:
     teller = Teller()
     assert teller.tell("waiting-target", "connecting to the target", 0.0) is None
-    begun = teller.tell("waiting-target", "connecting to the target", 0.5)
+    assert teller.tell("waiting-target", "connecting to the target", 1.9) is None
+    begun = teller.tell("waiting-target", "connecting to the target", 2.0)
     assert begun == (logging.INFO, "is waiting-target: connecting to the target")
-    assert teller.tell("running", "", 0.0) == (logging.INFO, "is running")
-    assert teller.tell("running", "", 1.0) is None
-    lost = teller.tell("holding", "target: cut", 2.0)
+    assert teller.tell("running", "", 2.0) == (logging.INFO, "is running")
+    assert teller.tell("running", "", 2.1) is None
+    lost = teller.tell("holding", "target: cut", 2.2)
     assert lost == (logging.WARNING, "is holding: target: cut")
     refused = teller.tell("holding", "target: refused", 3.0)
     assert refused == (logging.WARNING, "is holding: target: refused")

@@ -213,19 +213,20 @@ async def _retry(place: _Place) -> Retried | None:
 
 
 async def _marks(place: _Place, *, is_first: bool) -> list[Mark] | None:
-    """What lies there: at first all of it, afterwards also what comes until nothing comes for
-    `parked_stomp.SILENCE`; None: nothing that could be retried. Raises ConnectionFailed."""
+    """What lies there: at first all of it, afterwards also what comes, as `parked_stomp.marks`;
+    None: nothing that could be retried. Raises ConnectionFailed."""
     if speaks_stomp(place.end):
         return await parked_stomp.marks(place.end, place.way.parking) or None
     queue = ParkingQueue(place.dialer(), place.way.parking)
     marks: list[Mark] = []
+    over = time.monotonic() + parked_stomp.LONGEST
     try:
         count = await queue.open()
         if count is None:
             return None
         most = min(count, MOST) if is_first else MOST
         await queue.consume(most)
-        while len(marks) < most:
+        while len(marks) < most and (is_first or time.monotonic() < over):
             taken = await queue.take(1, parked_stomp.SILENCE)
             if not taken:
                 break

@@ -30,10 +30,11 @@ from understudyd.bridge.parking import PARKED
 from understudyd.bridge.unparking import Note, noted
 from understudyd.config.model import Secret
 
-__all__ = ["SILENCE", "look", "marks", "retry"]
+__all__ = ["LONGEST", "SILENCE", "look", "marks", "retry"]
 
 SILENCE = 1.5  # s; what is there comes at once
 MOST = 65535  # messages that a retry looks at
+LONGEST = 30.0  # s that it looks, also where more and more are parked meanwhile
 NOT_FOUND = 404
 BEHIND = "; and what lies behind it"
 NOW = 0  # nothing has expired
@@ -103,14 +104,17 @@ async def look(end: Secret, queue: str, limit: int) -> list[Note] | None:
 
 
 async def marks(end: Secret, queue: str) -> list[Mark] | None:
-    """What lies there, and what comes until a silence; None: there is no such queue. Raises
-    ConnectionFailed."""
+    """What lies there, and what comes until a silence, or for `LONGEST` seconds; None: there is no
+    such queue. Raises ConnectionFailed."""
     reader = _Reader(end, queue, MOST)
     found: list[Mark] = []
+    over = time.monotonic() + LONGEST
     try:
         if not await reader.open():
             return None
-        while len(found) < MOST and (delivery := await reader.next()) is not None:
+        while len(found) < MOST and time.monotonic() < over:
+            if (delivery := await reader.next()) is None:
+                break
             found.append(_mark(delivery[1], reader.dialect))
     finally:
         await reader.close()

@@ -26,6 +26,7 @@ STALL = 5.0  # s; a confirm takes some milliseconds, with a busy disk a second
 RATE_SPAN = 5.0  # s that a rate is the mean of
 BURST = 10  # lines
 PACE = 10.0  # s
+BRIEF = 2.0  # s; connecting takes some tenths, and is not told before
 LONGEST = 300  # characters of a reason; brokers repeat what they were sent
 
 CONNECTING = "connecting"  # as the reasons begin that nothing has gone wrong for yet
@@ -141,12 +142,15 @@ class Teller:
         self._room = float(BURST)
         self._at = 0.0
         self._missed = 0
+        self._since = 0.0  # when what is seen began
 
     def tell(self, state: str, reason: str, now: float) -> tuple[int, str] | None:
         """Level and text of a line; None: nothing is new, or too much is."""
         seen, self._seen = self._seen, (state, reason)
-        if reason.startswith(CONNECTING) and seen != self._seen:
-            return None  # of what takes some milliseconds nothing is told
+        if seen != self._seen:
+            self._since = now
+        if reason.startswith(CONNECTING) and now - self._since < BRIEF:
+            return None
         if self._seen == self._told:
             self._missed += seen != self._seen  # there and back again
             return None
