@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,11 @@ from understudyd.clock import now
 from understudyd.config.model import BrokerConfig, Command
 from understudyd.drivers import command
 from understudyd.drivers import exec as exec_driver
+from understudyd.drivers import fencer as fencing
 from understudyd.drivers.exec import ExecDriver
+from understudyd.drivers.plan import Plan
 from understudyd.drivers.port import Event, Reign
+from understudyd.guard.launch import identity, look_up
 from understudyd.guard.words import Dead, GuardLost, Lock, Started
 from understudyd.lock.timings import Timings
 from understudyd.testing.estate import children, command_line, eventually
@@ -323,3 +328,27 @@ def test_a_command_that_cannot_be_killed_is_not_waited_for(
     assert running.process.pid in command.children()  # no orphan of a broker's
     running.process.kill()
     running.process.wait(BOUND)
+
+
+def test_a_command_ends_whose_fencer_died_before_it_was_bound_to_it() -> None:
+    for parent, is_ended in ((os.getpid(), False), (1, True)):
+        running = command.Running(("true",), PATH, before=partial(fencing._die_with, parent))
+        assert running.wait(BOUND)
+        assert running.end().ok is not is_ended
+
+
+def test_no_user_is_looked_up_when_it_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory service may not answer, just when the broker has to be fenced."""
+    ids = look_up("nobody")
+
+    def hang(_: str) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(pwd, "getpwnam", hang)
+    some = Command(("true",), 1.0)
+    config = BrokerConfig(driver="exec", user="nobody", promote=some, demote=some, fence=some)
+    plan = Plan.of(config, PATH, Lock(f"file:{tmp_path}/lock", "orders", "a-1", 1.0))
+    assert Plan.of_descriptor(plan.hidden()) == plan
+    assert plan.ids == identity("nobody") == ids

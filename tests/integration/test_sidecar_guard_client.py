@@ -11,16 +11,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudyd.clock import now
-from understudyd.guard import client
+from understudyd.guard import acts, client
 from understudyd.guard.client import Guard
 from understudyd.guard.end import FROZEN, End
+from understudyd.guard.guard import Post
+from understudyd.guard.launch import start
 from understudyd.guard.wire import Wire
-from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Started
+from understudyd.guard.words import Command, Dead, Event, Exited, GuardLost, Launch, Started
 from understudyd.testing.estate import is_alive
 from understudyd.testing.guarded import wait_until
 
@@ -222,3 +226,37 @@ def test_who_was_frozen_itself_does_not_blame_the_guard() -> None:
             end.look(poll)
             end.close(poll)
     theirs.close()
+
+
+def test_a_broker_that_we_may_not_signal_ends_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's by sudo. What is left alive is told, and the alarm raised."""
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    heard: list[object] = []
+    post: Any = SimpleNamespace(
+        _broker=4711,
+        _group=None,
+        _speak=lambda _: None,
+        _left=lambda **_: "what is left",
+        feed=heard.append,
+    )
+    Post._signal(post, acts.Signal(signal.SIGTERM))
+    Post._kill_all(post, acts.KillAll())
+    assert heard == ["what is left"]
+
+
+def test_a_broker_that_cannot_be_forked_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> int:
+        raise BlockingIOError("too many processes")
+
+    monkeypatch.setattr(os, "fork", refuse)
+    before = os.listdir("/proc/self/fd")
+    launch = Launch(1, ("true",), {}, "/", 0o022, None, has_lock=False)
+    with pytest.raises(BlockingIOError):
+        start(launch, (), None, 0)
+    assert os.listdir("/proc/self/fd") == before

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from understudyd.config.model import Command
-from understudyd.guard.launch import identity
+from understudyd.guard.launch import Ids
 
 __all__ = ["Outcome", "Running", "children", "run"]
 
@@ -46,12 +46,12 @@ class Running:
         env: Mapping[str, str],
         *,
         cwd: Path | None = None,
-        user: str | None = None,
+        ids: Ids | None = None,
         descriptors: Sequence[int] = (),
         before: Callable[[], None] | None = None,
     ) -> None:
-        """``user``: None = our own. ``before`` is called in the new process, by who has no other
-        threads. Raises OSError when it can't be run, ConfigurationError for an unknown user."""
+        """``ids``: None = our own. ``before`` is called in the new process, by who has no other
+        threads. Raises OSError when it can't be run."""
         # not a pipe, which what it leaves in the background would keep open
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
@@ -66,7 +66,7 @@ class Running:
                     start_new_session=True,
                     pass_fds=descriptors,
                     preexec_fn=before,
-                    **_identity(user),
+                    **_identity(ids),
                 )
                 _children.append(self.process)
         except BaseException:
@@ -117,8 +117,8 @@ def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _identity(user: str | None) -> dict[str, Any]:
-    if user is None:
+def _identity(ids: Ids | None) -> dict[str, Any]:
+    if ids is None:
         return {}
-    id, group, groups = identity(user)
-    return {"user": id, "group": group, "extra_groups": groups}
+    user, group, groups = ids
+    return {"user": user, "group": group, "extra_groups": groups}

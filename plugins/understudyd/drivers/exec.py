@@ -145,8 +145,8 @@ class ExecDriver:
 
     def _begin(self) -> None:
         """Start a fencer, which fences first what may live; orders wait for it."""
-        ours, theirs = Wire.pair()
         plan = self._plan()
+        ours, theirs = Wire.pair()
         ourselves = _ourselves()
         descriptors = (plan, theirs.fileno(), self._page.descriptor, ourselves)
         argv = [sys.executable, "-m", "understudyd.drivers.fencer", *map(str, descriptors)]

@@ -25,6 +25,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from understudyd.clock import now
@@ -33,6 +34,7 @@ from understudyd.drivers.command import Running
 from understudyd.drivers.fencing import Fencing
 from understudyd.drivers.plan import Plan
 from understudyd.guard import tree
+from understudyd.guard.launch import NOT_STARTED
 from understudyd.guard.page import Page, Pulse
 from understudyd.guard.release import release
 from understudyd.guard.system import become_subreaper, die_with_parent, name_process
@@ -146,9 +148,9 @@ class Fencer:
                 what.argv,
                 env,
                 cwd=Path(self._plan.cwd),
-                user=self._plan.user,
+                ids=self._plan.ids,
                 descriptors=self._descriptors if is_promotion else (),
-                before=die_with_parent,
+                before=partial(_die_with, os.getpid()),
             )
         except (OSError, ValueError) as error:
             self.feed(fencing.Ended(False, f"can't run {what.argv[0]}: {error}"))
@@ -245,6 +247,13 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     fencing.EndSidecar: Fencer._end_sidecar,
     fencing.Quit: Fencer._quit,
 }
+
+
+def _die_with(parent: int) -> None:
+    """In the new process: a parent that had died before it was bound to it would not end it."""
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(NOT_STARTED)
 
 
 def _bell() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from understudyd.config.model import BrokerConfig, Command
+from understudyd.guard.launch import Ids, identity
 from understudyd.guard.words import Lock
 
 __all__ = ["Plan"]
@@ -19,17 +20,19 @@ class Plan:
     demote: Command
     fence: Command
     cwd: str
-    user: str | None
+    ids: Ids | None  # of the user that the commands run as; None: our own
     env: Mapping[str, str]  # of a fence command for a broker of which only the token is known
     lock: Lock
 
     @classmethod
     def of(cls, config: BrokerConfig, env: Mapping[str, str], lock: Lock) -> Plan:
+        """Raises ConfigurationError for an unknown user."""
         assert config.promote is not None
         assert config.demote is not None
         assert config.fence is not None
         cwd = str(config.cwd or "/")
-        return cls(config.promote, config.demote, config.fence, cwd, config.user, env, lock)
+        ids = None if config.user is None else identity(config.user)
+        return cls(config.promote, config.demote, config.fence, cwd, ids, env, lock)
 
     def command(self, name: str) -> Command:
         """``name``: promote, demote or fence."""
@@ -51,4 +54,7 @@ class Plan:
             data = json.load(file)
         for name in ("promote", "demote", "fence"):
             data[name] = Command(tuple(data[name]["argv"]), data[name]["timeout"])
+        if data["ids"] is not None:
+            user, group, groups = data["ids"]
+            data["ids"] = (user, group, tuple(groups))
         return cls(**{**data, "lock": Lock(**data["lock"])})

@@ -35,8 +35,10 @@ class Group:
                 folder = parent / f"{PREFIX}{os.urandom(8).hex()}"
                 folder.mkdir()
                 lock = _locked(folder)
-                if lock is not None and folder.exists():  # else somebody's sweep was quicker
-                    return cls(folder, lock)
+                if lock is not None:
+                    if folder.exists():
+                        return cls(folder, lock)
+                    os.close(lock)  # somebody's sweep was quicker
         return None
 
     def enter(self) -> None:

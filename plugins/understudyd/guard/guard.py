@@ -243,14 +243,15 @@ class Post:
 
     def _signal(self, action: does.Signal) -> None:
         if self._broker:
-            try:
-                os.killpg(self._broker, action.number)
-            except ProcessLookupError:  # it has not begun its session yet
-                os.kill(self._broker, action.number)
+            with contextlib.suppress(PermissionError):  # another user's by sudo
+                try:
+                    os.killpg(self._broker, action.number)
+                except ProcessLookupError:  # it has not begun its session yet
+                    os.kill(self._broker, action.number)
 
     def _kill_all(self, _: does.KillAll) -> None:
         if self._broker:  # at once; to find the rest takes some milliseconds
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._broker, signal.SIGKILL)
         self._speak(Killing())
         if self._group is not None:

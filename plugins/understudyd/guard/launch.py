@@ -7,24 +7,37 @@ import os
 import pwd
 import signal
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from understudy.errors import ConfigurationError
 from understudyd.guard.cgroup import Group
 from understudyd.guard.system import OOM_SCORE, die_with_parent
 from understudyd.guard.words import Launch
 
-__all__ = ["NOT_STARTED", "identity", "start"]
+__all__ = ["NOT_STARTED", "Ids", "identity", "look_up", "start"]
 
 NOT_STARTED = 127  # exit status, as a shell has it
+Ids: TypeAlias = tuple[int, int, tuple[int, ...]]
+"""Of a user, of its group, and of all its groups."""
+
+_known: dict[str, Ids] = {}
 
 
-def identity(user: str) -> tuple[int, int, tuple[int, ...]]:
-    """Its id, that of its group, and those of all its groups. Raises ConfigurationError."""
+def identity(user: str) -> Ids:
+    """As it was when it was looked up last: to ask a directory service that a partition has cut
+    off would take longer than a lease. Raises ConfigurationError."""
+    return _known.get(user) or look_up(user)
+
+
+def look_up(user: str) -> Ids:
+    """May block. Raises ConfigurationError."""
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
         raise ConfigurationError(f"this machine has no user {user!r}") from None
-    return entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))
+    ids = entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))
+    _known[user] = ids
+    return ids
 
 
 def start(
@@ -33,11 +46,16 @@ def start(
     """In a session of its own, with these descriptors besides stdout and stderr.
 
     Returns its pid, and a pipe that tells why it could not be started, when it ends with
-    `NOT_STARTED`.
+    `NOT_STARTED`. Raises OSError.
     """
     told, tell = os.pipe()
     guard = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(told)
+        os.close(tell)
+        raise
     if pid == 0:
         try:
             _become(launch, descriptors, group, oom_score, guard)

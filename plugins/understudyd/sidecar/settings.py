@@ -9,6 +9,7 @@ from pathlib import Path
 from understudy.errors import ConfigurationError
 from understudyd.config import about, check_here, load, select_node
 from understudyd.config.model import Api, Estate, Group, Node
+from understudyd.guard.launch import look_up
 from understudyd.health.checks import make
 from understudyd.health.port import HealthCheck
 
@@ -36,6 +37,10 @@ def read(file: Path, address: str) -> Settings:
     estate = load(file, os.environ)
     group, node = select_node(estate, address)
     check_here(estate, group, node)
+    user = node.broker.user
+    if user is not None:
+        with about(estate, f"groups.{group.name}.nodes.{node.name}.broker.user"):
+            look_up(user)
     with about(estate, f"groups.{group.name}.nodes.{node.name}.broker.health"):
         check = make(node)
     return Settings(estate, group, node, check)
