@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from understudyd.bridge.steps import ENDING
 from understudyd.bridge.wire.amqp import Closed
@@ -32,6 +32,8 @@ from understudyd.bridge.words import (
 from understudyd.testing.linked import link, parcel
 
 EVERY = range(1, 400)
+LONG = 200.0  # s
+ACKS = [True, True, True, False]
 UP = (State.RUNNING, State.RETRYING, *ENDING)
 
 
@@ -55,7 +57,7 @@ class Model(RuleBasedStateMachine):
         self.tags = 0
         self.prefetch = 0
         self.is_resting = False
-        self.keeps_order = True
+        self.keeps_order = True  # what is given back goes to its place, else to the tail
         self.source_open = self.target_open = False
         self.source_wanted = self.target_wanted = False
         self.is_blocked = self.is_congested = self.is_asked = False
@@ -65,7 +67,21 @@ class Model(RuleBasedStateMachine):
         self.gone: set[int] = set()
         self.finished = False
         self.parking: ParkAtSource | None = None
+
+    @initialize(begins=st.sampled_from(["closed", "draining", "running", "refused", "suspects"]))
+    def start(self, begins: str) -> None:
+        """In the middle of what takes many steps to come to."""
         self.do(self.link.start(0.0))
+        if begins != "closed":
+            self.answer(works=True)
+            self.deliver(count=2)
+        if begins == "draining":
+            self.do(self.link.pause(self.now, at_once=False))
+        elif begins == "suspects":
+            self.go_away(code=406)
+            self.pass_time(seconds=0.5, works=True)
+        if begins in ("refused", "suspects"):
+            self.confirm_upto(max(self.under_way), multiple=True, is_ack=False)
 
     def do(self, actions: list[Action]) -> None:
         for action in actions:
@@ -139,38 +155,45 @@ class Model(RuleBasedStateMachine):
         self.number = 0
         self.target_open = self.target_wanted = self.is_blocked = self.is_congested = False
 
-    @rule(seconds=st.sampled_from([0.01, 0.5, 10.0, 60.0]))
-    def pass_time(self, seconds: float) -> None:
+    @rule(
+        seconds=st.sampled_from([0.01, 0.5, 0.5, 10.0, 60.0]),
+        works=st.sampled_from([True, True, True, False, None]),
+    )
+    def pass_time(self, seconds: float, works: bool | None) -> None:
+        """What is being opened then works or does not, or takes longer."""
         self.now += seconds
         self.do(self.link.tick(self.now))
+        if works is not None:
+            self.answer(works=works)
 
-    @precondition(lambda self: self.target_wanted and not self.target_open)
-    @rule(works=st.booleans())
-    def answer_target(self, works: bool) -> None:
-        if works:
-            self.target_open = True
-            self.do(self.link.target_up(self.now))
-        else:
-            self.close_target()
-            self.do(self.link.target_lost("refused", self.now))
+    def answer(self, *, works: bool) -> None:
+        if self.target_wanted and not self.target_open:
+            if works:
+                self.target_open = True
+                self.do(self.link.target_up(self.now))
+            else:
+                self.lose_target(None)
+        if self.source_wanted and not self.source_open:
+            if works:
+                self.source_open = True
+                self.do(self.link.source_up(self.now))
+            else:
+                self.lose_source()
 
-    @precondition(lambda self: self.source_wanted and not self.source_open)
-    @rule(works=st.booleans())
-    def answer_source(self, works: bool) -> None:
-        if works:
-            self.source_open = True
-            self.do(self.link.source_up(self.now))
-        else:
-            self.lose_source()
+    def lose_target(self, closed: Closed | None) -> None:
+        self.close_target()
+        self.do(self.link.target_lost("gone", self.now, closed))
 
-    @rule(keeps_order=st.booleans())
-    def change_order(self, keeps_order: bool) -> None:
-        """What is given back goes to its place, or to the tail."""
-        self.keeps_order = keeps_order
+    def lose_source(self) -> None:
+        self.close_source()
+        self.do(self.link.source_lost("gone", self.now))
 
     @precondition(lambda self: self.source_wanted and not self.is_resting)
-    @rule(count=st.integers(1, 30))
-    def deliver(self, count: int) -> None:
+    @rule(count=st.integers(1, 30), is_late=st.booleans())
+    def deliver(self, count: int, is_late: bool = False) -> None:
+        """Seldom when nothing is read: what came before that."""
+        if not (is_late or self.link.wants_reading):
+            return
         room = self.prefetch - len(self.unacknowledged)
         messages = self.queue[: max(0, min(count, room))]
         del self.queue[: len(messages)]
@@ -194,15 +217,10 @@ class Model(RuleBasedStateMachine):
         self.tell_of(list(range(first, first + len(messages))), messages)
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data(), multiple=st.booleans(), is_ack=st.booleans())
-    def confirm(self, data: Any, multiple: bool, is_ack: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.under_way)))
+    @rule(which=st.sampled_from([0, -1]), multiple=st.booleans(), is_ack=st.sampled_from(ACKS))
+    def confirm(self, which: int, multiple: bool, is_ack: bool) -> None:
+        number = sorted(self.under_way)[which]
         self.confirm_upto(number, multiple=multiple, is_ack=is_ack)
-
-    @precondition(lambda self: self.under_way)
-    @rule(is_ack=st.booleans())
-    def confirm_all(self, is_ack: bool) -> None:
-        self.confirm_upto(max(self.under_way), multiple=True, is_ack=is_ack)
 
     def confirm_upto(self, number: int, *, multiple: bool, is_ack: bool) -> None:
         for each in [n for n in self.under_way if n == number or (multiple and n < number)]:
@@ -212,10 +230,10 @@ class Model(RuleBasedStateMachine):
         self.do(self.link.confirmed([(number, int(multiple), is_ack)], self.now))
 
     @precondition(lambda self: self.under_way)
-    @rule(data=st.data())
-    def come_back(self, data: Any) -> None:
+    @rule(is_first=st.booleans())
+    def come_back(self, is_first: bool) -> None:
         """Nothing leads on from where it was sent: it comes back, and is confirmed."""
-        number = data.draw(st.sampled_from(sorted(self.under_way)))
+        number = min(self.under_way) if is_first else max(self.under_way)
         publish, header, frames = self.under_way[number]
         size = len(join_body(frames))
         route = split_route(publish[13:-2])
@@ -225,17 +243,15 @@ class Model(RuleBasedStateMachine):
             self.do(self.link.confirmed([(number, 0, True)], self.now))
 
     @precondition(lambda self: self.target_open)
-    @rule(code=st.sampled_from([0, 320, 406, 506]))
-    def lose_target(self, code: int) -> None:
-        self.close_target()
-        closed = Closed("channel", code, "gone") if code else None
-        self.do(self.link.target_lost("gone", self.now, closed))
+    @rule(code=st.sampled_from([0, 320, 406, 406, 506]))
+    def go_away(self, code: int) -> None:
+        """The target, with a word or without."""
+        self.lose_target(Closed("channel", code, "gone") if code else None)
 
     @precondition(lambda self: self.source_open)
     @rule()
-    def lose_source(self) -> None:
-        self.close_source()
-        self.do(self.link.source_lost("gone", self.now))
+    def cut_source(self) -> None:
+        self.lose_source()
 
     @precondition(lambda self: self.is_asked)
     @rule()
@@ -259,35 +275,28 @@ class Model(RuleBasedStateMachine):
             self.do(self.link.park_failed("refused", self.now))
 
     @precondition(lambda self: self.target_wanted)
-    @rule(is_blocked=st.booleans())
-    def block(self, is_blocked: bool) -> None:
-        self.is_blocked = is_blocked
-        if is_blocked:
+    @rule(how=st.sampled_from(["", "", "blocked", "congested"]))
+    def hinder(self, how: str) -> None:
+        """It does not read, or reads again."""
+        if how == "blocked":
             self.link.blocked("memory", self.now)
-        else:
+        elif self.is_blocked:
             self.link.unblocked(self.now)
+        self.is_blocked, self.is_congested = how == "blocked", how == "congested"
+        self.link.congested(self.is_congested, self.now)
 
-    @precondition(lambda self: self.target_wanted)
-    @rule(is_congested=st.booleans())
-    def congest(self, is_congested: bool) -> None:
-        self.is_congested = is_congested
-        self.link.congested(is_congested, self.now)
-
-    @rule(at_once=st.booleans())
-    def pause(self, at_once: bool) -> None:
-        self.do(self.link.pause(self.now, at_once=at_once))
-
-    @rule()
-    def resume(self) -> None:
-        self.do(self.link.resume(self.now))
-
-    @rule()
-    def move(self) -> None:
-        self.do(self.link.move(self.now))
-
-    @rule()
-    def stop(self) -> None:
-        if self.now > 30.0:
+    @rule(what=st.sampled_from(["order", "pause", "drain", "move", "stop"]))
+    def ask(self, what: str) -> None:
+        """One that is paused goes on, so that most of the time something happens."""
+        if self.link.state is State.PAUSED and what != "stop":
+            self.do(self.link.resume(self.now))
+        elif what == "order":
+            self.keeps_order = not self.keeps_order
+        elif what in ("pause", "drain"):
+            self.do(self.link.pause(self.now, at_once=what == "pause"))
+        elif what == "move":
+            self.do(self.link.move(self.now))
+        elif self.now > LONG:
             self.do(self.link.stop(self.now))
 
     @invariant()
@@ -316,7 +325,7 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def who_has_nothing_to_do_reads(self) -> None:
         made = self.link
-        if made.state is State.RUNNING and not made.ledger:
+        if made.state is State.RUNNING and not self.under_way:
             assert made.wants_reading or self.is_blocked or self.is_congested
             assert made.due is not None
         is_hindered = made.reasons.blocked or Timer.BLOCKED in made._timers
@@ -354,24 +363,20 @@ class Model(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened, some hours end it all: everything settled, or stopped."""
         if self.target_wanted:
-            self.block(is_blocked=False)
-            self.congest(is_congested=False)
+            self.hinder(how="")
         for _ in range(300):
             if self.finished:
                 break
             self.now += 31.0
             self.do(self.link.tick(self.now))
             self.do(self.link.resume(self.now))
-            if self.target_wanted and not self.target_open:
-                self.answer_target(works=True)
-            if self.source_wanted and not self.source_open:
-                self.answer_source(works=True)
+            self.answer(works=True)
             if self.parking is not None:
                 self.park(works=True)
             if self.source_open and not self.is_resting:
-                self.deliver(count=64)
+                self.deliver(count=64, is_late=True)
             while self.under_way:
-                self.confirm_all(is_ack=True)
+                self.confirm_upto(max(self.under_way), multiple=True, is_ack=True)
         self.do(self.link.tick(self.now + 1.0))
         assert self.finished or all(map(stays, self.queue)), (self.link.shown, len(self.queue))
 
