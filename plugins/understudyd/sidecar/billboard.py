@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from understudy.core.redact import redact
 from understudyd.board.port import HISTORY_LIMIT, Answer, Board, Request, Shown
@@ -16,6 +17,8 @@ from understudyd.sidecar.worker import Worker
 from understudyd.status import HistoryEntry, Member
 
 __all__ = ["PERIOD", "Billboard", "News"]
+
+T = TypeVar("T")
 
 PERIOD = 1.0  # s between two looks
 FAREWELL = 0.5  # s
@@ -38,23 +41,42 @@ class News(Shown):
         return members, self.requests, self.history, self.trouble
 
 
+class _Outbox(Generic[T]):
+    """What one thread puts in and another sends. Full, it loses the oldest that waits."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[T] = deque(maxlen=HISTORY_LIMIT)
+        self._next: list[T] = []  # taken out, and to be sent again until that does not fail
+
+    def put(self, what: T) -> None:
+        self._waiting.append(what)
+
+    def send(self, send: Callable[[T], None]) -> None:
+        """All of it, in order; goes on next time with what `send` has failed for."""
+        while self._next or self._waiting:
+            if not self._next:
+                self._next.append(self._waiting.popleft())
+            send(self._next[0])
+            self._next.clear()
+
+
 class Billboard:
     def __init__(self, board: Board, tell: Callable[[News], None]) -> None:
         """``tell`` is called from another thread."""
         self._board = board
         self._worker = Worker("understudy-board", tell)
-        self._entries: deque[HistoryEntry] = deque(maxlen=HISTORY_LIMIT)
-        self._answers: deque[tuple[Request, Answer]] = deque(maxlen=HISTORY_LIMIT)
-        self._asked: deque[Request] = deque(maxlen=HISTORY_LIMIT)
+        self._entries = _Outbox[HistoryEntry]()
+        self._answers = _Outbox[tuple[Request, Answer]]()
+        self._asked = _Outbox[Request]()
 
     def note(self, entry: HistoryEntry) -> None:
-        self._entries.append(entry)
+        self._entries.put(entry)
 
     def reply(self, request: Request, answer: Answer) -> None:
-        self._answers.append((request, answer))
+        self._answers.put((request, answer))
 
     def ask(self, request: Request) -> None:
-        self._asked.append(request)
+        self._asked.put(request)
 
     def look(self, member: Member) -> None:
         """Publish ``member`` and tell the news; nothing while the look before is under way."""
@@ -70,15 +92,9 @@ class Billboard:
         board = self._board
         try:
             board.publish(member)
-            while self._asked:
-                board.ask(self._asked[0])
-                self._asked.popleft()
-            while self._answers:
-                board.answer(*self._answers[0])
-                self._answers.popleft()
-            while self._entries:
-                board.append(self._entries[0])
-                self._entries.popleft()
+            self._asked.send(board.ask)
+            self._answers.send(lambda given: board.answer(*given))
+            self._entries.send(board.append)
             shown = board.read()
             return News(shown.members, shown.requests, shown.history)
         except Exception as error:  # a third party's board too; it is told, and goes on without
