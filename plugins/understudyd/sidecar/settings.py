@@ -47,9 +47,11 @@ def read(file: Path, address: str) -> Settings:
 
 
 def check_reload(running: Settings, wanted: Settings) -> None:
-    """Raises ConfigurationError for what only a restart can change: it is part of the lock."""
+    """Raises ConfigurationError for what only a restart can change: it is part of the lock; of the
+    stores, any two reigns need most of one list."""
     fixed = {
         "lock": (running.group.lock.reveal(), wanted.group.lock.reveal()),
+        "store": (running.group.stores, wanted.group.stores),
         "timings": (running.group.timings, wanted.group.timings),
         f"nodes.{running.node.name}.broker.driver": (
             running.node.broker.driver,

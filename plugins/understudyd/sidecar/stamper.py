@@ -2,7 +2,7 @@
 
 Rules
 * More than half of the stores have to take the stamp. So two reigns have one store in common, and
-  it refuses the older one.
+  it refuses the older one: all nodes need the same list, which a reload does not change.
 * Each store has a thread of its own. One that does not answer, as its mount is dead, holds nobody
   up while enough others do; what is asked of it next is refused until it has come back.
 """
