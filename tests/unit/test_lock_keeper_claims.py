@@ -9,8 +9,9 @@ import pytest
 from understudyd.lock.keeper import State
 from understudyd.lock.memory import Store
 from understudyd.lock.port import Observation
-from understudyd.lock.record import LockRecord
+from understudyd.lock.record import LARGEST, LockRecord
 from understudyd.lock.timings import PRESETS
+from understudyd.lock.watch import BELIEVED
 from understudyd.lock.words import (
     Action,
     Failed,
@@ -123,6 +124,29 @@ def test_a_token_that_no_lock_can_have_given_is_not_learnt() -> None:
     contender = Contender(Store())
     contender.keeper.learn(2**53 + 1)
     assert contender.keeper.highest_token == 0
+
+
+@pytest.mark.parametrize("told", [2**53, BELIEVED, BELIEVED - 1])
+def test_no_number_that_somebody_tells_makes_the_lock_unreadable(told: int) -> None:
+    store = Store()
+    for name in "abc":
+        contender = Contender(store, name)
+        contender.keeper.learn(told)
+        contender.go_on(T.patience + 1)
+        assert store.record is not None
+        assert LockRecord.from_json(store.record.to_json()) == store.record
+
+
+def test_above_the_largest_token_nobody_claims() -> None:
+    store = Store()
+    holder = a_master(store)
+    assert store.record is not None
+    store.record = replace(store.record, token=LARGEST)
+    contender = Contender(store, "b")
+    contender.go_on(2 * T.patience)
+    assert "none above 9007199254740992 can be given" in contender.keeper.refused
+    assert contender.kinds() == ["Refuse"]
+    assert store.record.holder == holder.keeper._node
 
 
 def test_a_thawed_standby_watches_anew() -> None:

@@ -32,10 +32,10 @@ from typing import TypeAlias
 
 from understudyd.lock.attempts import Attempt, Attempts
 from understudyd.lock.port import Observation
-from understudyd.lock.record import LARGEST, LockRecord
+from understudyd.lock.record import LockRecord
 from understudyd.lock.rights import how_lost, is_ours, is_somebody_elses
 from understudyd.lock.timings import Timings
-from understudyd.lock.watch import Watch
+from understudyd.lock.watch import BELIEVED, Watch
 from understudyd.lock.words import (
     Action,
     Event,
@@ -153,11 +153,11 @@ class Keeper:
         self.record = record
         self.observation = Observation(record, record.incarnation)
         self.deadline = deadline
-        self.learn(record.token)
+        self.highest_token = record.token
 
     def learn(self, token: int) -> None:
         """A token was seen elsewhere: stamped on the shared store, or with a peer."""
-        if token <= LARGEST:  # else no lock has given it
+        if token <= BELIEVED:  # else no lock has given it
             self.highest_token = max(self.highest_token, token)
 
     def receive(self, event: Event, now: float) -> list[Action]:
@@ -225,7 +225,7 @@ class Keeper:
             return []
         self.observation = event.observation
         if event.observation.record is not None:
-            self.learn(event.observation.record.token)
+            self.highest_token = max(self.highest_token, event.observation.record.token)
         return _ANSWERS[self.state](self, attempt, event.observation, now)
 
     # --- answers, by state ----------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Keeper:
         if seen.lost:  # a claim that was not recognised any more
             self._watch.forget()
             return [Released()]
-        is_news = self._watch.see(seen, now)
+        is_news = self._watch.see(seen, self.highest_token, now)
         if self._is_told and self._watch.is_renewed:
             self._next = now + self._timings.renew - self._timings.lead
         return [Refuse(self.refused)] if is_news else []

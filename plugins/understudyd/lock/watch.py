@@ -8,12 +8,13 @@ is another than ours.
 from __future__ import annotations
 
 from understudyd.lock.port import Observation
-from understudyd.lock.record import LockRecord
+from understudyd.lock.record import LARGEST, LockRecord
 from understudyd.lock.timings import DRIFT, Timings
 
-__all__ = ["Watch"]
+__all__ = ["BELIEVED", "Watch"]
 
 JUMP = 1000  # tokens skipped after the store may have forgotten some
+BELIEVED = LARGEST - 2 * JUMP  # the highest token that is learnt elsewhere: there is room above it
 
 
 class Watch:
@@ -28,7 +29,7 @@ class Watch:
         self._since = 0.0
         self._confirmed = 0.0
 
-    def see(self, seen: Observation, now: float) -> bool:
+    def see(self, seen: Observation, highest_token: int, now: float) -> bool:
         """Take in what the store shows; whether there is another reason now to take no part."""
         known = self.observation
         if known != seen:
@@ -37,7 +38,7 @@ class Watch:
         before = self.refused
         is_alive = known is not None and known.version != seen.version
         self.is_renewed = is_alive and seen.record is not None and not seen.record.released
-        self.refused = self._misfit(seen.record, is_alive, now)
+        self.refused = _no_room(highest_token) or self._misfit(seen.record, is_alive, now)
         return bool(self.refused) and self.refused != before
 
     def forget(self) -> None:
@@ -104,3 +105,13 @@ class Watch:
                 f"lease={self._timings.lease:g}; all nodes of a group need the same timings"
             )
         return self.refused
+
+
+def _no_room(highest_token: int) -> str:
+    """Why there can't be another token; above the largest one nobody could read the record."""
+    if highest_token + JUMP <= LARGEST:
+        return ""
+    return (
+        f"token {highest_token} was seen, and none above {LARGEST} can be given; no lock counts so"
+        " far: put right what has it, the lock's record or the stamp of a store"
+    )

@@ -251,7 +251,8 @@ class Tenure:
     def _prepared(self, event: Prepared, now: float) -> list[Action]:
         self.keeper.learn(event.known)
         if event.veto:
-            is_outdated = event.known >= event.token  # a higher token is all that it takes
+            # a higher token is all that it takes, where there is one
+            is_outdated = event.token <= event.known <= self.keeper.highest_token
             return self.step_down(event.veto, now, is_bad=not is_outdated)
         self.penalty.begin()
         return [say("starting the broker"), self._launch(now)]
