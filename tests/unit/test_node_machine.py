@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -158,6 +159,19 @@ def test_a_stop_that_takes_too_long_for_the_lease_becomes_a_kill(master: NodeCon
     master.feed(Stop())
     master.reaches = False
     assert names(master.go_on(3)) == ["Kill"]
+
+
+def test_a_lock_that_is_lost_while_the_broker_stops_is_no_time_to_wait(
+    master: NodeContender, store: Store
+) -> None:
+    master.feed(Stop())
+    record = store.record
+    assert record is not None
+    store.record = replace(record, holder="z", instance="z-1", token=record.token + 1)
+    lease = master.machine.group.timings
+    assert "Kill" in names(master.go_on(lease.renew))
+    assert master.machine.phase is Phase.FENCING
+    assert master.now < master.machine.keeper.deadline
 
 
 def test_health_is_lost_only_after_some_failures(master: NodeContender) -> None:

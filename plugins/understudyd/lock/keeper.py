@@ -294,8 +294,8 @@ class Keeper:
                 return self._acknowledged(replace(attempt, sent=sent), seen, now)
             self._next = now  # write it again
             return []
-        if self.state is State.FENCING:
-            self._is_lost = True
+        if self.state is State.FENCING and not is_lost:
+            self._is_lost = True  # it may have been somebody else's in between
             return []
         if not self.is_promoted:  # a claim that was found late and is gone again
             return self._watch_anew(now)

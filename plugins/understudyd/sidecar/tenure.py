@@ -379,7 +379,7 @@ _TABLE: dict[type, dict[Phase, Handler]] = {
     # of the keeper
     lock.Promote: _in(Tenure._promoted, Phase.STANDBY),
     lock.Extend: _in(Tenure._extended, *_LIVING),
-    lock.Fence: _in(Tenure._fence, Phase.STARTING, Phase.MASTER)
+    lock.Fence: _in(Tenure._fence, Phase.STARTING, Phase.MASTER, Phase.STOPPING)
     | _in(Tenure._notice, Phase.STUCK)
     | _in(Tenure._nothing_to_kill, Phase.PREPARING, Phase.RELEASING),
     lock.Released: _in(Tenure._released),
