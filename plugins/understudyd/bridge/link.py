@@ -59,14 +59,14 @@ class Link(Steps):
     def stop(self, now: float) -> list[Action]:
         self._now = now
         self._happen_within(Happening.STOP)
-        return self._drained()
+        return self._when_settled()
 
     def pause(self, now: float, reason: str = "", *, at_once: bool = True) -> list[Action]:
         """Rest, at once or when what is in flight is settled (`drain_time` at most); one that was
         not started rests from the beginning."""
         self._now, self.reasons.asked = now, reason
         self._happen_within(Happening.PAUSE if at_once else Happening.DRAIN)
-        return self._drained()
+        return self._when_settled()
 
     def resume(self, now: float) -> list[Action]:
         """Go on after a pause."""
@@ -77,7 +77,7 @@ class Link(Steps):
         is preferred to the one in use is back. One that does not run does so anyway, or will."""
         self._now = now
         self._happen_within(Happening.MOVE)
-        return self._drained()
+        return self._when_settled()
 
     def tick(self, now: float) -> list[Action]:
         """Whatever is due."""
@@ -190,7 +190,7 @@ class Link(Steps):
         elif settled or came_back:
             self._send_on()
         self._acknowledge_in_time()
-        return self._drained()
+        return self._when_settled()
 
     def returned(self, message: Returned, now: float) -> list[Action]:
         """A message that the target could not route; its confirm follows."""
@@ -212,7 +212,7 @@ class Link(Steps):
                 self.parked += 1
             self._acknowledge_in_time()
         self._park_aside()
-        return self._drained()
+        return self._when_settled()
 
     def park_failed(self, reason: str, now: float) -> list[Action]:
         self._now = now

@@ -1,14 +1,14 @@
-"""What the target's answer to a message means for it: four outcomes, one table.
+"""What becomes of messages that the target returned, or closed over.
 
     ========== ==================================================================================
-    CONFIRMED  the target has it: settle it at the source
     RETRY      not now: it stays in flight and is sent again after a back-off
     REJECT     never: it goes to the parking queue with its reason, and is settled from there
     ABORT      it cannot be told: the connection is given up, everything in flight is sent again
     ========== ==================================================================================
 
 Rules
-* An ack means CONFIRMED, a nack RETRY: a full queue (`reject-publish`), or an error of a queue.
+* An ack settles a message and a nack is RETRY, in the ledger: a full queue (`reject-publish`), or
+  an error of a queue.
 * A return means REJECT: no binding leads on from there; waiting would stop the link for it.
 * The channel closes over one message of a pipelined window and does not say over which. So all is
   sent again, one by one; which closes it while it is alone under way is the one (REJECT); it is
@@ -28,7 +28,6 @@ __all__ = ["FULL", "LETHAL", "Outcome", "of_closed", "of_return"]
 
 
 class Outcome(Enum):
-    CONFIRMED = "confirmed"
     RETRY = "retry"
     REJECT = "reject"
     ABORT = "abort"

@@ -323,7 +323,8 @@ class Steps:
         if (tag := self.ledger.acknowledge()) is not None:
             self._do(Acknowledge(tag))
 
-    def _drained(self) -> list[Action]:
+    def _when_settled(self) -> list[Action]:
+        """What is to be done, and what follows where nothing is in flight."""
         if self._stays.is_resting and not self.ledger and Timer.STAY not in self._timers:
             self._end_round()
         if self.state in ENDING and not self.ledger:
