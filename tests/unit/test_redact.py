@@ -148,6 +148,7 @@ def test_any_string_can_be_redacted(text: str) -> None:
         ('no "amqp://u:**@a": raw "@" in it', 'no "amqp://u:**@a": raw "@" in it'),
         ('no "amqp://u:**@a" nor v:q@b', 'no "amqp://u:**@a" nor v:**@b'),
         ("amqp://u:**@q@a", "amqp://u:**@a"),
+        ("no amqp://b: in ****@h,amqp://b", "no amqp://b: in ****@h,amqp://b"),
         ("no kafka://**@a, password=**; see @b", "no kafka://**@a, password=**; see @b"),
         ("", ""),
     ],

@@ -57,6 +57,9 @@ COMPOSITE_COLON = re.compile(r"(?:failover|static|masterslave|discovery|fanout):
 LIST_OPENING = re.compile(
     r"(?:(?:failover|static|masterslave|discovery|fanout):(?://)?\(?\s*)*", re.IGNORECASE
 )
+MASKED_WORD = re.compile(
+    rf"(?<=\s)[\"'(]*{LIST_OPENING.pattern}\*{{2,}}@(?=[^@\s]*(?:\s|$))", re.IGNORECASE
+)
 MASKED_BARE = re.compile(
     rf"[\"'(]*(?:\*\*)?{LIST_OPENING.pattern}[A-Za-z0-9+.-]*:(?://)?\*\*", re.IGNORECASE
 )
@@ -140,7 +143,9 @@ def _mask_address(scheme: str, text: str, strict: bool) -> str:
     if not strict and (masked := MASKED.match(line) or MASKED_CUT.match(line)):
         end = masked.end()
         return line[:end] + _mask_bare(line[end:], strict) + newline + rest
-    at = line.rfind("@")
+    # An at sign of a later word that was masked is not this address's own.
+    own = line if strict else MASKED_WORD.sub(lambda found: found[0].replace("@", "*"), line)
+    at = own.rfind("@")
     if at < 0:
         return _mask_cut(line) + newline + rest
     user, colon, _ = line[:at].partition(":")
