@@ -6,6 +6,7 @@ Rules
 * A connection that is not asked anything for `PATIENCE` seconds is closed. When there are more than
   the crowd may have, the one that has asked nothing for longest goes first: however many slow
   clients there are, whoever asks at once is answered at once.
+* Who does not read its answers is asked for nothing more until it has.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._http: h11.Connection | None = None
         self._request: h11.Request | None = None
         self._body = b""
+        self._is_full = False  # of answers that the client has yet to read
 
     def abort(self) -> None:
         """Close without a word, also in the middle of a TLS handshake."""
@@ -111,11 +113,19 @@ class Connection(asyncio.Protocol):
         self._http.receive_data(data)
         self._go_on(self._http)
 
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self._http is not None and self._http.our_state is h11.IDLE:
+            self._read_on(self._http)
+
     # --------------------------------------------------------------------------------------------
 
     def _go_on(self, http: h11.Connection) -> None:
         try:
-            while self._transport and not self._transport.is_closing():
+            while self._transport and not self._transport.is_closing() and not self._is_full:
                 event = http.next_event()
                 if isinstance(event, h11.Request):
                     self._request, self._body = event, b""
@@ -157,7 +167,12 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         http.start_next_cycle()
-        transport.resume_reading()
+        if not self._is_full:
+            self._read_on(http)
+
+    def _read_on(self, http: h11.Connection) -> None:
+        assert self._transport is not None
+        self._transport.resume_reading()
         if http.trailing_data[0]:
             asyncio.get_running_loop().call_soon(self._go_on, http)
 
