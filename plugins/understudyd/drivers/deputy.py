@@ -8,7 +8,7 @@ Rules
   already and survived it, that one goes first: they take turns, and whoever has let the lock go
   clears the page, so the other finds nothing to do.
 * It has no descriptor of the lock open: nothing but the fencer's own copy would be let go in time.
-* A fencer that stands still `SLACK` after the deadline, at which it should have fenced, is ended.
+* A fencer that stands still ``slack`` after the deadline, at which it should have fenced, is ended.
 """
 
 from __future__ import annotations
@@ -28,20 +28,28 @@ from understudyd.guard.system import name_process, thaw_with_parent
 __all__ = ["stand_by"]
 
 LOOK = 0.2  # s between two looks at the page, once the fencer is gone
-SLACK = 0.05  # s; half the margin of the timings
 
 
 def stand_by(
-    page: Page, token: int, sidecar: int, fencer: int, succeed: Callable[[], None]
+    page: Page,
+    token: int,
+    sidecar: int,
+    fencer: int,
+    succeed: Callable[[], None],
+    *,
+    slack: float,
 ) -> NoReturn:
-    """Of a process that the fencer has just forked; ``sidecar`` and ``fencer`` are pidfds."""
+    """Of a process that the fencer has just forked; ``sidecar`` and ``fencer`` are pidfds.
+
+    ``slack``: seconds beyond the deadline that the fencer gets; part of the timings' margin.
+    """
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)  # the fencer's
         name_process("understudydeputy")
         thaw_with_parent()
         _close_all_but((page.descriptor, sidecar, fencer))
-        _outwait(page, token, fencer)
+        _outwait(page, token, fencer, slack)
         while page.read().token == token:
             if now() >= page.read().deadline:
                 with contextlib.suppress(ProcessLookupError):
@@ -57,13 +65,13 @@ def stand_by(
     os._exit(0)
 
 
-def _outwait(page: Page, token: int, fencer: int) -> None:
+def _outwait(page: Page, token: int, fencer: int, slack: float) -> None:
     """Until the fencer is gone."""
     pid = os.getppid()
     patience: float | None = 0.0
     while not _wait(fencer, patience):
         lease = page.read()
-        left = lease.deadline + SLACK - now()
+        left = lease.deadline + slack - now()
         if lease.token == token and left <= 0 and _is_stopped(pid):
             signal.pidfd_send_signal(fencer, signal.SIGKILL)
         patience = None if lease.token != token else left if left > 0 else LOOK

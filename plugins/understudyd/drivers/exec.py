@@ -173,7 +173,8 @@ class ExecDriver:
 
     def _plan(self) -> int:
         env = environment(self._config, None, os.environ)
-        return Plan.of(self._config, env, self._lock).hidden()
+        margin = self._timings.margin
+        return Plan.of(self._config, env, self._lock, margin=margin).hidden()
 
     def _send(self, order: Stop | Kill | Seen) -> None:
         if self._fencer is not None:

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -37,7 +38,7 @@ from understudyd.guard import tree
 from understudyd.guard.launch import NOT_STARTED
 from understudyd.guard.page import Page, Pulse
 from understudyd.guard.release import release
-from understudyd.guard.system import become_subreaper, die_with_parent, name_process
+from understudyd.guard.system import Timer, become_subreaper, die_with_parent, name_process
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Kill, Launch, Message, Ready, Seen, Stop
 
@@ -45,6 +46,7 @@ __all__ = ["main"]
 
 MARK = "UNDERSTUDY_LOCK_REIGN"
 DYING = 0.1  # s after SIGKILL; what takes longer is not waited for
+PAUSE = 0.002  # s between two looks at whether they are dead
 HEEDLESS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
 
@@ -69,7 +71,9 @@ class Fencer:
         self._is_over = False
         self._bell = _bell()  # readable when a child has ended
         self._poll = select.poll()
+        self._timer = Timer()  # which a suspend does not hold up
         self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(self._timer.descriptor, select.POLLIN)
         if wire is not None:
             self._poll.register(wire.fileno(), select.POLLIN)
 
@@ -82,7 +86,9 @@ class Fencer:
         while not self._is_over:
             self._pulse.sign(now())
             due = min(self._fencing.due(self._page.read()), self._limit, self._pulse.due)
-            self._poll.poll(max(0, math.ceil((due - now()) * 1000)))
+            self._timer.set(max(due, 0.0))
+            if any(ready == self._timer.descriptor for ready, _ in self._poll.poll()):
+                self._timer.clear()
             self._reap()
             self._read()
             self._look()
@@ -163,17 +169,34 @@ class Fencer:
             self._running, self._limit = None, math.inf
 
     def _sweep(self, _: fencing.Sweep) -> None:
-        spared = self._before | ({self._deputy} if self._deputy else set())
+        """In a process of its own, which is not waited for where it hangs in another's /proc."""
+        us, until = os.getpid(), now() + DYING
+        spared = self._before | ({self._deputy} if self._deputy else set()) | command.children()
+        sweeper = os.fork()
+        if sweeper == 0:
+            try:
+                self._kill_what_is_left(us, spared | {os.getpid()}, until)
+            finally:
+                os._exit(0)
+        end = os.pidfd_open(sweeper)
+        while now() < until + DYING and not select.select([end], [], [], PAUSE)[0]:
+            self._reap()  # or it would find them again and again
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            signal.pidfd_send_signal(end, signal.SIGKILL)
+        os.close(end)
+        self._reap()
+
+    def _kill_what_is_left(self, root: int, spared: set[int], until: float) -> None:
+        signal.set_wakeup_fd(-1)
         mark = f"{MARK}={self._reign}".encode()
         lock = self._descriptors[0] if self._descriptors else None
-        deadline = now() + DYING
-        while now() < deadline:
-            below = tree.descendants(os.getpid(), spare=spared | command.children())
+        while now() < until:
+            below = tree.descendants(root, spare=spared)
             left = [one for one in tree.marked(mark) if not tree.is_spared(one, lock)]
             if not below and not left:
                 return
             tree.kill([*below, *left])
-            self._reap()
+            time.sleep(PAUSE)
 
     def _tell(self, action: fencing.Tell) -> None:
         self._send(action.report)
@@ -209,7 +232,12 @@ class Fencer:
         self._deputy = os.fork()
         if self._deputy == 0:
             deputy.stand_by(
-                self._page, token, self._sidecar, ourselves, lambda: self._succeed(token)
+                self._page,
+                token,
+                self._sidecar,
+                ourselves,
+                lambda: self._succeed(token),
+                slack=self._plan.slack,
             )
         os.close(ourselves)
 

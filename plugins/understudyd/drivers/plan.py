@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from understudyd.config.model import BrokerConfig, Command
 from understudyd.guard.launch import Ids, identity
 from understudyd.guard.words import Lock
+from understudyd.lock.timings import Timings
 
 __all__ = ["Plan"]
 
@@ -23,16 +24,24 @@ class Plan:
     ids: Ids | None  # of the user that the commands run as; None: our own
     env: Mapping[str, str]  # of a fence command for a broker of which only the token is known
     lock: Lock
+    slack: float = Timings.margin / 2  # s; how much later than the fencer its deputy acts
 
     @classmethod
-    def of(cls, config: BrokerConfig, env: Mapping[str, str], lock: Lock) -> Plan:
-        """Raises ConfigurationError for an unknown user."""
+    def of(
+        cls,
+        config: BrokerConfig,
+        env: Mapping[str, str],
+        lock: Lock,
+        *,
+        margin: float = Timings.margin,
+    ) -> Plan:
+        """``margin``: m of the timings. Raises ConfigurationError for an unknown user."""
         assert config.promote is not None
         assert config.demote is not None
         assert config.fence is not None
         cwd = str(config.cwd or "/")
         ids = None if config.user is None else identity(config.user)
-        return cls(config.promote, config.demote, config.fence, cwd, ids, env, lock)
+        return cls(config.promote, config.demote, config.fence, cwd, ids, env, lock, margin / 2)
 
     def command(self, name: str) -> Command:
         """``name``: promote, demote or fence."""
