@@ -352,3 +352,26 @@ def test_no_user_is_looked_up_when_it_matters(
     plan = Plan.of(config, PATH, Lock(f"file:{tmp_path}/lock", "orders", "a-1", 1.0))
     assert Plan.of_descriptor(plan.hidden()) == plan
     assert plan.ids == identity("nobody") == ids
+
+
+def test_a_look_at_processes_that_hangs_keeps_nothing_from_the_fence(
+    tmp_path: Path,
+) -> None:
+    """As /proc/PID/environ of a process that waits for a dead mount may."""
+    some = Command(("true",), 1.0)
+    config = BrokerConfig(driver="exec", promote=some, demote=some, fence=some)
+    plan = Plan.of(config, PATH, Lock(f"file:{tmp_path}/lock", "orders", "a-1", 1.0))
+    code = (
+        "import sys, time\n"
+        "from understudyd.drivers import fencer, fencing\n"
+        "from understudyd.drivers.plan import Plan\n"
+        "from understudyd.guard import tree\n"
+        "from understudyd.guard.page import Page\n"
+        "tree.marked = lambda _: time.sleep(1000)\n"
+        "plan = Plan.of_descriptor(int(sys.argv[1]))\n"
+        "fencer.Fencer(plan, Page.create(), 0, None)._sweep(fencing.Sweep())\n"
+    )
+    hidden = plan.hidden()
+    argv = [sys.executable, "-c", code, str(hidden)]
+    assert subprocess.run(argv, pass_fds=[hidden], timeout=BOUND).returncode == 0
+    os.close(hidden)
