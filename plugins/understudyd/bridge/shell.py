@@ -29,7 +29,6 @@ from understudyd.bridge.pace import Pace
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import Glance, LinkStatus, ParkTeller, Teller
-from understudyd.bridge.steps import ENDING
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
@@ -142,8 +141,8 @@ class LinkRunner:
         )
 
     def _on_deliveries(self, deliveries: list[Any]) -> None:
-        if self.link.state in ENDING:
-            return  # it takes none, so that closing gives them back
+        if not self.link.takes_deliveries:
+            return  # so that closing gives them back
         tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
         last, now = deliveries[-1][0], self._loop.time()
         self._do(self.link.delivered(tags, parcels, now, last, aside, stays))
