@@ -18,6 +18,7 @@ from understudy.core.uri import FailoverURI, parse
 from understudy.errors import ConfigurationError
 from understudy.failover.deadline import Deadline
 from understudy.failover.monitor import monitor
+from understudy.failover.tls import tls_context
 from understudy.pika.wire import Wire
 
 __all__ = ["SCHEMES", "PikaDialer", "read_parameters"]
@@ -124,21 +125,10 @@ def parameters_of(endpoint: Endpoint) -> Any:
         parameters.ssl_options = None
     elif "ssl_options" not in endpoint.query:
         try:
-            parameters.ssl_options = pika.SSLOptions(_tls_context(endpoint))
+            parameters.ssl_options = pika.SSLOptions(tls_context(endpoint))
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"{endpoint}: its TLS files can't be used: {exc}") from exc
     return parameters
-
-
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    options = endpoint.options
-    context = ssl.create_default_context(cafile=options.cafile)
-    if options.certfile is not None:
-        context.load_cert_chain(options.certfile, options.keyfile)
-    if options.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 class PikaDialer:

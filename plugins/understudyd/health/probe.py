@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 from understudy import Endpoint, UnderstudyError, redact
 from understudy.core.endpoint import DEFAULT_PORTS
 from understudy.core.redact import MASK
+from understudy.failover.tls import tls_context
 
 __all__ = ["Answer", "probe", "probe_all"]
 
@@ -127,22 +128,11 @@ def _dial(endpoint: Endpoint, timeout: float) -> socket.socket:
         sock.settimeout(max(0.001, deadline - time.monotonic()))
         if endpoint.scheme in ("stomp+ssl", "ssl"):
             name = endpoint.options.server_hostname or endpoint.host
-            return _tls_context(endpoint).wrap_socket(sock, server_hostname=name)
+            return tls_context(endpoint).wrap_socket(sock, server_hostname=name)
         return sock
     except BaseException:
         sock.close()
         raise
-
-
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    options = endpoint.options
-    context = ssl.create_default_context(cafile=options.cafile)
-    if options.certfile:
-        context.load_cert_chain(options.certfile, options.keyfile)
-    if options.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _probe_port(endpoint: Endpoint, timeout: float) -> str:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from understudy.core.endpoint import Endpoint
 from understudy.core.redact import redact
+from understudy.failover.tls import tls_context
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.wire.amqp import Closed
 
@@ -94,7 +95,7 @@ class Stream(asyncio.BufferedProtocol):
                 lambda: self,
                 endpoint.host,
                 endpoint.port or port,
-                ssl=_tls_context(endpoint) if is_secure else None,
+                ssl=tls_context(endpoint) if is_secure else None,
                 server_hostname=name if is_secure else None,
             )
             await self._opened
@@ -303,17 +304,6 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
     if is_late:
         raise TimeoutError
     return task.result()
-
-
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext:
-    options = endpoint.options
-    context = ssl.create_default_context(cafile=options.cafile)
-    if options.certfile is not None:
-        context.load_cert_chain(options.certfile, options.keyfile)
-    if options.verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _cause(error: BaseException) -> str:
