@@ -17,7 +17,6 @@ import pytest
 
 import understudyd
 from understudy.testing.brokers import Redis
-from understudyd.testing import witness
 from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, eventually, is_alive
 
 pytestmark = pytest.mark.chaos
@@ -108,7 +107,7 @@ def test_a_wall_clock_that_is_set_moves_nothing(
         assert master.is_master
         assert master.token == token
         assert other.said(ELECTED) == []
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
         if kind == "redis":
             assert _time_to_live(redis_server, unique) == -1
         put(clocks[master.name], HOUR)
@@ -167,7 +166,7 @@ def test_a_machine_that_has_just_booted(kind: str, redis_server: Redis, unique: 
         assert other.token > token
         if kind == "redis":
             assert other.said(ELECTED)[-1] >= dead + LEASE - BUDGET
-        (first, *_) = witness.intervals(estate.book)
+        (first, *_) = estate.reigns(2)
         assert first.begin < 60, "the clocks of its broker are not near 0"
         assert estate.judge() == []
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from understudyd.lock.file import FileBackend
-from understudyd.testing import witness
 from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, eventually
 
 pytestmark = [
@@ -71,7 +70,7 @@ def _pair(estate: SidecarEstate) -> tuple[Sidecar, Sidecar]:
     master = estate.master()
     standby = estate.other(master)
     standby.until("/readiness")
-    eventually(lambda: witness.intervals(estate.book))
+    estate.reigns()
     return master, standby
 
 

@@ -16,7 +16,6 @@ import pytest
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import Redis
 from understudyd.lock.names import Names
-from understudyd.testing import witness
 from understudyd.testing.estate import Clients, SidecarEstate
 
 pytestmark = [
@@ -107,7 +106,7 @@ def test_a_name_server_that_dies_costs_no_master(redis_server: Redis, unique: st
             time.sleep(0.7)
         assert master.is_master
         assert (master.token, standby.said(ELECTED)) == (token, [])
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
         assert estate.judge() == []
 
 

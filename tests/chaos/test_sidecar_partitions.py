@@ -18,7 +18,6 @@ import pytest
 
 from understudy.errors import UnderstudyError
 from understudy.testing.brokers import Redis, Server
-from understudyd.testing import witness
 from understudyd.testing.estate import Clients, Sidecar, SidecarEstate, eventually
 from understudyd.testing.network import LOCK, Network, NetworkMissing, estate_apart
 
@@ -57,7 +56,7 @@ def _pair(estate: SidecarEstate) -> tuple[Sidecar, Sidecar]:
     master = estate.master()
     standby = estate.other(master)
     standby.until("/readiness")
-    eventually(lambda: witness.intervals(estate.book))
+    estate.reigns()
     return master, standby
 
 
@@ -72,10 +71,6 @@ def _lose_replies(network: Network, name: str) -> None:
 
 def _lose_requests(network: Network, name: str) -> None:
     network.lose(name, LOCK)
-
-
-def _both(rows: list[witness.Interval]) -> list[witness.Interval]:
-    return rows if len(rows) == 2 else []
 
 
 @pytest.mark.parametrize("fault", [Network.cut, _cut_from_lock, _lose_replies, _lose_requests])
@@ -101,7 +96,7 @@ def test_a_master_that_is_cut_off_is_dead_before_the_next(
         network.heal(master.name)
         master.until("/readiness")
         assert standby.is_master
-        old, _ = eventually(lambda: _both(witness.intervals(estate.book)))
+        old, _ = estate.reigns(2)
         # it was master to its clients, cut off as they were, and none any more at the election
         assert served < old.end < served + elected - cut
 
@@ -121,7 +116,7 @@ def test_a_standby_that_is_cut_off_is_not_ready() -> None:
         assert master.is_master
         assert master.token == token
         assert standby.said(ELECTED) == []
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
 
 
 def test_a_lock_that_is_cut_off_ends_the_reign() -> None:
@@ -151,7 +146,7 @@ def test_blips_move_nothing() -> None:
         assert master.is_master
         assert master.token == token
         assert standby.said(ELECTED) == []
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
 
 
 @pytest.mark.slow
@@ -168,7 +163,7 @@ def test_a_network_that_loses_a_third_of_all_packets() -> None:
         for name in (LOCK, master.name, standby.name):
             network.heal(name)
         estate.master()
-        print(f"{len(witness.intervals(estate.book))} reigns")
+        print(f"{len(estate.reigns())} reigns")
 
 
 def test_the_network_loses_what_it_says_and_leaves_nothing() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from understudy.testing.brokers import Redis
-from understudyd.testing import witness
 from understudyd.testing.estate import QUICK, Clients, Sidecar, SidecarEstate, eventually
 from understudyd.testing.sentinels import Sentinels
 
@@ -145,5 +144,5 @@ def test_a_failover_of_the_sentinels_lets_no_old_master_live_on() -> None:
         time.sleep(1)
         after = estate.master()
         assert after.token > token
-        tokens = [row.token for row in witness.intervals(estate.book)]
+        tokens = [row.token for row in estate.reigns(2)]
         assert tokens == sorted(tokens)

@@ -15,7 +15,6 @@ import redis
 
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import Redis
-from understudyd.testing import witness
 from understudyd.testing.estate import QUICK, Clients, Sidecar, SidecarEstate, eventually
 from understudyd.testing.proxied import estate_behind_proxies
 
@@ -50,7 +49,7 @@ def _pair(estate: SidecarEstate) -> tuple[Sidecar, Sidecar]:
     master = estate.master()
     standby = estate.other(master)
     standby.until("/readiness")
-    eventually(lambda: witness.intervals(estate.book))
+    estate.reigns()
     return master, standby
 
 
@@ -113,7 +112,7 @@ def test_a_storm_of_resets_is_stood(redis_server: Redis, unique: str) -> None:
         assert proxy.accepted > accepted + 4
         assert master.is_master
         assert (master.token, standby.said(ELECTED)) == (token, [])
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
 
 
 OLDER = pytest.param("back to an older master", marks=pytest.mark.slow)

@@ -112,7 +112,7 @@ def test_the_broker_runs_on(kind: str, redis_server: Redis, unique: str) -> None
             assert (master.pid, master.token, master.broker, master.guards) == before
         time.sleep(LEASE + 0.5)
         assert master.is_master
-        (row,) = witness.intervals(estate.book)
+        (row,) = estate.reigns()
         assert row.token == before[1]
         standby.signal(signal.SIGUSR2)
         eventually(lambda: "begins anew" in standby.log)

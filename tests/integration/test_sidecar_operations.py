@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from understudy.testing.brokers import Redis, free_port
-from understudyd.testing import witness
 from understudyd.testing.estate import QUICK, Clients, SidecarEstate, eventually
 
 pytestmark = pytest.mark.integration
@@ -47,7 +46,7 @@ def test_one_of_five_is_master(kind: str, redis_server: Redis, unique: str) -> N
         for node in others:
             node.until("/readiness")
             assert node.get("/master")[0] == 503
-        assert len(witness.intervals(estate.book)) == 1
+        assert len(estate.reigns()) == 1
 
 
 def test_switchover_and_back(estate: SidecarEstate) -> None:
@@ -58,7 +57,7 @@ def test_switchover_and_back(estate: SidecarEstate) -> None:
         taker.until("/standby")
         giver.move(taker)
         taker.until("/master")
-    tokens = [row.token for row in witness.intervals(estate.book)]
+    tokens = [row.token for row in estate.reigns(3)]
     assert tokens == sorted(set(tokens))
     assert len(tokens) == 3
     assert len(other.said(f"{first.name} has the lock, token {tokens[0]}")) == 1
@@ -151,7 +150,7 @@ def test_a_veto_leaves_the_lock_to_another_node(tmp_path: Path) -> None:
     }
     with running(more={"hooks": hooks}) as estate:
         eventually(lambda: estate["b"].is_master)
-        assert not [row for row in witness.intervals(estate.book) if row.count == 0]
+        assert [row.pid for row in estate.reigns()] == [estate["b"].broker]
         eventually(lambda: "post_promote failed: no end in time" in estate["b"].log)
         assert estate["b"].is_master
 
@@ -178,7 +177,7 @@ def test_the_store_refuses_an_older_master(tmp_path: Path) -> None:
         master = estate.master()
         assert master.token > 5000
         assert "stamp of token 5000, of z" in "".join(node.log for node in estate.nodes.values())
-        assert min(row.token for row in witness.intervals(estate.book)) > 5000
+        assert min(row.token for row in estate.reigns()) > 5000
     assert json.loads((tmp_path / ".understudy-token").read_text())["token"] > 5000
 
 

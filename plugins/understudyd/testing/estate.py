@@ -300,6 +300,16 @@ class SidecarEstate:
     def other(self, node: Sidecar) -> Sidecar:
         return next(one for one in self.nodes.values() if one is not node)
 
+    def reigns(self, at_least: int = 1) -> list[witness.Interval]:
+        """What the witness saw, once it saw so many reigns: a master is one before it is asked."""
+
+        def seen() -> list[witness.Interval] | None:
+            rows = witness.intervals(self.book)
+            return rows if len(rows) >= at_least else None
+
+        rows: list[witness.Interval] = eventually(seen)
+        return rows
+
     def judge(self) -> list[str]:
         """What the witness saw that must not be."""
         return witness.judge(witness.intervals(self.book))
