@@ -100,6 +100,34 @@ def test_what_was_forgotten_is_for_nobody() -> None:
     assert ledger.acknowledge() == 1
 
 
+def test_a_confirm_of_what_was_forgotten_tells_which_it_was() -> None:
+    ledger = Ledger()
+    taken(ledger, 1, 2)
+    ledger.send()
+    ledger.forget()
+    taken(ledger, 1)
+    ledger.send()
+    ledger.forget()
+    ledger.confirm([(2, 0, True), (1, 0, False), (3, 0, True)])
+    assert (ledger.late, ledger.settled, ledger.past) == ([2, 3], [], 3)
+
+
+def test_no_confirm_tells_that_what_was_forgotten_arrived_once_one_came_back() -> None:
+    ledger = Ledger()
+    taken(ledger, 1, 2)
+    ledger.send()
+    ledger.came_back(*parcel(b"1")[:3], "NO_ROUTE")
+    ledger.forget()
+    ledger.confirm([(1, 0, True), (2, 0, True)])
+    assert ledger.late == [2]
+    taken(ledger, 1, 2)
+    ledger.send()
+    ledger.forget()
+    ledger.came_back(*parcel(b"2")[:3], "NO_ROUTE")
+    ledger.confirm([(4, 1, True)])
+    assert ledger.late == []
+
+
 def test_a_return_of_what_was_forgotten_may_send_an_equal_one_twice_and_loses_none() -> None:
     ledger = Ledger()
     taken(ledger, 1)
@@ -185,6 +213,7 @@ class Model(RuleBasedStateMachine):
         self.begin_target()
         self.arrived: set[int] = set()  # messages that the target has
         self.acknowledged: set[int] = set()  # messages that the source may drop
+        self.serials: dict[int, int] = {}  # serial -> message, also of what was forgotten
 
     def begin_source(self, first: int) -> None:
         self.message_of: dict[int, int] = {}  # tag -> message
@@ -203,6 +232,7 @@ class Model(RuleBasedStateMachine):
             while self.next_message in self.acknowledged:
                 self.next_message += 1
             self.message_of[tag] = self.next_message
+            self.serials[self.ledger.past + tag] = self.next_message
             self.next_message += 1
         parcels = [parcel(b"%d" % self.message_of[tag]) for tag in tags]
         self.ledger.take(tags, parcels, 0.0)
@@ -226,7 +256,10 @@ class Model(RuleBasedStateMachine):
 
     def tell(self, number: int, multiple: int, is_ack: bool) -> list[int]:
         """A confirm; what had come back goes out again, to the parking queue say."""
-        _, _, back = self.ledger.confirm([(number, multiple, is_ack)])
+        settled, _, back = self.ledger.confirm([(number, multiple, is_ack)])
+        assert settled == len(self.ledger.settled)
+        assert {self.message_of[tag] for tag in self.ledger.settled} <= self.arrived
+        assert {self.serials[serial] for serial in self.ledger.late} <= self.arrived
         for tag in back:
             self.ledger.replace(tag, self.ledger.parcel(tag))
         return back

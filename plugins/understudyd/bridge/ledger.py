@@ -8,7 +8,8 @@ Rules
 * An entry is settled only by a confirm of its own publish, and acknowledged only when all before it
   are settled: one acknowledgement of a tag stands for every tag below it.
 * Nothing is forgotten but by ``forget()``, when the source is gone and its tags are void. What is
-  under way then is for nobody (`_NOBODY`), its confirms and returns mean nothing.
+  under way then is for nobody: its confirms and returns settle nothing. Which messages the confirms
+  were for is told for whoever remembers them (`late`), as long as none of these came back.
 * What waits is sent in the order of the source. After the target was lost everything that is not
   settled waits again.
 * A returned message is found by what it holds, not by a number: equal ones are interchangeable.
@@ -29,7 +30,7 @@ __all__ = ["Ledger", "Parcel"]
 Parcel: TypeAlias = "tuple[bytes, bytes, bytes, int]"
 """What goes to the target: method frame, header frame, body frames; and the size of the body."""
 
-_NOBODY = 0  # instead of a tag
+_NOBODY = 0  # instead of a tag; below it are the serials of what was forgotten, negative
 _NOTHING: Parcel = (b"", b"", b"", 0)
 
 
@@ -39,6 +40,13 @@ class Ledger:
     def __init__(self) -> None:
         self.size = 0
         """Bytes of the bodies that are not settled."""
+        self.past = 0
+        """The tags of earlier openings of the source, how many: with it a tag is a serial, which
+        none has had before."""
+        self.settled: list[int] = []
+        """The tags that the last ``confirm()`` settled."""
+        self.late: list[int] = []
+        """The serials of what was forgotten and that it confirmed."""
         self._entries: dict[int, Parcel] = {}
         self._waiting: dict[int, None] = {}  # tags, in the order they are to be sent
         self._under_way: dict[int, int] = {}  # publish number -> tag
@@ -71,7 +79,7 @@ class Ledger:
     @property
     def is_owed_to_nobody(self) -> bool:
         """Whether the target still has to confirm what was forgotten."""
-        return _NOBODY in self._under_way.values()
+        return any(tag <= _NOBODY for tag in self._under_way.values())
 
     @property
     def acknowledgeable(self) -> int:
@@ -116,7 +124,9 @@ class Ledger:
         Returns how many were settled, the tags that it refused and that wait again, and the tags
         that had come back: these are neither settled nor waiting until ``replace()`` is called.
         """
-        settled, refused, came_back = 0, [], []
+        settled: list[int] = []
+        late: list[int] = []
+        refused, came_back = [], []
         under_way, entries, returned = self._under_way, self._entries, self._returned
         for number, multiple, is_ack in confirms:
             if multiple:
@@ -125,20 +135,23 @@ class Ledger:
                 numbers = range(number, number + 1)
             for each in numbers:
                 tag = under_way.pop(each, _NOBODY)
-                if tag == _NOBODY:
+                if tag <= _NOBODY:
+                    if tag and is_ack:
+                        late.append(-tag)
                     continue
                 if returned and tag in returned:
                     came_back.append(tag)
                 elif is_ack:
                     self.size -= entries.pop(tag)[3]
-                    settled += 1
+                    settled.append(tag)
                 else:
                     refused.append(tag)
         while self._low_number < self._next and self._low_number not in under_way:
             self._low_number += 1
         if refused:
             self._wait_again(refused)
-        return settled, refused, came_back
+        self.settled, self.late = settled, late
+        return len(settled), refused, came_back
 
     def is_owed_upto(self, tag: int) -> bool:
         """Whether the target has not confirmed all it is to have of what came up to this tag."""
@@ -166,6 +179,7 @@ class Ledger:
             similar = tag if similar is None else similar
         if similar is not None:
             self._returned[similar] = why
+        self._disown()
         return similar
 
     def why(self, tag: int) -> str:
@@ -178,7 +192,7 @@ class Ledger:
 
     def under_way(self) -> list[int]:
         """The tags whose confirm is to come, in the order they were sent."""
-        return [tag for tag in self._under_way.values() if tag != _NOBODY]
+        return [tag for tag in self._under_way.values() if tag > _NOBODY]
 
     def replace(self, tag: int, parcel: Parcel) -> str:
         """Let another parcel stand for one that is of no more use; it waits.
@@ -228,13 +242,18 @@ class Ledger:
 
         Confirms that are still to come are for nobody.
         """
+        past, returned = self.past, self._returned
+        self._under_way = {
+            number: tag if tag <= _NOBODY else _NOBODY if tag in returned else -(past + tag)
+            for number, tag in self._under_way.items()
+        }
         self._entries.clear()
         self._waiting.clear()
         self._returned.clear()
         self._aside.clear()
-        self._under_way = dict.fromkeys(self._under_way, _NOBODY)
         self._batches.clear()
         self.size = 0
+        self.past += self._top_tag
         self._low_tag, self._top_tag, self._acknowledged = 1, 0, 0
 
     def oldest(self) -> float | None:
@@ -253,6 +272,11 @@ class Ledger:
         while self._batches and self._batches[0][0] < low:
             del self._batches[0]
         return low - 1
+
+    def _disown(self) -> None:
+        """One of those forgotten may have come back, and nobody knows which: from now on no confirm
+        tells that they arrived."""
+        self._under_way = {number: max(tag, _NOBODY) for number, tag in self._under_way.items()}
 
     def _wait_again(self, tags: Iterable[int]) -> None:
         """Put tags back among those that wait, in the order of the source."""
