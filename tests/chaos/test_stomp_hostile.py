@@ -186,6 +186,25 @@ def test_a_stalled_broker_is_left_after_two_heartbeats(connect: Connect) -> None
         assert connection.transport.current_host_and_port == (good.host, good.port)
 
 
+def test_a_broker_that_leaves_out_every_other_heart_beat_is_kept(connect: Connect) -> None:
+    """F36: as ActiveMQ does, when it has sent a frame since the last, or has just begun."""
+    told = threading.Event()
+
+    def beat_seldom(talk: Talk) -> None:
+        asked = int(talk.log_in(beats="100,100")["heart-beat"].split(",")[1])
+        for _ in range(2):
+            time.sleep(2.1 * asked / 1000)
+            talk.write(b"\n")
+        told.set()
+        talk.wait_for_end()
+
+    with StompPeer(beat_seldom) as peer:
+        connection = connect(peer, heartbeat=2000)
+        connection.connect(wait=True)
+        assert told.wait(20)
+        assert peer.accepted == 1
+
+
 def test_a_peer_that_does_not_read_ends_no_send_late(connect: Connect) -> None:
     """F36: the socket's buffer is full; the send still ends at its deadline."""
 

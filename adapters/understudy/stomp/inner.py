@@ -4,7 +4,8 @@ Rules
 * `open_inner` returns after CONNECTED; until then every wait has the dialer's deadline, also with
   a peer that is silent, lies or drips.
 * A peer is dead when for two heartbeats no byte has come, not even into the kernel's buffer: so a
-  reader that pauses because the application is slow does not take its broker for dead.
+  reader that pauses because the application is slow does not take its broker for dead. It is asked
+  for `BEATS` signs of life in each.
 * Before its reading thread has it (a spare), the monitor takes in what comes, which can only be
   heartbeats; anything else makes it useless.
 """
@@ -25,6 +26,7 @@ from understudy.stomp.wire import Wire, WireBroken, read_until
 from understudy.wire.stomp import HEARTBEAT, FrameParser, ProtocolError, RawFrame, encode
 from understudy.wire.stomp_dialects import Dialect, detect
 from understudy.wire.stomp_login import (
+    BEATS,
     DEFAULT_PORTS,
     TLS_SCHEMES,
     LoginAnswer,
@@ -105,7 +107,8 @@ class Inner:
         self.connected = answer
         self.dialect = detect(answer.headers.get("server", ""))
         told = answer.headers.get("heart-beat", "0,0")
-        self._send_every, self._receive_every = agree_on_beats(beats, told)
+        self._send_every, receive = agree_on_beats(beats, told)
+        self._receive_every = BEATS * receive
 
     # --- use ------------------------------------------------------------------------------------
 
@@ -231,7 +234,8 @@ def open_inner(
             fine, why = check_certificate(inner.wire.peer_certificate(), endpoint.host)
             if not fine:
                 raise ssl.SSLError(f"the certificate was refused by cert_validator: {why}")
-        inner.log_in(handshake.frame(endpoint, beats), beats, deadline)
+        asked = (beats[0], -(-beats[1] // BEATS))  # rounded up: 0 asks for none
+        inner.log_in(handshake.frame(endpoint, asked), asked, deadline)
     except BaseException as exc:
         inner.close()
         if isinstance(exc, DeadlinePassed | TimeoutError):

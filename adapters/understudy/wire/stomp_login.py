@@ -6,6 +6,7 @@ from understudy.core.redact import redact
 from understudy.wire.stomp import HEARTBEAT, FrameParser, ProtocolError, RawFrame
 
 __all__ = [
+    "BEATS",
     "DEFAULT_PORTS",
     "TLS_SCHEMES",
     "LoginAnswer",
@@ -18,6 +19,7 @@ __all__ = [
 
 DEFAULT_PORTS = {"stomp": 61613, "tcp": 61613, "stomp+ssl": 61614, "ssl": 61614}
 TLS_SCHEMES = frozenset({"stomp+ssl", "ssl"})
+BEATS = 2  # that a broker is asked for in each heart-beat: ActiveMQ may leave out every other one
 LIMIT = 65536  # bytes that a peer may send before it has said CONNECTED
 
 #: how what is not STOMP begins, and what is said of it

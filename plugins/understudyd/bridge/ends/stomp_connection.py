@@ -20,6 +20,7 @@ from urllib.parse import unquote
 from understudy.core.endpoint import Endpoint
 from understudy.wire.stomp import FrameParser, ProtocolError, RawFrame, encode
 from understudy.wire.stomp_login import (
+    BEATS,
     DEFAULT_PORTS,
     TLS_SCHEMES,
     LoginAnswer,
@@ -35,7 +36,6 @@ from understudyd.bridge.wire.amqp import Closed
 __all__ = ["StompConnection", "StompHooks"]
 
 HEARTBEAT_MS = 10_000
-BEATS = 2  # that a broker is asked for in each heart-beat: ActiveMQ may leave out every other one
 GOODBYE_TIMEOUT = 1.0  # s that the broker gets to answer DISCONNECT
 VERSION = "1.2"
 GOODBYE = "goodbye"  # the receipt of DISCONNECT
