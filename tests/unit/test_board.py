@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -13,6 +14,7 @@ from understudyd.board.open import open_board
 from understudyd.board.port import REQUEST_LIFE, Request
 from understudyd.board.sightings import Sightings
 from understudyd.board.stored import NODES, Reader, Stored
+from understudyd.status import Member
 
 
 def _requests(
@@ -114,6 +116,14 @@ def test_memory_boards_of_one_uri_and_group_are_one() -> None:
     assert isinstance(board, MemoryBoard)
     assert open_board("memory:x", "g", 1.0)._store is board._store  # type: ignore[attr-defined]
     assert open_board("memory:x", "h", 1.0)._store is not board._store  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}"])
+def test_the_board_of_a_file_stands_beside_it(form: str, tmp_path: Path) -> None:
+    open_board(form.format(f"{tmp_path}/orders%20lock"), "orders", 1.0).publish(
+        Member("a", "none", "")
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["orders lock.board"]
 
 
 def test_a_lock_of_another_kind_has_a_board_of_its_own() -> None:

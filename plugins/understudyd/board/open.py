@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from urllib.parse import unquote
 
 from understudy.errors import ConfigurationError
 from understudyd.board.file import FileBoard
 from understudyd.board.memory import MemoryBoard, Store
 from understudyd.board.port import Board
+from understudyd.lock.open import file_path
 
 __all__ = ["open_board"]
 
@@ -21,9 +21,9 @@ def open_board(uri: str, group: str, timeout: float) -> Board:
     A lock of another kind has no board: then it is one that shows this node to itself alone. Raises
     ConfigurationError as the lock itself would.
     """
-    scheme, _, rest = uri.partition(":")
+    scheme = uri.partition(":")[0]
     if scheme == "file":
-        return FileBoard(unquote(rest))
+        return FileBoard(file_path(uri))
     if scheme == "memory":
         return MemoryBoard(_STORES.setdefault(f"{uri} {group}", Store()))
     if scheme in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):

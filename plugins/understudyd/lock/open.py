@@ -16,7 +16,7 @@ from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
 from understudyd.lock.port import LockBackend
 
-__all__ = ["open_backend"]
+__all__ = ["file_path", "open_backend"]
 
 GROUP = "understudy.locks"
 TO_COME = ("redis+quorum", "postgresql", "mysql", "sqlite", "zookeeper")
@@ -57,7 +57,11 @@ def _others(scheme: str) -> Callable[[str, str, float], LockBackend]:
     )
 
 
-def _file(uri: str, group: str, attempt: float) -> LockBackend:
+def file_path(uri: str) -> str:
+    """The path in a URI ``file:/path``, ``file:///path`` or ``file://localhost/path``.
+
+    Raises ConfigurationError.
+    """
     path = uri.partition(":")[2]
     if path.startswith("//"):  # file:///path, as other tools write it
         host, slash, rest = path[2:].partition("/")
@@ -66,7 +70,11 @@ def _file(uri: str, group: str, attempt: float) -> LockBackend:
         path = slash + rest
     if not path.startswith("/"):
         raise ConfigurationError(f"{uri}: the path of a lock file must begin with /")
-    return FileBackend(unquote(path))
+    return unquote(path)
+
+
+def _file(uri: str, group: str, attempt: float) -> LockBackend:
+    return FileBackend(file_path(uri))
 
 
 def _memory(uri: str, group: str, attempt: float) -> LockBackend:
