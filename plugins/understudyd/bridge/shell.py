@@ -20,6 +20,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
+from understudyd.bridge.dedup.filter import NoFilter
 from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.homing import Homing
 from understudyd.bridge.joints import AnyDialer, join, park
@@ -67,6 +68,7 @@ class LinkRunner:
         settings: LinkSettings | None = None,
         rng: Random | None = None,
         pace: Pace | None = None,
+        dedup: NoFilter | None = None,
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
@@ -81,6 +83,7 @@ class LinkRunner:
         self._joint = joint = join(name, source, pattern, target, routes, settings, hooks)
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
+        self._dedup = dedup or NoFilter()
         self.link = Link(
             settings, joint.parking, rng, pace, can_rest=isinstance(joint.source, CanRest)
         )
@@ -143,12 +146,15 @@ class LinkRunner:
     def _on_deliveries(self, deliveries: list[Any]) -> None:
         if not self.link.takes_deliveries:
             return  # so that closing gives them back
-        tags, parcels, aside, stays = self._forwarder.prepare(deliveries, int(time.time() * 1000))
+        wanted = self._dedup.sift(deliveries, self._source.dialect)
+        tags, parcels, aside, stays = self._forwarder.prepare(wanted, int(time.time() * 1000))
         last, now = deliveries[-1][0], self._loop.time()
         self._do(self.link.delivered(tags, parcels, now, last, aside, stays))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
-        self._do(self.link.confirmed(confirms, self._loop.time()))
+        actions = self.link.confirmed(confirms, self._loop.time())
+        self._dedup.confirmed(self.link.ledger)
+        self._do(actions)
 
     def _on_returned(self, message: Returned) -> None:
         self._do(self.link.returned(message, self._loop.time()))
@@ -205,6 +211,7 @@ class LinkRunner:
             if isinstance(action, Send):
                 self._target.send(action.pieces)
             elif isinstance(action, Acknowledge):
+                self._dedup.acknowledge(action.tag)
                 self._source.acknowledge(action.tag)
             elif isinstance(action, Widen):
                 self._source.widen(action.window)
@@ -231,6 +238,7 @@ class LinkRunner:
                 self._dialers[1].fail()
             self._target_worker.close()
         elif isinstance(action, OpenSource):
+            self._dedup.begin(self.link.ledger)
             self._source_worker.open(partial(self._open_source, action.window))
         elif isinstance(action, CloseSource):
             self._give_up("question")
@@ -275,6 +283,7 @@ class LinkRunner:
             await self._target_worker.ended()
             await self._joint.deposit.close()
         finally:
+            self._dedup.close()
             if not self.finished.done():
                 self.finished.set_result(None)
 

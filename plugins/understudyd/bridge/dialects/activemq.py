@@ -103,6 +103,7 @@ ACTIVEMQ = Dialect(
         expiry="expires",
         user_id="JMSXUserID",
         shows_id=True,
+        stable_id=re.compile(r"(.+)"),
         group_shown_as="x-understudy-group",
         hides_group=True,
         reply_shown="/queue/",

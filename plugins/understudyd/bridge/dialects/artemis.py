@@ -61,6 +61,7 @@ ARTEMIS = Dialect(
         expiry="expires",
         user_id="JMSXUserID",
         takes_timestamp=False,
+        stable_id=re.compile(r"[^,]*,(.+)"),
         sent_beside={
             "queue": ("destination-type", "ANYCAST"),
             "topic": ("destination-type", "MULTICAST"),

@@ -102,6 +102,10 @@ class StompFacts:
     shows_id: bool = False
     """The message-id of a MESSAGE stays over redeliveries and names it to others too."""
 
+    stable_id: re.Pattern[str] | None = None
+    """Group 1 is the part of a MESSAGE's message-id that stays over redeliveries; None: none does,
+    and what the application set is elsewhere."""
+
     takes_timestamp: bool = True
     """A SEND's timestamp is the message's."""
 

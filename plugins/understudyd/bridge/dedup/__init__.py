@@ -1,0 +1,1 @@
+"""Messages that the target has are not sent again when the source delivers them again."""

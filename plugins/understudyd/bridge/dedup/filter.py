@@ -1,0 +1,76 @@
+"""Keeps back what the target has already; between what the ends of a link tell, and its machine.
+
+Rules
+* What the target confirmed is written down before the source is told, in the same turn.
+* Without it (`NoFilter`) everything goes through, and costs a call for each batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from understudyd.bridge.dedup.identity import Identify, identify_by
+from understudyd.bridge.dedup.journal import Journal
+from understudyd.bridge.dedup.memory import Memory
+from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.ledger import Ledger
+
+__all__ = ["Filter", "NoFilter"]
+
+
+class NoFilter:
+    """What comes again is sent again."""
+
+    duplicates = 0
+    """Messages that were not sent, since the target has them."""
+
+    def begin(self, ledger: Ledger) -> None:
+        """The source is about to be opened; what it delivered before was forgotten."""
+
+    def sift(self, deliveries: list[Any], source: Dialect | None) -> list[Any]:
+        """Those that are to be sent."""
+        return deliveries
+
+    def confirmed(self, ledger: Ledger) -> None:
+        """The target has confirmed something."""
+
+    def acknowledge(self, tag: int) -> None:
+        """The source is about to be told that all up to this tag is settled."""
+
+    def close(self) -> None:
+        """The link has ended."""
+
+
+class Filter(NoFilter):
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._memory: Memory | None = None
+        self._source: Dialect | None = None
+        self._identify: Identify
+
+    def begin(self, ledger: Ledger) -> None:
+        if self._memory is None:  # whoever wrote before has ended
+            self._memory = Memory(self._journal.open())
+        self._memory.begin(ledger.past)
+
+    def sift(self, deliveries: list[Any], source: Dialect | None) -> list[Any]:
+        assert self._memory is not None
+        assert source is not None
+        if source is not self._source:
+            self._source, self._identify = source, identify_by(source)
+        wanted, change = self._memory.sift(deliveries, self._identify)
+        self._journal.write(change)
+        self.duplicates += len(deliveries) - len(wanted)
+        return wanted
+
+    def confirmed(self, ledger: Ledger) -> None:
+        if self._memory is not None:
+            settled, late = ledger.settled, ledger.late
+            self._journal.write(self._memory.confirmed(settled, late, ledger.past))
+
+    def acknowledge(self, tag: int) -> None:
+        if self._memory is not None:
+            self._journal.write(self._memory.acknowledge(tag))
+
+    def close(self) -> None:
+        self._journal.close()
