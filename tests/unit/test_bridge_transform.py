@@ -88,6 +88,7 @@ def test_none_drops_the_message() -> None:
     ("returned", "why"),
     [
         (lambda message: message.headers["missing"], "m:f failed: KeyError 'missing'"),
+        (lambda message: sys.exit("no"), "m:f failed: SystemExit no"),
         (lambda message: "text", "m:f returned something of type str, not a message"),
         (lambda message: with_field(message, "body", "text"), "a body of type str"),
         (lambda message: with_field(message, "headers", {"n": 5}), "a header 'n' of type int"),

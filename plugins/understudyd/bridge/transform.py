@@ -25,7 +25,8 @@ What it returns is that message or another, which goes on with ``headers_set`` a
 stay as they were, whatever it does with them.
 
 Rules
-* An exception, and what is no message, parks this message with the reason; the link goes on.
+* An exception, `SystemExit` too, and what is no message, parks this message with the reason; the
+  link goes on.
 * It runs in the bridge's one thread: while it works, nothing else moves. It must not wait for
   anything, and a message that is sent again after a failure is not given to it again.
 * It is imported once, when the configuration is read, from where Python finds modules and from the
@@ -66,7 +67,7 @@ class Transformer:
         try:
             changed = self._function(message)
             problem = None if changed is None else _problem(changed)
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end the reading of the source
             why = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
             raise Untranslatable(f"{self._text} failed: {why}") from error
         if changed is None:
