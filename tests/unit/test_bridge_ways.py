@@ -125,6 +125,9 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
         ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
+        ({"statically_included": ("queue://x", "queue://x")}, "'queue://x' .* in common"),
+        ({"statically_included": ("topic://x.*", "topic://x.y")}, "'topic://x.y' .* in common"),
+        ({"statically_included": ("topic://*.y", "topic://x.>")}, "'topic://x.>' .* in common"),
         ({"excluded": ("queue://*",)}, "included, and excluded"),
         ({"excluded": ("queue://zzz",)}, "nothing in statically_included matches it"),
         ({"rename": {"queue://z": "queue://y"}}, "is not in statically_included"),
@@ -153,6 +156,11 @@ def test_what_looks_odd_and_is_none_is_taken() -> None:
         excluded=("topic://*.y",),
         rename={"topic://x.z": "queue://z"},
     )
+
+
+def test_entries_that_share_nothing_are_taken() -> None:
+    texts = ("queue://x", "topic://x", "topic://x.*", "topic://*.a.y", "exchange://e/x")
+    assert len(only(statically_included=texts).patterns) == len(texts)
 
 
 def test_an_error_names_the_file_too() -> None:
@@ -210,6 +218,7 @@ def test_what_only_another_kind_of_broker_can_is_left_to_it() -> None:
         ({"statically_included": (f"exchange://{'x' * 300}/a",)}, "exchange://x+ has 300 bytes"),
         ({"name": "b" * 201}, "the bridge's name, .* has 201 bytes; valid is 200 at most"),
         ({"parking": "queue://" + "p" * 256}, "parking has 256 bytes; valid is 255 at most"),
+        ({"headers_set": {"h" * 256: "v"}}, "'h+' has 256 bytes; valid is 255 at most"),
     ],
 )
 def test_what_amqp_has_no_room_for_is_refused(given: dict[str, Any], why: str) -> None:

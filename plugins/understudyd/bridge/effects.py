@@ -1,7 +1,9 @@
-"""What of a bridge's configuration would be without effect, or lose messages. No I/O but a look
-whether the files are there that TLS needs.
+"""What of a bridge's configuration would be without effect, or lose or double messages. No I/O but
+a look whether the files are there that TLS needs.
 
 Rules
+* A link reads each entry of its own: where two have a destination in common, a topic's message
+  would be forwarded twice, and a queue's messages would lose their order.
 * An entry that stands for nothing is a mistake: a rename or an exclusion of what is not included.
 * A queue's messages are not put into a topic: it keeps nothing for who is not there.
 * A member of an end's URI names its host where it names a user, and its options are all read.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 from understudy import parse
@@ -23,6 +26,7 @@ from understudy.errors import ConfigurationError
 from understudyd.bridge.lists import STOMP_SCHEMES
 from understudyd.bridge.mapping.stomp import RESERVED
 from understudyd.bridge.names import QUEUE, TOPIC, Pattern
+from understudyd.bridge.queues import LONGEST_NAME
 from understudyd.bridge.routes import Routes
 from understudyd.config.model import Secret
 
@@ -33,7 +37,15 @@ TLS_FILES = ("cafile", "certfile", "keyfile")
 
 
 def check_routes(routes: Routes) -> None:
-    """Raise ConfigurationError for an entry that stands for nothing, or loses messages."""
+    """Raise ConfigurationError for an entry that stands for nothing, or for what another does too,
+    or that loses messages."""
+    for one, other in combinations(routes.static, 2):
+        if one.overlaps(other) and one.is_system == other.is_system:
+            raise ConfigurationError(
+                f"{one.text!r} and {other.text!r} in statically_included have a destination in "
+                "common, of which messages would come twice or out of order; leave one of them "
+                "out, or make it narrower"
+            )
     for left, right in routes.renames:
         if not _is_included(left, routes.static):
             raise ConfigurationError(
@@ -53,10 +65,15 @@ def check_routes(routes: Routes) -> None:
             )
 
 
-def check_headers(names: Iterable[str]) -> None:
-    """Raise ConfigurationError for headers to set that a target of STOMP has a meaning for."""
+def check_headers(names: Iterable[str], *, is_stomp: bool) -> None:
+    """Raise ConfigurationError for headers to set that a target of STOMP has a meaning for, or AMQP
+    no room for."""
     for name in names:
-        if name in RESERVED:
+        if not is_stomp and (size := len(name.encode())) > LONGEST_NAME:
+            raise ConfigurationError(
+                f"headers_set: {name[:40]!r} has {size} bytes; valid is {LONGEST_NAME} at most"
+            )
+        if is_stomp and name in RESERVED:
             raise ConfigurationError(
                 f"headers_set: {name!r} has a meaning of its own over STOMP, so it can't be set; "
                 "take another name, or change the property in a transformer"

@@ -125,8 +125,7 @@ def _check(way: Way) -> None:
         check_list(parse(end.reveal()))
         check_end(end)
     check_routes(way.routes)
-    if speaks_stomp(way.target):
-        check_headers(way.bridge.headers_set)
+    check_headers(way.bridge.headers_set, is_stomp=speaks_stomp(way.target))
     _check_length("the bridge's name, which its queues are named after,", way.bridge.name, 200)
     _check_length("parking", way.parking)
     for pattern in way.patterns:
