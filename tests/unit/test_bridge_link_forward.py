@@ -101,6 +101,26 @@ def test_what_cannot_be_read_is_parked_and_the_batch_goes_on() -> None:
     ]
 
 
+def test_what_outgrows_a_frame_is_parked_as_it_was() -> None:
+    """The broker would close over it, at the target and at the source."""
+    options = Options(network_ttl=-1, headers_set={"a": "x" * 4000})
+    parking = Parking("b", frame_max=lambda: 4096)
+    ours = Forwarder(Routes(options, "a/", "b/"), "orders", parking)
+    batch = [delivery(1, build({})), delivery(2, build({"headers": {"b": "y" * 100}}))]
+    tags, parcels, aside, stays = ours.prepare(batch, NOW)
+    assert (tags, aside, stays) == ([1, 2], [], [])
+    assert [parcel[0] for parcel in parcels] == [
+        encode_publish("", "orders"),
+        encode_publish("", "understudy.parking.b"),
+    ]
+    headers = read(parcels[1][1][19:-1])["headers"]
+    assert isinstance(headers, dict)
+    assert headers["b"] == "y" * 100
+    assert not {"a", PATH_HEADER} & set(headers)
+    reason = "its properties would have 4145 bytes; 4076 fit into a frame"
+    assert headers["x-understudy-parked-reason"] == reason
+
+
 def test_what_is_kept_is_bounded_and_right() -> None:
     ours = forwarder()
     for number in range(KEPT + 10):

@@ -9,8 +9,8 @@ Rules
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
   the others have got theirs. So is what has expired. Both are counted.
 * A queue's message that has come far enough goes back to the tail of its queue.
-* What cannot be read, or named at the target, goes to the parking queue as it is; the rest of the
-  batch goes on.
+* What cannot be read, or named at the target, or has more properties then than fit into a frame,
+  goes to the parking queue as it is; the rest of the batch goes on.
 """
 
 from __future__ import annotations
@@ -111,14 +111,16 @@ class Forwarder:
         return frame
 
     def _patch(self, raw: bytes, route: bytes, now: int) -> bytes:
-        """The properties to send; nothing where they cannot be read, are of a message that has
-        expired, or of one that has come far enough.
+        """The properties to send; nothing where they cannot be read, are too many, are of a message
+        that has expired, or of one that has come far enough.
 
         The route is one that is permitted: how far a copy may go is the same for all of these.
         """
         try:
             changed = self._change(raw, route, now)
         except (ValueError, Untranslatable, Expired):
+            return b""
+        if len(changed) > self._parking.room:
             return b""
         if len(raw) <= LONGEST_KEPT and not raw[0] & _HAS_EXPIRATION:
             if len(self._patched) >= KEPT:
@@ -151,7 +153,10 @@ class Forwarder:
                 self.dropped += 1
                 return None
             to_amqp(self._routes.target(self._destination(route)))
-            relay(raw, now)
+            length, room = len(self._change(raw, route, now)), self._parking.room
+            if length > room:
+                told = f"its properties would have {length} bytes; {room} fit into a frame"
+                return self._parking.park(parcel, told)
         except Expired:
             self.expired += 1
             return None

@@ -66,6 +66,11 @@ class Parking:
         """Why that was parked."""
         self._publish = encode_publish("", self.queue)
 
+    @property
+    def room(self) -> float:
+        """The bytes that the properties of a message may have."""
+        return self._frame_max() - HEAD if self._frame_max is not None else math.inf
+
     def holds(self, parcel: Parcel) -> bool:
         """Whether the parcel is bound for the parking queue already."""
         return parcel[0] == self._publish
@@ -93,7 +98,7 @@ class Parking:
         return (self._publish, content_header(properties, size), frames, size)
 
     def _with(self, properties: bytes, told: dict[str, Value]) -> bytes:
-        room = self._frame_max() - HEAD if self._frame_max is not None else math.inf
+        room = self.room
         for name, value in told.items():
             if value is not None:
                 more = set_header(properties, PARKED + name, value)
