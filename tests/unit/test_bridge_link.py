@@ -8,8 +8,8 @@ import pytest
 
 from understudyd.bridge.link import Link
 from understudyd.bridge.settings import FIRST_WINDOW
+from understudyd.bridge.table import TABLE
 from understudyd.bridge.words import (
-    TABLE,
     Acknowledge,
     Action,
     AskSource,
@@ -20,6 +20,7 @@ from understudyd.bridge.words import (
     OpenSource,
     OpenTarget,
     State,
+    Step,
     Timer,
     Widen,
 )
@@ -104,7 +105,7 @@ def test_what_a_source_delivered_whose_opening_failed_is_forgotten() -> None:
     assert made.tick(1.0) == [OpenSource(FIRST_WINDOW)]
     assert made.source_up(1.0) == []
     assert bodies(made.delivered([1, 2], [parcel(b"8"), parcel(b"9")], 1.0)) == [b"8", b"9"]
-    assert made.confirmed([(1, 0, True)], 1.0) == [Acknowledge(1)]
+    assert made.confirmed([(1, 0, True)], 1.0) == [Widen(2), Acknowledge(1)]
 
 
 def test_what_a_source_delivers_before_it_is_told_to_be_open_is_sent_when_it_is() -> None:
@@ -212,11 +213,11 @@ def test_a_lost_source_makes_its_tags_void() -> None:
     made.source_up(0.1)
     assert bodies(deliver(made, 1)) == [b"1"]
     assert made.confirmed([(2, 1, True)], 0.1) == []
-    assert made.confirmed([(3, 0, True)], 0.1) == [Acknowledge(1)]
+    assert made.confirmed([(3, 0, True)], 0.1) == [Widen(2), Acknowledge(1)]
 
 
 def test_a_blocked_target_stops_the_reading_and_no_clock_runs() -> None:
-    made = running()
+    made = running(hold_time=1000.0)
     deliver(made, 1)
     made.blocked("low on memory", 0.0)
     assert made.shown == "blocked"
@@ -277,7 +278,7 @@ def test_a_source_that_has_messages_and_delivers_none_is_opened_anew() -> None:
 
 
 def test_a_source_is_not_asked_while_messages_come_or_nothing_is_read() -> None:
-    made = running(watch_time=60.0, confirm_timeout=1000.0)
+    made = running(watch_time=60.0, confirm_timeout=1000.0, hold_time=1000.0)
     deliver(made, 1, now=50.0)
     made.confirmed([(1, 0, True)], 50.0)
     assert made.tick(60.0) == []
@@ -338,17 +339,19 @@ def test_stopping_ends_from_any_state(turns: int) -> None:
     assert made.stop(0.0) == []
 
 
-def test_every_step_of_the_table_is_a_method_and_every_state_can_be_left() -> None:
+LAST = {Step.TARGET_LATER, Step.SOURCE_LATER}
+
+
+def test_every_step_is_known_and_every_state_can_be_left() -> None:
+    assert set(link()._steps) == set(Step)
     for (state, _), (_, steps) in TABLE.items():
         assert state is not State.STOPPED
-        for step in steps:
-            assert callable(getattr(link(), f"_{step}"))
+        assert not LAST & set(steps[:-1]), "what may give up is the last step"
     for state in set(State) - {State.STOPPED}:
         stops = (state, Happening.STOP) in TABLE or (state, Happening.SETTLED) in TABLE
         assert stops, f"{state} cannot be stopped"
     happenings = {happening for _, happening in TABLE}
+    given_up = {state for state, happening in TABLE if happening is Happening.GIVE_UP}
+    assert given_up == {state for state, steps in TABLE.values() if LAST & set(steps)}
     for timer in Timer:
-        if isinstance(timer.value, Happening):
-            assert timer.value in happenings
-        else:
-            assert callable(getattr(link(), f"_{timer.value}"))
+        assert timer.value in happenings or timer.value in set(Step)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from understudyd.bridge.steps import ENDING
+from understudyd.bridge.parts import ENDING
+from understudyd.bridge.patience import Limits
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import join_body
 from understudyd.bridge.wire.methods import split_route
@@ -33,7 +34,10 @@ from understudyd.testing.linked import link, parcel
 
 EVERY = range(1, 400)
 LONG = 200.0  # s
+HOLD_TIME = 5.0
+SETTINGS: dict[str, Any] = {"prefetch": 64, "hold_time": HOLD_TIME, "blocked_time": 15.0}
 ACKS = [True, True, True, False]
+RESTING = (State.PAUSED, State.GIVEN_UP)
 UP = (State.RUNNING, State.RETRYING, *ENDING)
 
 
@@ -47,11 +51,13 @@ class Model(RuleBasedStateMachine):
 
     can_rest = True
     """Whether the source can stop delivering and keep what it has delivered."""
+    limits: ClassVar[dict[str, Any]] = {}
+    """How often the ends may fail."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.link = link(can_rest=self.can_rest, prefetch=64, hold_time=5.0, blocked_time=15.0)
+        self.link = link(can_rest=self.can_rest, **SETTINGS, **self.limits)
         self.queue = list(EVERY)  # messages the source has, in the order of delivery
         self.unacknowledged: dict[int, int] = {}  # tag -> message
         self.tags = 0
@@ -67,6 +73,7 @@ class Model(RuleBasedStateMachine):
         self.gone: set[int] = set()
         self.finished = False
         self.parking: ParkAtSource | None = None
+        self.held_since: float | None = None
 
     @initialize(begins=st.sampled_from(["closed", "draining", "running", "refused", "suspects"]))
     def start(self, begins: str) -> None:
@@ -288,7 +295,7 @@ class Model(RuleBasedStateMachine):
     @rule(what=st.sampled_from(["order", "pause", "drain", "move", "stop"]))
     def ask(self, what: str) -> None:
         """One that is paused goes on, so that most of the time something happens."""
-        if self.link.state is State.PAUSED and what != "stop":
+        if self.link.state in RESTING and what != "stop":
             self.do(self.link.resume(self.now))
         elif what == "order":
             self.keeps_order = not self.keeps_order
@@ -298,6 +305,20 @@ class Model(RuleBasedStateMachine):
             self.do(self.link.move(self.now))
         elif self.now > LONG:
             self.do(self.link.stop(self.now))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the target takes nothing of what the source has delivered."""
+        state = self.link.state
+        is_blocked = self.is_blocked and state is State.RUNNING
+        return self.source_wanted and (is_blocked or state in (State.RETRYING, State.HOLDING))
+
+    @invariant()
+    def nothing_is_held_for_ever(self) -> None:
+        since = self.now if self.held_since is None else self.held_since
+        self.held_since = since if self.is_held else None
+        due = self.link._timers._due.get(Timer.HOLD, since)
+        assert due <= since + HOLD_TIME
 
     @invariant()
     def nothing_is_lost(self) -> None:
@@ -344,7 +365,11 @@ class Model(RuleBasedStateMachine):
             assert self.parking is not None or Timer.PARK in timers
         if made.state in (State.HOLDING, State.WAITING_TARGET):
             assert self.target_wanted is not (Timer.TARGET in timers)
-        assert (made.state is State.HOLDING) is (Timer.HOLD in timers)
+        assert self.is_held is (Timer.HOLD in timers)
+        if made.state is State.WAITING_ROOM:
+            assert not self.source_wanted
+            assert self.target_open
+            assert self.is_blocked is not (Timer.ROOM in timers)
         if made.state is State.WAITING_SOURCE:
             assert self.source_wanted is not (Timer.SOURCE in timers)
         assert (made.state in ENDING) is (Timer.DRAIN in timers)
@@ -353,7 +378,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def who_rests_holds_nothing(self) -> None:
-        if self.link.state is State.PAUSED:
+        if self.link.state in RESTING:
             assert not self.source_wanted
             assert not self.target_wanted
             assert not self.link.ledger
@@ -392,9 +417,20 @@ class WithoutRest(Model):
     can_rest = False
 
 
+class Impatient(Model):
+    """Gives up after some failures; one end even when it is lost."""
+
+    limits: ClassVar[dict[str, Any]] = {
+        "target_limits": Limits(first_passes=1, passes=2),
+        "source_limits": Limits(reconnects=False),
+    }
+
+
 _SETTINGS = settings(max_examples=50, stateful_step_count=50, deadline=None)
 
 TestModel = Model.TestCase
 TestModel.settings = _SETTINGS
 TestWithoutRest = WithoutRest.TestCase
+TestImpatient = Impatient.TestCase
+TestImpatient.settings = _SETTINGS
 TestWithoutRest.settings = _SETTINGS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from understudyd.bridge.homing import STABLE, Steadiness
+from understudyd.bridge.settings import FIRST_WINDOW
 from understudyd.bridge.words import (
     Acknowledge,
     CloseSource,
@@ -86,7 +87,7 @@ def test_a_move_settles_first_and_opens_both_ends_anew() -> None:
     assert deliver(made, 3, now=1.0) == []
     assert made.confirmed([(2, 1, True)], 1.1) == [Acknowledge(2), *MOVED]
     assert made.shown == "waiting-target"
-    assert made.target_up(1.2) == [OpenSource(16)]
+    assert made.target_up(1.2) == [OpenSource(FIRST_WINDOW)]
     made.source_up(1.3)
     assert made.shown == "running"
     assert made.reason == ""

@@ -15,6 +15,7 @@ from understudyd.bridge.words import (
     CloseTarget,
     OpenSource,
     OpenTarget,
+    Widen,
 )
 from understudyd.testing.linked import bodies, deliver, link, running
 
@@ -76,7 +77,7 @@ def test_a_pause_gives_everything_back_from_any_state(make: Callable[[], Link]) 
     assert made.reason == "connecting to the source"
     made.source_up(1000.0)
     assert bodies(deliver(made, 1)) == [b"1"]
-    assert made.confirmed([(1, 0, True)], 1000.0) == [Acknowledge(1)]
+    assert made.confirmed([(1, 0, True)], 1000.0) == [Widen(2), Acknowledge(1)]
 
 
 def test_a_pause_acknowledges_what_the_target_has() -> None:

@@ -19,7 +19,7 @@ from understudyd.bridge.words import (
     Rest,
     Widen,
 )
-from understudyd.testing.linked import bodies, deliver, only, parcel, running
+from understudyd.testing.linked import WINDOW, bodies, deliver, only, parcel, running
 
 
 def stay(made: Link, *tags: int, beside: tuple[int, ...] = (), now: float = 0.0) -> list[Action]:
@@ -48,7 +48,7 @@ def test_one_goes_back_and_the_source_delivers_nothing_meanwhile() -> None:
     assert made.shown == "holding"
     assert "its broker's own consumers" in made.reason
     assert made.tick(SHORTEST / 2) == []
-    assert made.tick(SHORTEST) == [Widen(FIRST_WINDOW)]
+    assert made.tick(SHORTEST) == [Widen(WINDOW)]
     assert made.shown == "holding"
 
 
@@ -103,17 +103,17 @@ def test_what_can_be_forwarded_goes_on_between_them_without_a_rest() -> None:
     assert Acknowledge(3) in made.confirmed([(2, 1, True)], 0.0)
     assert made.shown == "running"
     assert made.due == 0.0
-    assert made.tick(0.0) == [Widen(FIRST_WINDOW)]
+    assert made.tick(0.0) == [Widen(WINDOW)]
 
 
 def test_the_window_does_not_grow_while_the_source_rests() -> None:
     made = running()
-    every = range(1, FIRST_WINDOW + 2)
+    every = range(1, WINDOW + 2)
     actions = stay(made, 1, beside=tuple(every)[1:])
     put_all(made, actions)
-    confirmed = made.confirmed([(FIRST_WINDOW, 1, True)], 0.0)
+    confirmed = made.confirmed([(WINDOW, 1, True)], 0.0)
     assert [action for action in confirmed if isinstance(action, Widen)] == []
-    assert made.tick(0.0) == [Widen(2 * FIRST_WINDOW)]
+    assert made.tick(0.0) == [Widen(2 * WINDOW)]
 
 
 def test_one_that_the_source_does_not_take_is_not_settled_and_tried_again() -> None:

@@ -29,6 +29,9 @@ USED = {
     "connectTimeout": "300",
     "heartbeat": "700",
     "blockedTimeout": "1500",
+    "maxReconnectAttempts": "5",
+    "startupMaxReconnectAttempts": "5",
+    "reconnect": "false",
     "updateURIsSupported": "false",
     "updateURIsURL": "/uris",
     "discovered.allow": "b",
@@ -37,8 +40,6 @@ USED = {
 }
 VALUES = {
     "timeout": "5",
-    "maxReconnectAttempts": "5",
-    "startupMaxReconnectAttempts": "5",
     "maxCacheSize": "5",
     "closeTimeout": "5",
     "backupPoolSize": "2",

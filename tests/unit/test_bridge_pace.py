@@ -52,7 +52,7 @@ def test_a_link_does_not_read_while_its_debt_is_paid() -> None:
     """Scenario 69: the order is kept, and what is sent again is not charged again."""
     made = link(prefetch=2, pace=Pace(20.0))
     made.start(0.0)
-    assert made.target_up(0.0) == [OpenSource(2)]
+    assert made.target_up(0.0) == [OpenSource(1)]
     made.source_up(0.0)
     assert made.wants_reading
     assert bodies(deliver(made, 1, 2)) == [b"1", b"2"]

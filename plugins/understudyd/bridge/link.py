@@ -1,15 +1,19 @@
 """The machine of one link: what happened goes in, what to do comes out; no I/O, no clock.
 
     WAITING_TARGET ──> WAITING_SOURCE ──> RUNNING <──> RETRYING    stop: DRAINING ──> STOPPED
-          ^                  ^              │  ^
-          └── hold is over ──┼── HOLDING <──┘  │         drain: PAUSING ──> PAUSED
-                             └── source lost ──┘         pause: PAUSED ──> WAITING_TARGET
+          ^                  ^  ^           │  ^           │
+          └── hold is over ──┼──┼ HOLDING <─┘  │           │       drain: PAUSING ──> PAUSED
+                             │  └ source lost ─┘           │       pause: PAUSED ──> WAITING_TARGET
+                             └── WAITING_ROOM <── hold is over     gives up: GIVEN_UP
 
 Rules
 * The target is connected first: nothing is taken from a source that could not be sent.
 * Messages are settled at the source only when the target confirmed them. When the source is lost
-  they are forgotten (it delivers them again); when the target is lost they are held for
-  ``hold_time`` and sent again, then given back.
+  they are forgotten (it delivers them again).
+* While the target takes nothing, since it is lost, refuses or is blocked, they are held for
+  ``hold_time`` and sent again, then given back; nothing at all is in flight for longer than
+  `LONGEST_IN_FLIGHT`. So no broker loses its patience with us (RabbitMQ's consumer_timeout). One
+  that is open is tried again with one message, after a back-off or when it is not blocked any more.
 * Tags are those of one opening of the source: what it delivered is forgotten when it is closed or
   lost, also while it was being opened; what comes from it after that is not taken.
 * After each attach the window begins with `FIRST_WINDOW` and doubles with every window that was
@@ -20,6 +24,8 @@ Rules
   first message is not opened in a hot loop.
 * Acknowledgements go out for a part of the window (`ACK_SHARE`), after `ACK_DELAY`, or when
   nothing is left.
+* An end that could not be connected as often as its URI says, or is not to be connected again, ends
+  it all until somebody lets the link go on (`patience`).
 * Nobody waits for ever: a confirm has ``confirm_timeout``, a drain ``drain_time``; a source that
   has messages and delivers none for ``watch_time`` is opened anew.
 * A pause gives back what is in flight and closes both ends, so there is nothing left to lose; a
@@ -33,7 +39,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from understudyd.bridge.ledger import Parcel
-from understudyd.bridge.steps import ENDING, Steps
+from understudyd.bridge.parts import ENDING
+from understudyd.bridge.steps import Steps
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
@@ -86,10 +93,11 @@ class Link(Steps):
             if isinstance(timer.value, Happening):
                 self._happen_within(timer.value)
             else:
-                getattr(self, f"_{timer.value}")()
+                self._steps[timer.value]()
         return self._take_actions()
 
     def target_up(self, now: float) -> list[Action]:
+        self._patience[Timer.TARGET].connected()
         return self._happen(Happening.TARGET_UP, now)
 
     def target_lost(self, reason: str, now: float, closed: Closed | None = None) -> list[Action]:
@@ -102,6 +110,7 @@ class Link(Steps):
     def source_up(self, now: float) -> list[Action]:
         if not self._has_source:
             return []  # it was lost before its opening had ended
+        self._patience[Timer.SOURCE].connected()
         self._silent_since = now
         self._timers.set(Timer.WATCH, now + self._settings.watch_time)
         self._stays.is_away, self._now = False, now
@@ -124,15 +133,20 @@ class Link(Steps):
     def blocked(self, reason: str, now: float) -> None:
         """The target reads nothing for now (connection.blocked)."""
         self.reasons.blocked = reason
-        self._timers.drop(Timer.CONFIRM)
+        self._now = now
+        self._timers.drop(Timer.CONFIRM, Timer.ROOM)
         if self._settings.blocked_time is not None:
             self._timers.start(Timer.BLOCKED, now + self._settings.blocked_time)
+        self._mind_hold()
 
     def unblocked(self, now: float) -> None:
         self.reasons.blocked = ""
         self._timers.drop(Timer.BLOCKED)
         self._now = self._silent_since = now
         self._expect_confirm()
+        self._mind_hold()
+        if self.state is State.WAITING_ROOM:
+            self._timers.set(Timer.ROOM, now)
 
     def congested(self, is_congested: bool, now: float) -> None:
         """Whether what was sent piles up on our side; then no confirm is due yet."""

@@ -5,6 +5,8 @@
     delays between passes    initialReconnectDelay (100 ms here), maxReconnectDelay (5 s here),
                              useExponentialBackOff, backOffMultiplier, reconnectDelayJitter
     one member               connectTimeout; heartbeat, which a member may override
+    maxReconnectAttempts     passes that may fail in a row, at first startupMaxReconnectAttempts;
+                             then the link gives up; reconnect=false: also when it is lost
     priorityBackup           priorityURIs, or the first member: gone back to when it is stable
     blockedTimeout           how long a target may be blocked by an alarm before it is left
     discovery:, updateURIs*  asked before every pass for further members; discovered.allow as ever
@@ -25,12 +27,14 @@ from understudy.core.member import CORE_SCHEMES
 from understudy.core.order import place
 from understudy.core.uri import parse_members
 from understudy.errors import ConfigurationError
+from understudyd.bridge.patience import Limits
 
 __all__ = [
     "STOMP_SCHEMES",
     "backoff_of",
     "blocked_time_of",
     "check",
+    "limits_of",
     "members_of",
     "priority_of",
     "speaks_stomp",
@@ -43,7 +47,6 @@ LONGEST_DELAY: Final = 5_000  # ms, as shovel's
 
 _CONFIRMED = "a bridge sends every message until it is confirmed; see hold_time"
 _STAYS = "a bridge leaves a broker when it is lost, or for a preferred one"
-_FOR_EVER = "a bridge tries for ever, and shows why"
 
 _REFUSED: Final = {
     **dict.fromkeys(
@@ -51,9 +54,6 @@ _REFUSED: Final = {
     ),
     "trackTransactionProducers": "a bridge uses no transactions",
     **dict.fromkeys(("backup", "backupPoolSize"), "a bridge holds no spare connections"),
-    **dict.fromkeys(
-        ("maxReconnectAttempts", "startupMaxReconnectAttempts", "reconnect"), _FOR_EVER
-    ),
     **dict.fromkeys(("rebalanceUpdateURIs", "reconnectSupported"), _STAYS),
     "warnAfterReconnectAttempts": "a bridge logs each change of its state",
     **dict.fromkeys(("minAckCount", "fanOutQueues"), "a bridge has one target"),
@@ -87,6 +87,13 @@ def backoff_of(uri: FailoverURI) -> Backoff:
     if uri.origins.get("maxReconnectDelay", "default") == "default":
         backoff = replace(backoff, maximum_ms=float(LONGEST_DELAY))
     return backoff
+
+
+def limits_of(uri: FailoverURI) -> Limits:
+    """How often it may fail to be connected."""
+    options = uri.options
+    first, later = (options.max_passes(startup=is_first) for is_first in (True, False))
+    return Limits(first, later, options.reconnect)
 
 
 def blocked_time_of(uri: FailoverURI) -> float | None:

@@ -6,7 +6,7 @@ from understudyd.bridge.words import AIMS, State
 
 __all__ = ["Reasons"]
 
-RESTING = (State.IDLE, State.PAUSING, State.PAUSED)
+RESTING = (State.IDLE, State.PAUSING, State.PAUSED, State.GIVEN_UP)
 
 
 class Reasons:
@@ -40,9 +40,13 @@ class Reasons:
         elif state is not before:
             self._why = AIMS.get(state, self._why)
 
+    def is_blocked_in(self, state: State) -> bool:
+        """Whether it is this that keeps a link in such a state from moving."""
+        return bool(self.blocked) and state in (State.RUNNING, State.RETRYING, State.WAITING_ROOM)
+
     def of(self, state: State, *, is_careful: bool) -> str:
         """Of one that runs: what hinders it."""
-        if self.blocked and state in (State.RUNNING, State.RETRYING):
+        if self.is_blocked_in(state):
             return f"target: {self.blocked}"
         if self._why or state is not State.RUNNING:
             return self._why

@@ -1,8 +1,9 @@
 """The running command `understudy bridge`: one event loop, a link for each destination.
 
 Exit codes: 0 after SIGTERM or SIGINT, when what was in flight was settled or given back; 2 for a
-configuration that can't be run. A second signal ends at once, with 1; nothing is lost then either,
-but what was in flight is delivered again. SIGHUP reads the configuration again.
+configuration that can't be run; 3 when a bridge had given up an end. A second signal ends at once,
+with 1; nothing is lost then either, but what was in flight is delivered again. SIGHUP reads the
+configuration again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
 from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.lag import LagWatch
-from understudyd.bridge.lists import backoff_of, blocked_time_of
+from understudyd.bridge.lists import backoff_of, blocked_time_of, limits_of
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.pauses import Pauses
 from understudyd.bridge.queues import queue_read
@@ -42,6 +43,7 @@ from understudyd.logs import log_to_stderr
 __all__ = ["links_of", "run"]
 
 FORCED = 1  # exit code after a second signal
+GAVE_UP = 3  # exit code when a bridge had given up, as the URI of an end says
 GC_THRESHOLD = 50_000  # objects; a batch makes thousands that are gone with it
 
 _log = logging.getLogger("understudyd.bridge")
@@ -108,7 +110,7 @@ async def _serve(
         await service.run()
     finally:
         service.front.close()
-    return 0
+    return GAVE_UP if service.has_given_up else 0
 
 
 def _bridges(ways: Iterable[Way]) -> list[Bridge]:
@@ -154,6 +156,8 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         hold_time=bridge.hold_time,
         source_backoff=backoff_of(source),
         target_backoff=backoff_of(target),
+        source_limits=limits_of(source),
+        target_limits=limits_of(target),
         blocked_time=blocked_time_of(target),
         reading=way.reading,
         parking=way.parking,

@@ -4,6 +4,8 @@ Rules
 * A bridge is one thing to whoever pauses or reloads it, however many links it has.
 * A reload checks the whole file first, and leaves alone what did not change; what did change is
   drained, then begins anew. A file that cannot be used changes nothing.
+* One that has given up rests until it is resumed. When all have and nobody can resume them, since
+  nothing listens for orders, it ends.
 * What is shown is written twice a second, and when an order was obeyed before that is answered.
 """
 
@@ -31,7 +33,8 @@ from understudyd.systemd import notify, notify_alive, notify_reloading
 __all__ = ["Bridge", "Service"]
 
 BEAT = 0.5  # s
-RESTING = ("paused", "pausing")
+GIVEN_UP = "given-up"
+RESTING = ("paused", "pausing", GIVEN_UP)
 
 _log = logging.getLogger("understudyd.bridge")
 
@@ -95,6 +98,9 @@ class Service:
         self._reloading = asyncio.Lock()
         self._ended = asyncio.Event()
         self._is_stopping = False
+        self.has_given_up = False
+        """Whether one had, when it was stopped."""
+        self._states: set[str] = set()  # of all links, as they were shown last
         self._told = ""
 
     async def run(self) -> None:
@@ -118,6 +124,8 @@ class Service:
     def stop(self) -> None:
         """Settle what is in flight, then end."""
         self._is_stopping = True
+        self._show()
+        self.has_given_up = GIVEN_UP in self._states
         notify("STOPPING=1")
         for bridge in self._bridges.values():
             bridge.stop()
@@ -198,10 +206,13 @@ class Service:
         while True:
             self._show()
             notify_alive()
+            if self._states == {GIVEN_UP} and not self.front.is_open and not self._is_stopping:
+                self.stop()
             await asyncio.sleep(BEAT)
 
     def _show(self) -> None:
         told = [bridge.look() for bridge in self._bridges.values()]
+        self._states = {link["state"] for bridge in told for link in bridge["links"]}
         self.front.beat()
         if self.front.is_open:
             self.front.publish(json.dumps({"version": __version__, "bridges": told}).encode())

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from understudy.core.backoff import Backoff
+from understudyd.bridge.patience import FOR_EVER, Limits
 
-__all__ = ["ACK_DELAY", "ACK_SHARE", "FIRST_WINDOW", "LinkSettings", "Reading"]
+__all__ = [
+    "ACK_DELAY",
+    "ACK_SHARE",
+    "FIRST_WINDOW",
+    "LONGEST_IN_FLIGHT",
+    "ROOM_BACKOFF",
+    "LinkSettings",
+    "Reading",
+]
 
-FIRST_WINDOW = 16  # messages
+FIRST_WINDOW = 1  # messages; what is lost before anything was settled costs one a delivery count
 ACK_DELAY = 0.025  # s
 ACK_SHARE = (
     40  # an acknowledgement for that part of the window; a tenth leaves less to be delivered
 )
+LONGEST_IN_FLIGHT: Final = 900.0  # s; half of what RabbitMQ waits for an acknowledgement
+ROOM_BACKOFF: Final = Backoff(1_000.0, 60_000.0)
 
 
 @dataclass(frozen=True)
@@ -35,13 +47,15 @@ class LinkSettings:
 
     prefetch: int = 1000  # messages in flight at most; as shovel and ActiveMQ's connectors
     size: int = 32 << 20  # bytes of bodies in flight, above which the source is not read
-    hold_time: float = 60.0  # in flight is held so long for a target that is gone
+    hold_time: float = 60.0  # in flight is held so long for a target that takes nothing
     confirm_timeout: float = 30.0  # without any confirm, then the target counts as lost
     drain_time: float = 10.0  # a stop waits so long for what is in flight
     watch_time: float = 60.0  # a source may be silent so long before it is asked what it has
     backoff: Backoff = field(default_factory=lambda: Backoff(100.0, 5_000.0))  # shovel's ceiling
     source_backoff: Backoff | None = None  # between passes over the source's members; None: as that
     target_backoff: Backoff | None = None
+    source_limits: Limits = FOR_EVER
+    target_limits: Limits = FOR_EVER
     blocked_time: float | None = None  # a blocked target is left after that; None: never
     reading: Reading = Reading()
     hint: str = ""  # what may be wrong where messages stay

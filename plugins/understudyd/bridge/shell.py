@@ -84,9 +84,8 @@ class LinkRunner:
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
         self._dedup = dedup or NoFilter()
-        self.link = Link(
-            settings, joint.parking, rng, pace, can_rest=isinstance(joint.source, CanRest)
-        )
+        self._resting = joint.source if isinstance(joint.source, CanRest) else None
+        self.link = Link(settings, joint.parking, rng, pace, can_rest=self._resting is not None)
         self._dialers = (source, target)
         self._homing = Homing([end for end in self._dialers if end.has_home], self._on_home)
         self._loop = asyncio.get_running_loop()
@@ -215,12 +214,12 @@ class LinkRunner:
                 self._source.acknowledge(action.tag)
             elif isinstance(action, Widen):
                 self._source.widen(action.window)
-            elif isinstance(action, Rest) and isinstance(self._source, CanRest):
-                self._source.rest()
+            elif isinstance(action, Rest) and self._resting is not None:
+                self._resting.rest()
             else:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)
-        if self.link.state is State.PAUSED:
+        if self.link.state in (State.PAUSED, State.GIVEN_UP):
             self._give_up("homing")
         self._set_timer()
         shown = (self.link.shown, self.link.reason)

@@ -32,9 +32,11 @@ LONGEST = 300  # characters of a reason; brokers repeat what they were sent
 CONNECTING = "connecting"  # as the reasons begin that nothing has gone wrong for yet
 STALLED = "stalled"
 TROUBLE = (
+    State.GIVEN_UP.value,
     STALLED,
     "blocked",
     State.RETRYING.value,
+    State.WAITING_ROOM.value,
     State.HOLDING.value,
     State.WAITING_TARGET.value,
     State.WAITING_SOURCE.value,

@@ -6,20 +6,17 @@
 
 from __future__ import annotations
 
-from functools import partialmethod
+from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 
-from understudyd.bridge.ledger import Ledger
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.parking import Parking
-from understudyd.bridge.reasons import Reasons
-from understudyd.bridge.rejects import Rejects
-from understudyd.bridge.settings import ACK_DELAY, ACK_SHARE, FIRST_WINDOW, LinkSettings
-from understudyd.bridge.stays import RATE, SHORTEST, Stays
-from understudyd.bridge.timers import Timers
+from understudyd.bridge.parts import ENDING, Parts
+from understudyd.bridge.settings import FIRST_WINDOW, LONGEST_IN_FLIGHT, LinkSettings
+from understudyd.bridge.stays import RATE, SHORTEST
+from understudyd.bridge.table import TABLE
 from understudyd.bridge.words import (
-    TABLE,
-    Acknowledge,
     Action,
     AskSource,
     CloseSource,
@@ -28,22 +25,19 @@ from understudyd.bridge.words import (
     Happening,
     OpenSource,
     OpenTarget,
-    ParkAtSource,
-    Send,
     State,
+    Step,
     Timer,
     Widen,
 )
 
-__all__ = ["ENDING", "Steps"]
-
-ENDING = (State.DRAINING, State.PAUSING, State.MOVING)  # nothing more is taken
+__all__ = ["Steps"]
 
 STAYING = "messages that may not be forwarded stay in the queue for its broker's own consumers"
 
 
-class Steps:
-    """The state of a link, and its parts."""
+class Steps(Parts):
+    """A link, from its parts to its table."""
 
     def __init__(
         self,
@@ -55,65 +49,8 @@ class Steps:
         can_rest: bool = True,
     ) -> None:
         """``pace`` is shared by those that have one rate; ``can_rest``: the source knows `Rest`."""
-        self.state = State.IDLE
-        self.ledger = Ledger()
-        self.forwarded = self.parked = self.retried = 0
-        self.dropped = self.expired = 0
-        """What was settled without being sent; counted where it was left out, see `forward`."""
-        self._returned = 0  # on their way to the target's parking queue
-        self.window = FIRST_WINDOW
-        self._settings = settings
-        self._pace = pace
-        self._can_rest = can_rest
-        self._rejects = Rejects(self.ledger, parking)
-        self._stays = Stays()
-        own = {Timer.SOURCE: settings.source_backoff, Timer.TARGET: settings.target_backoff}
-        told = {timer: backoff for timer, backoff in own.items() if backoff is not None}
-        self._timers = Timers(settings.backoff, rng, told)
-        self._actions: list[Action] = []
-        self._now = 0.0
-        self.reasons = Reasons()
-        self._congested = False
-        self._settled = 0  # since the window was opened
-        self._has_source = False  # one is open or being opened, and was not lost meanwhile
-        self._silent_since = 0.0  # the source could have delivered, and did not
-        self._probes = 1  # so many of those that were refused are sent at a time
-
-    @property
-    def shown(self) -> str:
-        """The state as a status shows it."""
-        if self.reasons.blocked and self.state in (State.RUNNING, State.RETRYING):
-            return "blocked"
-        is_at_it = self.state is State.RUNNING or self._stays.is_away
-        is_holding = self._stays.is_holding and is_at_it
-        return State.HOLDING.value if is_holding else self.state.value
-
-    @property
-    def reason(self) -> str:
-        """Why it is in this state; of one that runs, what hinders it."""
-        return self.reasons.of(self.state, is_careful=self._rejects.is_careful)
-
-    @property
-    def takes_deliveries(self) -> bool:
-        """Whether a batch is taken; what is not taken is given back when the source is closed."""
-        return self._has_source and self.state not in ENDING
-
-    @property
-    def wants_reading(self) -> bool:
-        """Whether the source is to be read."""
-        return (
-            self.state in (State.RUNNING, State.WAITING_SOURCE)
-            and not self.reasons.blocked
-            and not self._congested
-            and not self._rejects.is_careful
-            and Timer.PACE not in self._timers
-            and self.ledger.size < self._settings.size
-        )
-
-    @property
-    def due(self) -> float | None:
-        """When ``tick()`` wants to be called; None: not before something happens."""
-        return self._timers.due
+        super().__init__(settings, parking, rng, pace, can_rest=can_rest)
+        self._steps = self._make_steps()
 
     # What the table asks for
 
@@ -128,10 +65,44 @@ class Steps:
         before, (self.state, steps) = self.state, found
         self.reasons.enter(self.state, before, reason)
         for step in steps:
-            getattr(self, f"_{step}")()
+            self._steps[step]()
+
+    def _make_steps(self) -> Mapping[Step, Callable[[], None]]:
+        return {
+            Step.OPEN_TARGET: self._open_target,
+            Step.CLOSE_TARGET: partial(self._do, CloseTarget()),
+            Step.ABANDON_TARGET: partial(self._do, CloseTarget(has_failed=True)),
+            Step.TARGET_LATER: partial(self._connect_later, Timer.TARGET),
+            Step.LOSE: self._lose,
+            Step.OPEN_SOURCE: self._open_source,
+            Step.CLOSE_SOURCE: self._close_source,
+            Step.SOURCE_LATER: partial(self._connect_later, Timer.SOURCE),
+            Step.FORGET: self._forget,
+            Step.RESUME: self._resume,
+            Step.RETRY_LATER: partial(self._back_off, Timer.RETRY),
+            Step.PROBE: self._probe,
+            Step.STALL: self._stall,
+            Step.ROOM_LATER: self._room_later,
+            Step.DRAIN: self._drain,
+            Step.REST: self._timers.clear,
+            Step.GIVE_UP: self._give_up,
+            Step.FINISH: self._finish,
+            Step.ACKNOWLEDGE: self._acknowledge,
+            Step.WATCH: self._watch,
+            Step.GO_ON: lambda: None,  # the timer that kept from reading is over
+            Step.END_REST: self._end_rest,
+            Step.LEAVE: self._leave,
+            Step.LET_GO: self._let_go,
+            Step.PARK_ASIDE: self._park_aside,
+        }
+
+    def _open_target(self) -> None:
+        self._patience[Timer.TARGET].opens()
+        self._do(OpenTarget())
 
     def _open_source(self) -> None:
         self._timers.drop(Timer.SOURCE)
+        self._patience[Timer.SOURCE].opens()
         self._has_source = True
         self._settled, self.window = 0, min(FIRST_WINDOW, self._settings.prefetch)
         self._do(OpenSource(self.window))
@@ -146,7 +117,7 @@ class Steps:
         """The connection to the target is no more, and what was known of it."""
         self.ledger.lose()
         self._rejects.acquit()  # one may have been set aside
-        self._timers.drop(Timer.CONFIRM, Timer.RETRY, Timer.BLOCKED)
+        self._timers.drop(Timer.CONFIRM, Timer.RETRY, Timer.BLOCKED, Timer.ROOM)
         self.reasons.blocked, self._congested = "", False
 
     def _forget(self) -> None:
@@ -155,16 +126,11 @@ class Steps:
         self.ledger.forget()
         self._stays.forget()
         self._rejects.forget()
-        self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.HOLD, Timer.PARK, Timer.WATCH)
-        self._timers.drop(Timer.STAY)
+        self._timers.drop(Timer.ACKNOWLEDGE, Timer.RETRY, Timer.PARK, Timer.WATCH, Timer.STAY)
         self._returned = 0
         self.reasons.unparked = ""
 
-    def _hold(self) -> None:
-        self._timers.start(Timer.HOLD, self._now + self._settings.hold_time)
-
     def _resume(self) -> None:
-        self._timers.drop(Timer.HOLD)
         self._timers.worked(Timer.RETRY)
         self._send_waiting()
 
@@ -181,7 +147,24 @@ class Steps:
             self._probes *= 2
             self._send(1 if self._rejects.is_careful else self._probes)
         else:
+            self._held_since = None
             self._happen_within(Happening.ACCEPTED)
+
+    def _room_later(self) -> None:
+        if not self.reasons.blocked:  # else it tells when it is not
+            self._back_off(Timer.ROOM)
+
+    def _connect_later(self, end: Timer) -> None:
+        """Always the last step: it may be that the end is not connected again."""
+        if why := self._patience[end].failed():
+            self._happen_within(Happening.GIVE_UP, self.reasons.fail(f"{self.reason}; {why}"))
+        else:
+            self._back_off(end)
+
+    def _give_up(self) -> None:
+        self._timers.clear()
+        for patience in self._patience.values():
+            patience.begin()
 
     def _stall(self) -> None:
         timeout = self._settings.confirm_timeout
@@ -194,9 +177,6 @@ class Steps:
         self._timers.drop(Timer.RETRY)
         if not self.ledger.is_under_way:
             self._probe()
-
-    def _rest(self) -> None:
-        self._timers.clear()
 
     def _finish(self) -> None:
         self._timers.clear()
@@ -239,16 +219,24 @@ class Steps:
         if not self.reasons.blocked:
             return
         why = f"blocked for {self._settings.blocked_time:g} s: {self.reasons.blocked}"
-        self._abandon_target()
+        self._do(CloseTarget(has_failed=True))
         self._happen_within(Happening.TARGET_LOST, self.reasons.fail(f"target: {why}"))
 
-    def _go_on(self) -> None:
-        """Read again; the timer that kept from it is over."""
+    def _let_go(self) -> None:
+        """The target has taken nothing for `hold_time`."""
+        why = self.reason
+        if self.state is not State.HOLDING:
+            why = f"{why}; so for {self._settings.hold_time:g} s, what was in flight is given back"
+        self._happen_within(Happening.HOLD_OVER, why)
 
     def _watch(self) -> None:
         self._timers.set(Timer.WATCH, self._now + self._settings.watch_time)
         if self._is_idle(self._now):
             self._do(AskSource())
+        oldest = self.ledger.oldest()
+        if oldest is not None and self._now - oldest >= LONGEST_IN_FLIGHT and not self._congested:
+            why = f"a message is in flight for {LONGEST_IN_FLIGHT:g} s, so all are given back"
+            self._happen_within(Happening.HOLD_OVER, self.reasons.fail(why))
 
     def _is_idle(self, now: float) -> bool:
         """Whether the source could have delivered for long, and did not."""
@@ -258,10 +246,6 @@ class Steps:
 
     def _park_aside(self) -> None:
         self._park(self._rejects.aside())
-
-    def _park(self, parking: ParkAtSource | None) -> None:
-        if parking is not None:
-            self._do(parking)
 
     def _send_on(self) -> None:
         """The target has answered, and refused nothing."""
@@ -278,20 +262,11 @@ class Steps:
         elif not self.ledger.is_under_way:
             self._send(1)
 
-    def _send(self, limit: int | None) -> None:
-        if pieces := self.ledger.send(limit):
-            self._do(Send(pieces))
-            if Timer.CONFIRM not in self._timers:
-                self._expect_confirm()
-
-    def _expect_confirm(self) -> None:
-        if self.ledger.is_under_way and not self.reasons.blocked and not self._congested:
-            self._timers.set(Timer.CONFIRM, self._now + self._settings.confirm_timeout)
-        else:
-            self._timers.drop(Timer.CONFIRM)
-
     def _count(self, settled: int) -> None:
         self._timers.worked(Timer.TARGET)
+        if self.state is State.RUNNING:
+            self._timers.worked(Timer.ROOM)
+            self._held_since = None
         parked = min(settled, self._returned)  # which of them these are is all the same in sum
         self._returned -= parked
         self.parked += parked
@@ -301,28 +276,6 @@ class Steps:
         if self.state is State.RUNNING and not self._stays.is_resting and self._grow():
             self._do(Widen(self.window))
 
-    def _grow(self) -> bool:
-        """Double the window when it was settled in full."""
-        window = self._settings.prefetch
-        is_due = self._settled >= self.window and self.window < window
-        if is_due:
-            self.window, self._settled = min(2 * self.window, window), 0
-        return is_due
-
-    def _acknowledge_in_time(self) -> None:
-        count = self.ledger.acknowledgeable
-        if not count or (self._stays.is_resting and not self._can_rest):
-            return
-        if not self.ledger or count * ACK_SHARE >= self.window:
-            self._acknowledge()
-        else:
-            self._timers.start(Timer.ACKNOWLEDGE, self._now + ACK_DELAY)
-
-    def _acknowledge(self) -> None:
-        self._timers.drop(Timer.ACKNOWLEDGE)
-        if (tag := self.ledger.acknowledge()) is not None:
-            self._do(Acknowledge(tag))
-
     def _when_settled(self) -> list[Action]:
         """What is to be done, and what follows where nothing is in flight."""
         if self._stays.is_resting and not self.ledger and Timer.STAY not in self._timers:
@@ -330,20 +283,3 @@ class Steps:
         if self.state in ENDING and not self.ledger:
             self._happen_within(Happening.SETTLED)
         return self._take_actions()
-
-    def _do(self, action: Action) -> None:
-        self._actions.append(action)
-
-    def _back_off(self, timer: Timer) -> None:
-        self._timers.back_off(timer, self._now)
-
-    def _take_actions(self) -> list[Action]:
-        actions, self._actions = self._actions, []
-        return actions
-
-    _open_target = partialmethod(_do, OpenTarget())
-    _close_target = partialmethod(_do, CloseTarget())
-    _abandon_target = partialmethod(_do, CloseTarget(has_failed=True))
-    _target_later = partialmethod(_back_off, Timer.TARGET)
-    _source_later = partialmethod(_back_off, Timer.SOURCE)
-    _retry_later = partialmethod(_back_off, Timer.RETRY)

@@ -1,4 +1,4 @@
-"""The words of a link: its states, what happens to it, what it asks for, and the table of these."""
+"""The words of a link: its states, what happens to it, what it asks for, and its steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from understudyd.bridge.ledger import Parcel
 
 __all__ = [
     "AIMS",
-    "TABLE",
     "Acknowledge",
     "Action",
     "AskSource",
@@ -24,6 +23,7 @@ __all__ = [
     "Rest",
     "Send",
     "State",
+    "Step",
     "Timer",
     "Widen",
 ]
@@ -42,6 +42,11 @@ class State(Enum):
     """The target refuses; what it refused is sent again after a back-off."""
     HOLDING = "holding"
     """The target is lost; what is in flight is held for it."""
+    WAITING_ROOM = "waiting-room"
+    """The target is open and takes nothing; the source is closed until it is tried again."""
+    GIVEN_UP = "given-up"
+    """An end could not be connected as often as its URI says, or was lost and is not to be
+    connected again; both are closed until somebody lets it go on."""
     DRAINING = "draining"
     """Nothing more is taken; what is in flight is to be settled, then the link ends."""
     PAUSING = "pausing"
@@ -77,27 +82,60 @@ class Happening(Enum):
     RETRY_DUE = "time to send again"
     STALLED = "no confirm in time"
     HOLD_OVER = "held long enough"
+    ROOM_DUE = "time to see whether the target takes something"
+    GIVE_UP = "an end is not to be connected again"
     REST = "time for the source to rest"
     SETTLED = "nothing is in flight"
     DRAIN_OVER = "drained long enough"
 
 
+class Step(Enum):
+    """What a link does when its table asks for it, or a timer; a method of `steps.Steps` each."""
+
+    OPEN_TARGET = "connect to the target"
+    CLOSE_TARGET = "close it"
+    ABANDON_TARGET = "close it, and try another member of its list first"
+    TARGET_LATER = "connect to the target after a back-off"
+    LOSE = "what was known of the target's connection is void"
+    OPEN_SOURCE = "connect to the source"
+    CLOSE_SOURCE = "give back what was not acknowledged, and close"
+    SOURCE_LATER = "connect to the source after a back-off"
+    FORGET = "what was known of the source's connection is void"
+    RESUME = "send what waits"
+    RETRY_LATER = "send again after a back-off"
+    PROBE = "send one of those that wait"
+    STALL = "tell that no confirm came"
+    ROOM_LATER = "take from the source again after a back-off, or when the target is not blocked"
+    GIVE_UP = "wait for nothing, and begin anew when told to"
+    DRAIN = "settle what is in flight, within a time"
+    REST = "wait for nothing"
+    FINISH = "come to an end"
+    ACKNOWLEDGE = "acknowledge what is settled"
+    WATCH = "see whether a source is silent that has messages"
+    GO_ON = "read again"
+    END_REST = "let the source deliver again"
+    LEAVE = "leave a target that is blocked"
+    LET_GO = "give back what the target does not take"
+    PARK_ASIDE = "park the next message at the source"
+
+
 class Timer(Enum):
     """What a link waits for; the value is what it means that it is due: a happening, or a step
-    of the link that is taken whatever the state."""
+    that is taken whatever the state."""
 
     TARGET = Happening.TARGET_DUE
     SOURCE = Happening.SOURCE_DUE
     RETRY = Happening.RETRY_DUE
     CONFIRM = Happening.STALLED
-    HOLD = Happening.HOLD_OVER
+    ROOM = Happening.ROOM_DUE
+    HOLD = Step.LET_GO
     DRAIN = Happening.DRAIN_OVER
-    ACKNOWLEDGE = "acknowledge"
-    WATCH = "watch"
-    PACE = "go_on"
-    STAY = "end_rest"
-    BLOCKED = "leave"
-    PARK = "park_aside"
+    ACKNOWLEDGE = Step.ACKNOWLEDGE
+    WATCH = Step.WATCH
+    PACE = Step.GO_ON
+    STAY = Step.END_REST
+    BLOCKED = Step.LEAVE
+    PARK = Step.PARK_ASIDE
 
 
 @dataclass(frozen=True)
@@ -176,10 +214,6 @@ Action: TypeAlias = (
     " | AskSource | ParkAtSource | Finished"
 )
 
-_S, _H = State, Happening
-_MOVED = (_S.WAITING_TARGET, ("close_source", "close_target", "lose", "rest", "open_target"))
-_PAUSED = (_S.PAUSED, ("close_source", "close_target", "lose", "rest"))
-
 AIMS: Final = {
     State.IDLE: "not started yet",
     State.WAITING_SOURCE: "connecting to the source",
@@ -192,101 +226,3 @@ AIMS: Final = {
 }
 """Why a link is in a state that it was brought to by nothing that failed; in the others the reason
 stays what it was."""
-
-#: From a state and a happening to the next state and the steps to take, methods of the link.
-TABLE: Final[dict[tuple[State, Happening], tuple[State, tuple[str, ...]]]] = {
-    (_S.IDLE, _H.START): (_S.WAITING_TARGET, ("open_target",)),
-    (_S.IDLE, _H.STOP): (_S.STOPPED, ("finish",)),
-    (_S.IDLE, _H.PAUSE): (_S.PAUSED, ("rest",)),
-    #
-    (_S.WAITING_TARGET, _H.TARGET_UP): (_S.WAITING_SOURCE, ("open_source",)),
-    (_S.WAITING_TARGET, _H.TARGET_LOST): (_S.WAITING_TARGET, ("lose", "target_later")),
-    (_S.WAITING_TARGET, _H.TARGET_DUE): (_S.WAITING_TARGET, ("open_target",)),
-    (_S.WAITING_TARGET, _H.STOP): (_S.STOPPED, ("close_target", "finish")),
-    (_S.WAITING_TARGET, _H.PAUSE): _PAUSED,
-    (_S.WAITING_TARGET, _H.DRAIN): _PAUSED,
-    #
-    (_S.WAITING_SOURCE, _H.SOURCE_UP): (_S.RUNNING, ("resume",)),
-    (_S.WAITING_SOURCE, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
-    (_S.WAITING_SOURCE, _H.SOURCE_DUE): (_S.WAITING_SOURCE, ("open_source",)),
-    (_S.WAITING_SOURCE, _H.TARGET_LOST): (
-        _S.WAITING_TARGET,
-        ("lose", "close_source", "target_later"),
-    ),
-    (_S.WAITING_SOURCE, _H.STALLED): (
-        _S.WAITING_TARGET,
-        ("stall", "abandon_target", "lose", "close_source", "target_later"),
-    ),
-    (_S.WAITING_SOURCE, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.WAITING_SOURCE, _H.PAUSE): _PAUSED,
-    (_S.WAITING_SOURCE, _H.DRAIN): _PAUSED,
-    #
-    (_S.RUNNING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
-    (_S.RUNNING, _H.STALLED): (
-        _S.HOLDING,
-        ("stall", "abandon_target", "lose", "hold", "target_later"),
-    ),
-    (_S.RUNNING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
-    (_S.RUNNING, _H.MOVE): (_S.MOVING, ("drain",)),
-    (_S.RUNNING, _H.REST): (_S.WAITING_SOURCE, ("close_source",)),
-    (_S.RUNNING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
-    (_S.RUNNING, _H.STOP): (_S.DRAINING, ("drain",)),
-    (_S.RUNNING, _H.PAUSE): _PAUSED,
-    (_S.RUNNING, _H.DRAIN): (_S.PAUSING, ("drain",)),
-    #
-    (_S.RETRYING, _H.RETRY_DUE): (_S.RETRYING, ("probe",)),
-    (_S.RETRYING, _H.REFUSED): (_S.RETRYING, ("retry_later",)),
-    (_S.RETRYING, _H.ACCEPTED): (_S.RUNNING, ("resume",)),
-    (_S.RETRYING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "hold", "target_later")),
-    (_S.RETRYING, _H.STALLED): (
-        _S.HOLDING,
-        ("stall", "abandon_target", "lose", "hold", "target_later"),
-    ),
-    (_S.RETRYING, _H.SOURCE_LOST): (_S.WAITING_SOURCE, ("forget", "source_later")),
-    (_S.RETRYING, _H.MOVE): (_S.MOVING, ("drain",)),
-    (_S.RETRYING, _H.STOP): (_S.DRAINING, ("drain",)),
-    (_S.RETRYING, _H.PAUSE): _PAUSED,
-    (_S.RETRYING, _H.DRAIN): (_S.PAUSING, ("drain",)),
-    #
-    (_S.HOLDING, _H.TARGET_UP): (_S.RUNNING, ("resume",)),
-    (_S.HOLDING, _H.TARGET_LOST): (_S.HOLDING, ("lose", "target_later")),
-    (_S.HOLDING, _H.TARGET_DUE): (_S.HOLDING, ("open_target",)),
-    (_S.HOLDING, _H.HOLD_OVER): (_S.WAITING_TARGET, ("close_source",)),
-    (_S.HOLDING, _H.SOURCE_LOST): (_S.WAITING_TARGET, ("forget",)),
-    (_S.HOLDING, _H.STOP): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.HOLDING, _H.PAUSE): _PAUSED,
-    (_S.HOLDING, _H.DRAIN): _PAUSED,
-    #
-    (_S.DRAINING, _H.REFUSED): (_S.DRAINING, ("retry_later",)),
-    (_S.DRAINING, _H.RETRY_DUE): (_S.DRAINING, ("probe",)),
-    (_S.DRAINING, _H.SETTLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.DRAINING, _H.DRAIN_OVER): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.DRAINING, _H.STALLED): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.DRAINING, _H.TARGET_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    (_S.DRAINING, _H.SOURCE_LOST): (_S.STOPPED, ("close_source", "close_target", "finish")),
-    #
-    (_S.PAUSING, _H.REFUSED): (_S.PAUSING, ("retry_later",)),
-    (_S.PAUSING, _H.RETRY_DUE): (_S.PAUSING, ("probe",)),
-    (_S.PAUSING, _H.SETTLED): _PAUSED,
-    (_S.PAUSING, _H.DRAIN_OVER): _PAUSED,
-    (_S.PAUSING, _H.STALLED): _PAUSED,
-    (_S.PAUSING, _H.TARGET_LOST): _PAUSED,
-    (_S.PAUSING, _H.SOURCE_LOST): _PAUSED,
-    (_S.PAUSING, _H.PAUSE): _PAUSED,
-    (_S.PAUSING, _H.RESUME): (_S.WAITING_TARGET, (*_PAUSED[1], "open_target")),
-    (_S.PAUSING, _H.STOP): (_S.DRAINING, ("drain",)),
-    #
-    (_S.MOVING, _H.REFUSED): (_S.MOVING, ("retry_later",)),
-    (_S.MOVING, _H.RETRY_DUE): (_S.MOVING, ("probe",)),
-    (_S.MOVING, _H.SETTLED): _MOVED,
-    (_S.MOVING, _H.DRAIN_OVER): _MOVED,
-    (_S.MOVING, _H.STALLED): _MOVED,
-    (_S.MOVING, _H.TARGET_LOST): _MOVED,
-    (_S.MOVING, _H.SOURCE_LOST): _MOVED,
-    (_S.MOVING, _H.PAUSE): _PAUSED,
-    (_S.MOVING, _H.DRAIN): (_S.PAUSING, ("drain",)),
-    (_S.MOVING, _H.STOP): (_S.DRAINING, ("drain",)),
-    #
-    (_S.PAUSED, _H.RESUME): (_S.WAITING_TARGET, ("open_target",)),
-    (_S.PAUSED, _H.STOP): (_S.STOPPED, ("finish",)),
-}

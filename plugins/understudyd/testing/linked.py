@@ -23,6 +23,7 @@ from understudyd.bridge.words import (
 
 __all__ = [
     "EXACT",
+    "WINDOW",
     "PROPERTIES",
     "back",
     "bodies",
@@ -35,6 +36,7 @@ __all__ = [
 
 A = TypeVar("A", bound=Action)
 
+WINDOW = 16
 PROPERTIES = build({"delivery_mode": 2})
 EXACT = Backoff(100.0, 30_000.0, jitter=0.0)
 
@@ -55,11 +57,13 @@ def link(pace: Pace | None = None, *, can_rest: bool = True, **given: Any) -> Li
 
 
 def running(**given: Any) -> Link:
+    """One that has its first messages behind it."""
     made = link(**given)
     made.start(0.0)
     made.target_up(0.0)
     made.source_up(0.0)
     assert made.state is State.RUNNING
+    made.window = min(WINDOW, made._settings.prefetch)
     return made
 
 
