@@ -38,6 +38,9 @@ from understudyd.bridge.parking_translated import DEAD_LETTER, LEFT, TranslatedP
 from understudyd.bridge.queues import durable_name
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.spool.folders import shelf_of
+from understudyd.bridge.spool.source import SpooledSource
+from understudyd.bridge.spool.words import NoSpool, Spool
 from understudyd.bridge.wire.tables import Table
 from understudyd.bridge.words import ParkAtSource
 
@@ -56,6 +59,8 @@ class Joint:
     parking: Parking
     deposit: Deposit
     """For what goes to a queue of the source."""
+    spool: Spool = NoSpool()  # noqa: RUF009  (it has no state)
+    """What there is between the source and the link."""
 
 
 def dialer_of(uri: str, about: Table, rng: Random) -> AnyDialer:
@@ -83,7 +88,7 @@ def join(
     """
     is_raw = isinstance(source, Dialer) and isinstance(target, Dialer)
     queue = pattern.destination if pattern.kind == QUEUE and pattern.is_exact else None
-    reader = _source(name, source, pattern, routes, settings, hooks[0])
+    reader, spool = _reader(name, source, pattern, routes, settings, hooks[0])
     parking: Parking
 
     def dialects() -> tuple[Dialect, Dialect]:
@@ -97,13 +102,13 @@ def join(
         )
         writer = _target(target, parking, queue, routes, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking)
-        return Joint(reader, writer, forwarder, parking, _deposit(source, parking))
+        return Joint(reader, writer, forwarder, parking, _deposit(source, parking), spool)
     parking = TranslatedParking(name, dialects, settings.parking, _now)
     writer = _target(target, parking, queue, routes, hooks[1])
     translating = TranslatingForwarder(
         routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
     )
-    return Joint(reader, writer, translating, parking, _deposit(source, parking))
+    return Joint(reader, writer, translating, parking, _deposit(source, parking), spool)
 
 
 async def park(joint: Joint, action: ParkAtSource) -> None:
@@ -125,6 +130,26 @@ def _deposit(dialer: AnyDialer, parking: Parking) -> Deposit:
     if isinstance(dialer, Dialer):
         return AmqpDeposit(dialer.beside(), parking.queue)
     return Deposit(lambda hooks: StompTarget(dialer.beside(), hooks))
+
+
+def _reader(
+    name: str,
+    dialer: AnyDialer,
+    pattern: Pattern,
+    routes: Routes,
+    settings: LinkSettings,
+    hooks: SourceHooks[Any],
+) -> tuple[SourceEnd, Spool]:
+    """What the link reads, and what is between that and the source."""
+
+    def make(hooks: SourceHooks[Any]) -> SourceEnd:
+        return _source(name, dialer, pattern, routes, settings, hooks)
+
+    if settings.spool is None:
+        return make(hooks), NoSpool()
+    shelf = shelf_of(settings.spool, name, pattern, routes.here, routes.there)
+    spooled = SpooledSource(make, shelf, settings, hooks, Random(), dialer.fail)
+    return spooled, spooled
 
 
 def _source(

@@ -7,6 +7,7 @@ from typing import Final
 
 from understudy.core.backoff import Backoff
 from understudyd.bridge.patience import FOR_EVER, Limits
+from understudyd.bridge.spool.words import Spooling
 
 __all__ = [
     "ACK_DELAY",
@@ -60,3 +61,4 @@ class LinkSettings:
     reading: Reading = Reading()
     hint: str = ""  # what may be wrong where messages stay
     parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME
+    spool: Spooling | None = None

@@ -93,7 +93,8 @@ class LinkRunner:
         self._sent_as = ""  # the dialect that the target had when it was open last
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
-        self.status = LinkStatus(self.link, str(pattern))
+        self._spool = joint.spool
+        self.status = LinkStatus(self.link, str(pattern), joint.spool)
         self._teller, self._park_teller = Teller(), ParkTeller()
         self._shown = ("", "")
         self.finished = self._loop.create_future()
@@ -219,10 +220,11 @@ class LinkRunner:
             else:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)
+        self._spool.follow(self.link.state.value)
         if self.link.state in (State.PAUSED, State.GIVEN_UP):
             self._give_up("homing")
         self._set_timer()
-        shown = (self.link.shown, self.link.reason)
+        shown = self._spool.shown(self.link.shown, self.link.reason)
         if shown != self._shown:
             self._shown = shown
             self._tell(*shown)
@@ -281,6 +283,7 @@ class LinkRunner:
             await self._source_worker.ended()
             await self._target_worker.ended()
             await self._joint.deposit.close()
+            await self._spool.end()
         finally:
             self._dedup.close()
             if not self.finished.done():

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from understudyd.bridge.link import Link
+from understudyd.bridge.spool.words import FAILED, FULL, NoSpool, Spool
 from understudyd.bridge.words import State
 
 __all__ = ["CONNECTING", "TROUBLE", "Glance", "LinkStatus", "ParkTeller", "Teller", "summary"]
@@ -34,6 +35,8 @@ STALLED = "stalled"
 TROUBLE = (
     State.GIVEN_UP.value,
     STALLED,
+    FAILED,
+    FULL,
     "blocked",
     State.RETRYING.value,
     State.WAITING_ROOM.value,
@@ -71,13 +74,16 @@ class Glance:
     last_error: str
     dropped: int = 0  # past their hop limit, excluded, or not wanted by the transformer
     expired: int = 0
+    spooled: int | None = None  # messages on disk here; None: there is no spool
+    spooled_bytes: int | None = None
 
 
 class LinkStatus:
     """Looks at a link from time to time."""
 
-    def __init__(self, link: Link, destination: str) -> None:
+    def __init__(self, link: Link, destination: str, spool: Spool | None = None) -> None:
         self.destination = destination
+        self._spool = spool or NoSpool()
         self._link = link
         self._counts: deque[tuple[float, int]] = deque()  # of a few seconds
         self._moved_at = 0.0
@@ -97,7 +103,7 @@ class LinkStatus:
         if done != self._moved or link.state is not State.RUNNING:
             self._moved, self._moved_at = done, now
         taken = link.ledger.oldest()
-        state, reason = self._state(taken, now)
+        state, reason = self._spool.shown(*self._state(taken, now))
         return Glance(
             self.destination,
             state,
@@ -106,12 +112,14 @@ class LinkStatus:
             len(link.ledger),
             None if taken is None else round(max(0.0, now - taken), 3),
             link.forwarded,
-            link.parked,
+            link.parked + self._spool.moved,
             link.retried,
             self._lag,
             link.reasons.last_error[:LONGEST],
             link.dropped,
             link.expired,
+            self._spool.spooled,
+            self._spool.spooled_bytes,
         )
 
     def _state(self, taken: float | None, now: float) -> tuple[str, str]:
@@ -211,7 +219,15 @@ def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> d
         "retried": sum(glance.retried for glance in glances),
         "dropped": sum(glance.dropped for glance in glances),
         "expired": sum(glance.expired for glance in glances),
+        "spooled": _sum(glance.spooled for glance in glances),
+        "spooled_bytes": _sum(glance.spooled_bytes for glance in glances),
         "lag": sum(lags) if len(lags) == len(glances) else None,
         "last_error": worst.last_error or next(iter(errors), ""),
         "links": [asdict(glance) for glance in glances],
     }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Of those that there are."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None

@@ -36,6 +36,7 @@ __all__ = [
     "place",
     "secret",
     "several",
+    "size",
     "text",
     "uri",
     "whole",
@@ -44,6 +45,8 @@ __all__ = [
 T = TypeVar("T")
 
 NUL = "must be without a NUL character, which no program can be given"
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB|TiB)")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 LONGEST = 86_400.0  # s; a day, to catch a unit too large
@@ -143,6 +146,20 @@ def at_least(shortest: float) -> Callable[[object], float]:
         if seconds < shortest:
             raise Bad(f"must be {1000 * shortest:g}ms or longer")
         return seconds
+
+    return read
+
+
+def size(smallest: int) -> Callable[[object], int]:
+    """Bytes, of a number with its unit."""
+
+    def read(value: object) -> int:
+        found = SIZE.fullmatch(value) if isinstance(value, str) else None
+        bytes_ = int(found[1]) * SIZES[found[2]] if found else 0
+        if bytes_ < smallest:
+            least = smallest >> 20
+            raise Bad(f'must be a size with its unit, as "500MiB" or "1GiB", from {least}MiB on')
+        return bytes_
 
     return read
 

@@ -25,6 +25,8 @@ METRICS = {
     "bridge_in_flight": ("gauge", "messages taken from the source and not settled"),
     "bridge_oldest_seconds": ("gauge", "how long the oldest of those is in flight"),
     "bridge_lag": ("gauge", "messages that wait at the source, where it can tell"),
+    "bridge_spooled": ("gauge", "messages on disk on their way, where there is a spool"),
+    "bridge_spooled_bytes": ("gauge", "bytes of those"),
     **{name: SIDECARS[name] for name in SIDECARS if name.startswith("api_")},
 }
 
@@ -38,6 +40,8 @@ _VALUES = {  # of a link -> its metric
     "in_flight": "bridge_in_flight",
     "oldest_s": "bridge_oldest_seconds",
     "lag": "bridge_lag",
+    "spooled": "bridge_spooled",
+    "spooled_bytes": "bridge_spooled_bytes",
 }
 
 

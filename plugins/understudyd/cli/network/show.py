@@ -25,7 +25,7 @@ from understudyd.cli.parts import empty_table
 __all__ = ["Overview", "lines", "parked_lines", "parked_table", "retried_lines"]
 
 STYLES = {"running": "green", "paused": "cyan", "pausing": "cyan"}
-RARE = ("dropped", "expired")  # left out of a table while nothing was
+RARE = ("dropped", "expired", "spooled", "spooled-bytes")  # left out of a table while nothing was
 
 
 def _facts(told: dict[str, Any]) -> dict[str, str]:
@@ -39,7 +39,13 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
             name: str(told[name])
             for name in ("forwarded", "parked", "retried", "dropped", "expired")
         },
+        "spooled": _or_none(told.get("spooled")),
+        "spooled-bytes": _or_none(told.get("spooled_bytes")),
     }
+
+
+def _or_none(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 def lines(look: Look) -> list[str]:
@@ -88,7 +94,7 @@ class Overview:
         names = [
             name
             for name in (_facts(rows[0][1]) if rows else ())
-            if name not in RARE or any(told[name] for _, told in rows)
+            if name not in RARE or any(_facts(told)[name] not in ("0", "-") for _, told in rows)
         ]
         table = empty_table("bridge", "state", *names)
         for name, told in rows:
@@ -114,7 +120,7 @@ class Overview:
             facts = ", ".join(
                 f"{title} {text}"
                 for title, text in _facts(told).items()
-                if title not in RARE or told[title]
+                if title not in RARE or text not in ("0", "-")
             )
             yield Padding(Text(facts), (0, 0, 0, 4))
         for missing in self._look.missing:
