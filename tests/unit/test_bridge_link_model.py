@@ -358,10 +358,10 @@ class Model(RuleBasedStateMachine):
         if made.state in UP and made.ledger.has_waiting:
             assert self.under_way or Timer.RETRY in timers
         if made.state is State.RETRYING or (made.state in ENDING and made.ledger):
-            assert self.under_way or Timer.RETRY in timers or made.ledger.aside
+            assert self.under_way or Timer.RETRY in timers or made.ledger.has_aside
         if self.under_way and not self.is_blocked and not self.is_congested:
             assert Timer.CONFIRM in timers
-        if made.ledger.aside:
+        if made.ledger.has_aside:
             assert self.parking is not None or Timer.PARK in timers
         if made.state in (State.HOLDING, State.WAITING_TARGET):
             assert self.target_wanted is not (Timer.TARGET in timers)

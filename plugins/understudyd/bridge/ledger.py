@@ -19,7 +19,9 @@ Rules
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from understudyd.bridge.wire.bodies import join_body
@@ -51,7 +53,7 @@ class Ledger:
         self._waiting: dict[int, None] = {}  # tags, in the order they are to be sent
         self._under_way: dict[int, int] = {}  # publish number -> tag
         self._returned: dict[int, str] = {}  # tags of those that came back, and why
-        self._aside: set[int] = set()  # tags of those that are not for the target any more
+        self._aside: list[int] = []  # tags of those that are not for the target any more, in order
         self._next = 1  # publish number
         self._low_number = 1  # below it nothing is under way
         self._low_tag = 1  # below it everything is settled
@@ -106,11 +108,10 @@ class Ledger:
 
     def send(self, limit: int | None = None) -> list[bytes]:
         """What to write, in order: all that waits, or the first ``limit``; under way from now."""
-        tags = list(self._waiting)
-        if limit is None or limit >= len(tags):
+        tags = list(islice(self._waiting, limit))
+        if len(tags) == len(self._waiting):
             self._waiting.clear()
         else:
-            tags = tags[:limit]
             for tag in tags:
                 del self._waiting[tag]
         self._under_way.update(zip(range(self._next, self._next + len(tags)), tags, strict=True))
@@ -206,7 +207,8 @@ class Ledger:
     def set_aside(self, tag: int, parcel: Parcel) -> None:
         """This one goes elsewhere: it is not sent to the target, and waits for ``settle()``."""
         self._entries[tag] = parcel
-        self._aside.add(tag)
+        if not self._is_aside(tag):
+            insort(self._aside, tag)
         self._waiting.pop(tag, None)
 
     def settle(self, tag: int, parcel: Parcel) -> bool:
@@ -214,13 +216,23 @@ class Ledger:
         if self._entries.get(tag) is not parcel:
             return False
         self.size -= self._entries.pop(tag)[3]
-        self._aside.discard(tag)
+        if self._is_aside(tag):
+            del self._aside[bisect_left(self._aside, tag)]
         return True
 
     @property
-    def aside(self) -> dict[int, Parcel]:
-        """What is set aside, by tag."""
-        return {tag: self._entries[tag] for tag in sorted(self._aside)}
+    def has_aside(self) -> bool:
+        """Whether anything is set aside."""
+        return bool(self._aside)
+
+    def next_aside(self, tag: int) -> int:
+        """Which is set aside next after this one, the first after the last."""
+        place = bisect_right(self._aside, tag)
+        return self._aside[place if place < len(self._aside) else 0]
+
+    def _is_aside(self, tag: int) -> bool:
+        place = bisect_left(self._aside, tag)
+        return self._aside[place : place + 1] == [tag]
 
     def acknowledge(self) -> int | None:
         """The tag up to which the source can be told that all is settled; None: nothing new."""
@@ -234,7 +246,7 @@ class Ledger:
         """The target is gone: what it did not confirm waits again, and its numbers begin anew."""
         self._under_way.clear()
         self._returned.clear()
-        self._waiting = dict.fromkeys(tag for tag in self._entries if tag not in self._aside)
+        self._waiting = dict.fromkeys(tag for tag in self._entries if not self._is_aside(tag))
         self._next = self._low_number = 1
 
     def forget(self) -> None:

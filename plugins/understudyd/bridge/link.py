@@ -230,7 +230,7 @@ class Link(Steps):
 
     def park_failed(self, reason: str, now: float) -> list[Action]:
         self._now = now
-        if not self.ledger.aside:
+        if not self.ledger.has_aside:
             return []  # it was forgotten meanwhile, and comes again
         self.reasons.unparked = self.reasons.fail(f"parking at the source: {reason}")
         self._back_off(Timer.PARK)

@@ -87,7 +87,7 @@ class Rejects:
 
     def set_aside(self, parcels: Mapping[int, Parcel]) -> ParkAtSource | None:
         """These are for the parking queue of the source."""
-        is_busy = bool(self._ledger.aside)
+        is_busy = self._ledger.has_aside
         for tag, parcel in parcels.items():
             self._ledger.set_aside(tag, parcel)
         return None if is_busy else self.aside()
@@ -104,11 +104,10 @@ class Rejects:
 
     def aside(self) -> ParkAtSource | None:
         """The next one to park at the source."""
-        aside = self._ledger.aside
-        if not aside:
+        if not self._ledger.has_aside:
             return None
-        self._tried = next((tag for tag in aside if tag > self._tried), next(iter(aside)))
-        return ParkAtSource(self._tried, aside[self._tried])
+        self._tried = self._ledger.next_aside(self._tried)
+        return ParkAtSource(self._tried, self._ledger.parcel(self._tried))
 
     def park(self, tag: int) -> None:
         """One that came back goes to the target's parking queue."""
