@@ -24,6 +24,7 @@ from understudyd.bridge.content import (
     StompContent,
     Untranslatable,
 )
+from understudyd.bridge.dedup.identity import hop_id
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.port import StompDelivery
 from understudyd.bridge.forward import Batch
@@ -65,6 +66,8 @@ class TranslatingForwarder:
         self.expired = self.dropped = 0
         """Messages left out: their time was over; they were excluded, had come far enough, or the
         transformer did not want them."""
+        self.hop = ""
+        """Begins the ids by which the target is to know messages again; empty: it is told none."""
         self._routes = routes
         self._queue = queue
         self._kind = kind
@@ -117,6 +120,9 @@ class TranslatingForwarder:
             assert isinstance(address, bytes)
             return amqp_parcel(address, written, self._frame_max()), True
         assert isinstance(address, dict)
+        if self.hop and target.stomp is not None and (name := target.stomp.duplicate_id):
+            own = hop_id(self.hop, delivery, source)
+            address = {**address, name: own} if own else address
         return stomp_parcel({**address, **written.headers}, written.body), True
 
     def _back(

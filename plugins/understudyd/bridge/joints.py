@@ -108,6 +108,7 @@ def join(
     translating = TranslatingForwarder(
         routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
     )
+    translating.hop = settings.hop
     return Joint(reader, writer, translating, parking, _deposit(source, parking), spool)
 
 

@@ -22,6 +22,7 @@ from understudy import __version__, parse
 from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.api.words import Settings as ApiSettings
+from understudyd.bridge.dedup.chosen import check_dedup, filter_of, hop_of
 from understudyd.bridge.effects import one_broker_hint
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
@@ -52,17 +53,19 @@ _log = logging.getLogger("understudyd.bridge")
 def run(file: Path, names: Iterable[str]) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     file, names = file.absolute(), tuple(names)
-    ways = _read(file, names)
     network = load_network(file, os.environ)
+    ways = _read(file, names, network)
     pauses = Pauses(network.state)
     log_to_stderr("understudyd.bridge", "")
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
-    return asyncio.run(_serve(ways, network, pauses, lambda: _read(file, names)))
+    return asyncio.run(_serve(ways, network, pauses, lambda: _read(file, names, network)))
 
 
-def _read(file: Path, names: tuple[str, ...]) -> list[Way]:
+def _read(file: Path, names: tuple[str, ...], network: NetworkConfig) -> list[Way]:
     bridges = _chosen(file, load_bridges(file, os.environ), names)
+    for bridge in bridges:
+        check_dedup(bridge, network)
     return ways_of(bridges, file.parent)
 
 
@@ -82,7 +85,7 @@ def _chosen(
 async def _serve(
     ways: list[Way], network: NetworkConfig, pauses: Pauses, reread: Callable[[], list[Way]]
 ) -> int:
-    service = Service(_bridges(ways), pauses)
+    service = Service(_bridges(ways, network.state), pauses)
     if network.listen is not None:
         settings = ApiSettings(network.listen, network.shared)
         service.front = Front(settings, service.obey)
@@ -94,7 +97,7 @@ async def _serve(
         service.stop()
 
     def again() -> list[Bridge]:
-        bridges, said = _bridges(reread()), load_network(network.file, os.environ)
+        bridges, said = _bridges(reread(), network.state), load_network(network.file, os.environ)
         if (said.listen is None) != (network.listen is None):
             change = "removed" if said.listen is None else "added"
             _log.warning("[network] api was %s: that takes a restart of this process", change)
@@ -113,13 +116,13 @@ async def _serve(
     return GAVE_UP if service.has_given_up else 0
 
 
-def _bridges(ways: Iterable[Way]) -> list[Bridge]:
+def _bridges(ways: Iterable[Way], state: Path | None = None) -> list[Bridge]:
     """One for each name, with the links of all its ways."""
     made = []
     for bridge, group in groupby(ways, key=lambda way: way.bridge):
         links, watches = [], []
         for number, way in enumerate(group):
-            some = links_of(way)
+            some = links_of(way, state=state)
             if number:
                 for link in some:
                     link.status.destination += " (back)"
@@ -140,8 +143,13 @@ def _watches(way: Way, links: list[LinkRunner]) -> list[LagWatch]:
     return [LagWatch(dialer, [one]) for dialer, one in zip(found, asked, strict=False)]
 
 
-def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
-    """The links of one way of a bridge, not started yet; raises ConfigurationError."""
+def links_of(
+    way: Way, rng: random.Random | None = None, state: Path | None = None
+) -> list[LinkRunner]:
+    """The links of one way of a bridge, not started yet; raises ConfigurationError.
+
+    ``state`` is the folder in which something may be remembered.
+    """
     rng = rng or random.Random()
     bridge = way.bridge
     about: Table = {
@@ -161,6 +169,7 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
         blocked_time=blocked_time_of(target),
         reading=way.reading,
         parking=way.parking,
+        hop=hop_of(bridge, way.routes),
         hint=one_broker_hint(way.source, way.target, way.routes),
     )
     return [
@@ -173,6 +182,8 @@ def links_of(way: Way, rng: random.Random | None = None) -> list[LinkRunner]:
             settings=settings,
             rng=rng,
             pace=pace,
+            dedup=filter_of(bridge, way.routes, pattern, state),
+            replies=replies_of(bridge, *parts[1:], settings, rng),
         )
         for pattern in way.patterns
     ]

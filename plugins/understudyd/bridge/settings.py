@@ -62,3 +62,4 @@ class LinkSettings:
     hint: str = ""  # what may be wrong where messages stay
     parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME
     spool: Spooling | None = None
+    hop: str = ""  # begins the ids that a target knows messages again by; empty: it is told none

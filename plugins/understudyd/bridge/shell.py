@@ -187,6 +187,7 @@ class LinkRunner:
     def _on_target_up(self) -> None:
         before, now = self._sent_as, self._loop.time()
         self._sent_as = self._target.dialect.name if self._target.dialect else ""
+        self._dedup.target_is(self._target.dialect)
         is_another = before not in ("", self._sent_as)
         if is_another or self._source.frame_max > self._target.frame_max:
             self._source_worker.close()

@@ -143,6 +143,11 @@ def _check(way: Way) -> None:
             )
     if not speaks_stomp(way.target):
         way.routes.check_target(RABBITMQ_AMQP)
+        if way.bridge.dedup == "target" and not way.bridge.duplex:
+            raise ConfigurationError(
+                "dedup = 'target': RabbitMQ does not know messages again, Artemis does; take "
+                "'journal', and let consumers know them by their ids where that is not enough"
+            )
         if way.bridge.body != "auto" and not way.bridge.duplex:
             raise ConfigurationError(
                 f"body = {way.bridge.body!r} has no effect: over AMQP text and bytes are the same; "

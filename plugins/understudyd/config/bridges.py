@@ -25,11 +25,12 @@ from understudyd.config.refused import REFUSED, snake_case
 from understudyd.config.table import Source, Table
 from understudyd.config.values import Bad
 
-__all__ = ["BODIES", "BridgeConfig", "load_bridges", "places"]
+__all__ = ["BODIES", "DEDUPS", "BridgeConfig", "load_bridges", "places"]
 
 Place: TypeAlias = tuple[object, ...]  # host, port and vhost
 
 BODIES = ("auto", "bytes", "text")
+DEDUPS = ("off", "journal", "target")
 DESTINATIONS = values.several(values.text, "queue://orders")
 NAMES = values.several(values.text, "x-internal")
 PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
@@ -75,6 +76,14 @@ class BridgeConfig:
     """Whether the brokers' own consumers come first."""
     priority: int | None = None
     """Of our consumers then; None: what is usual with the broker."""
+    dedup: str = "off"
+    """One of `DEDUPS`: what is done about a message that comes again. ``journal``: it is written
+    down that the target has it; ``target``: that, and the target is told an id to know it by."""
+    replies: bool = True
+    """Whether replies come back for which their requester waits where its own broker alone can send
+    them: as with ActiveMQ's networks, where this is bridgeTempDestinations."""
+    reply_ttl: float = 300.0
+    """How long after a request they may come; the address that the responder got goes then."""
     file: Path | None = None
     """Where it stands, to be told in errors."""
 
@@ -123,6 +132,9 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         durable_expires=table.take("durable_expires", values.duration_up_to(LONGEST_EXPIRY), None),
         lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
         priority=table.take("consumer_priority_base", PRIORITIES, None),
+        dedup=table.take("dedup", values.choice(DEDUPS, "way to know messages again"), "off"),
+        replies=table.take("replies", values.flag, replies),
+        reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         file=table.source.file,
     )
     table.finish()

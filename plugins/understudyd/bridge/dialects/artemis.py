@@ -60,6 +60,7 @@ ARTEMIS = Dialect(
         timestamp_unit=1,
         expiry="expires",
         user_id="JMSXUserID",
+        duplicate_id="_AMQ_DUPL_ID",
         takes_timestamp=False,
         stable_id=re.compile(r"[^,]*,(.+)"),
         sent_beside={

@@ -106,6 +106,10 @@ class StompFacts:
     """Group 1 is the part of a MESSAGE's message-id that stays over redeliveries; None: none does,
     and what the application set is elsewhere."""
 
+    duplicate_id: str = ""
+    """The header of a SEND with an id: the broker drops what comes to the same address with one
+    that it has seen, and gives the receipt; empty: it has none."""
+
     takes_timestamp: bool = True
     """A SEND's timestamp is the message's."""
 

@@ -1,0 +1,169 @@
+"""With a journal, what the target has confirmed is not sent again: after a kill -9 of the bridge
+whose acknowledgements were lost, and after the loss of its source (scenarios 41, 43)."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.testing import FaultProxy
+from understudy.testing.brokers import RabbitMQ
+from understudyd.bridge.content import AmqpContent, StompContent
+from understudyd.bridge.wire.properties import build
+from understudyd.testing.bridged import BridgeProcess, until
+from understudyd.testing.pairs import Pair
+from understudyd.testing.sides import AmqpSide, StompSide, side
+
+pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+
+WINDOW = 200
+COUNT = 1_000
+
+
+@pytest.fixture(params=["amqp", "rabbitmq-stomp", "activemq"])
+def pair(
+    request: pytest.FixtureRequest, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
+) -> Iterator[Pair]:
+    """From each kind of source to RabbitMQ."""
+    kind = request.param
+    broker = request.getfixturevalue("activemq") if kind == "activemq" else rabbits[0]
+    made = Pair(side(kind, broker), AmqpSide(rabbits[1]), unique)
+    made.make()
+    yield made
+    made.remove()
+
+
+def fill(pair: Pair, bodies: Sequence[bytes]) -> None:
+    """With ids of the application where the broker gives none."""
+    source = pair.source
+    if isinstance(source, AmqpSide):
+        numbered = enumerate(bodies)
+        source.put(
+            pair.here,
+            *[
+                AmqpContent(build({"delivery_mode": 2, "message_id": f"m{n}"}), body)
+                for n, body in numbered
+            ],
+        )
+        return
+    assert isinstance(source, StompSide)
+    told: dict[str, str] = {"persistent": "true"}
+    source.put(
+        pair.here,
+        *[
+            StompContent(
+                {**told, "content-length": str(len(body))}
+                | ({"amqp-message-id": f"m{n}"} if source.kind != "activemq" else {}),
+                body,
+            )
+            for n, body in enumerate(bodies)
+        ],
+    )
+
+
+def begin(folder: Path, pair: Pair, source: str = "", **options: Any) -> BridgeProcess:
+    """With a journal."""
+    (folder / "state").mkdir(exist_ok=True)
+    said = {
+        "source": source or pair.source.uri,
+        "target": pair.target.uri,
+        "statically_included": [f"queue://{pair.here}"],
+        "prefetch_size": WINDOW,
+        "dedup": "journal",
+        **options,
+    }
+    lines = [f"{name} = {json.dumps(value)}" for name, value in said.items()]
+    text = [
+        "[network]",
+        'state = "state"',
+        "[bridges.test]",
+        *lines,
+        "[bridges.test.rename]",
+        f'"queue://{pair.here}" = "queue://{pair.there}"',
+    ]
+    return BridgeProcess.of(folder, "\n".join(text))
+
+
+def finish(pair: Pair, bridge: BridgeProcess, sent: Sequence[bytes]) -> int:
+    """How many came twice, when all have come."""
+    wanted, found = Counter(sent), Counter[bytes]()
+
+    def have_come() -> bool:
+        found.update(pair.arrived())
+        return not wanted - found
+
+    until(have_come, "all have come", 90)
+    assert bridge.stop() == 0
+    found.update(pair.arrived())
+    assert not pair.left()
+    assert set(found) == set(wanted)
+    return (found - wanted).total()
+
+
+def await_still(pair: Pair) -> None:
+    """Until no more comes to the target."""
+    seen: list[int] = []
+
+    def is_still() -> bool:
+        seen.append(pair.target.depth(pair.there))
+        time.sleep(0.05)
+        return len(seen) > 20 and len(set(seen[-20:])) == 1
+
+    until(is_still, "the window is full, and all of it confirmed")
+
+
+def test_what_was_confirmed_is_not_sent_again_after_a_kill(tmp_path: Path, pair: Pair) -> None:
+    sent = [b"%06d" % number + b"x" * 200 for number in range(COUNT)]
+    fill(pair, sent)
+    port = pair.source.uri.rpartition(":")[2].partition("/")[0]
+    with FaultProxy("127.0.0.1", int(port)) as proxy:
+        way = pair.source.uri.replace(f":{port}", f":{proxy.port}")
+        with begin(tmp_path, pair, way) as bridge:
+            until(lambda: pair.target.depth(pair.there) > 300, "some have arrived")
+            proxy.half_open("down")  # acknowledgements get lost
+            await_still(pair)
+            bridge.kill()
+            proxy.heal(drop=True)
+            bridge.start()
+            assert finish(pair, bridge, sent) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", ["amqp"], indirect=True)
+def test_equal_messages_without_ids_are_none_lost(tmp_path: Path, pair: Pair) -> None:
+    """Killed at random, with every message there three times."""
+    rng = random.Random(5)
+    sent = [b"%06d" % (number // 3) for number in range(12 * COUNT)]
+    pair.source.fill(pair.here, sent)
+    kills = 5
+    with begin(tmp_path, pair) as bridge:
+        for _ in range(kills):
+            before = pair.target.depth(pair.there)
+            until(lambda before=before: pair.target.depth(pair.there) > before + 100, "some come")  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 0.1))
+            bridge.kill()
+            bridge.start()
+        doubled = finish(pair, bridge, sent)
+    assert doubled <= kills * WINDOW
+
+
+@pytest.mark.slow
+def test_the_source_is_lost_and_comes_again(tmp_path: Path, pair: Pair) -> None:
+    sent = [b"%06d" % number + b"x" * 200 for number in range(COUNT)]
+    fill(pair, sent)
+    port = pair.source.uri.rpartition(":")[2].partition("/")[0]
+    with FaultProxy("127.0.0.1", int(port)) as proxy:
+        way = pair.source.uri.replace(f":{port}", f":{proxy.port}")
+        with begin(tmp_path, pair, way) as bridge:
+            until(lambda: pair.target.depth(pair.there) > 300, "some have arrived")
+            proxy.half_open("down")
+            await_still(pair)
+            proxy.heal(drop=True)
+            assert finish(pair, bridge, sent) == 0
