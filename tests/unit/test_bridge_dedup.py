@@ -14,10 +14,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from understudyd.bridge.content import StompContent
 from understudyd.bridge.dedup import memory as module
+from understudyd.bridge.dedup.filter import Filter
 from understudyd.bridge.dedup.identity import Known, hop_id, identify_by
 from understudyd.bridge.dedup.journal import Journal
 from understudyd.bridge.dedup.memory import Change, Memory, Row
-from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, RABBITMQ_AMQP, RABBITMQ_STOMP
+from understudyd.bridge.dialects import (
+    ACTIVEMQ,
+    ARTEMIS,
+    RABBITMQ_AMQP,
+    RABBITMQ_STOMP,
+    Dialect,
+)
 from understudyd.bridge.ledger import Ledger
 from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.properties import build, set_header
@@ -109,6 +116,18 @@ def test_a_hop_has_ids_of_its_own() -> None:
     assert hop_id("b>a", delivery(1, b"", message_id="m"), RABBITMQ_AMQP) == "b>a:m"
     assert hop_id("b>a", delivery(1, b""), RABBITMQ_AMQP) == ""
     assert hop_id("b>a", message(1), RABBITMQ_STOMP) == ""
+
+
+@pytest.mark.parametrize("target", [ACTIVEMQ, RABBITMQ_STOMP, ARTEMIS])
+def test_a_target_that_does_not_know_messages_again_is_told_of_once(
+    target: Dialect, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asks = Filter(Journal(tmp_path / "a.db", "b"), "bridge b queue://a")
+    for _ in range(2):
+        asks.target_is(target)
+    assert caplog.text.count("does not know messages again") == (target is not ARTEMIS)
+    Filter(Journal(tmp_path / "a.db", "b")).target_is(target)
+    assert len(caplog.records) == (target is not ARTEMIS)
 
 
 # Memory

@@ -261,6 +261,16 @@ def test_only_activemq_hides_anything(dialect: Dialect) -> None:
     assert forwarder(dialect, RABBITMQ_AMQP).prepare([(1, given)], NOW).aside == []
 
 
+def test_notes_that_a_producer_made_up_are_not_parked() -> None:
+    ours = forwarder(RABBITMQ_STOMP, RABBITMQ_AMQP)
+    given = message(**{"x-understudy-parked-exchange": "", "h" * 256: "too long for AMQP"})
+    batch = ours.prepare([(1, given)], NOW)
+    assert batch.aside == [1]
+    parked = stomp_content(batch.parcels[0])
+    assert "x-understudy-parked-reason" in parked.headers
+    assert "x-understudy-parked-exchange" not in parked.headers
+
+
 def test_what_the_source_would_not_take_back_stays_there() -> None:
     ours = forwarder(RABBITMQ_STOMP, ACTIVEMQ)
     header = {"destination": "/queue/orders", "content-length": str(5 << 20)}
@@ -405,3 +415,31 @@ def test_what_cannot_be_written_for_a_reason_nobody_thought_of_is_parked(target:
     told = fields_of(batch.parcels[0])["headers"]
     assert isinstance(told, dict)
     assert str(told["x-understudy-parked-reason"]).startswith(f"{target.name} cannot be told of it")
+
+
+@pytest.mark.parametrize(
+    ("hop", "target", "expected"),
+    [
+        ("b:a/", ARTEMIS, "b:a/:ID:1"),
+        ("b:b/", ARTEMIS, "b:b/:ID:1"),  # on its way back it is another
+        ("", ARTEMIS, None),
+        ("b:a/", ACTIVEMQ, None),
+        ("b:a/", RABBITMQ_STOMP, None),
+    ],
+)
+def test_artemis_is_told_an_id_of_this_hop(hop: str, target: Dialect, expected: str | None) -> None:
+    """Scenario 42."""
+    one = forwarder(ACTIVEMQ, target)
+    one.hop = hop
+    told = {"message-id": "ID:1", "_AMQ_DUPL_ID": "of another hop", "destination": "/queue/orders"}
+    (parcel,) = one.prepare([(1, StompContent(told, b"x"))], NOW).parcels
+    theirs = "of another hop" if target is not ARTEMIS else None
+    assert stomp_content(parcel).headers.get("_AMQ_DUPL_ID") == (expected or theirs)
+
+
+def test_what_has_no_id_is_told_without_one() -> None:
+    one = forwarder(RABBITMQ_AMQP, ARTEMIS)
+    one.hop = "b:a/"
+    parcels = one.prepare([from_amqp(1, {}), from_amqp(2, {"message_id": "m"})], NOW).parcels
+    ids = [stomp_content(parcel).headers.get("_AMQ_DUPL_ID") for parcel in parcels]
+    assert ids == [None, "b:a/:m"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy import ConfigurationError, parse
+from understudyd.bridge.dedup.chosen import check_dedup
 from understudyd.bridge.effects import one_broker_hint
 from understudyd.bridge.settings import Reading
 from understudyd.bridge.ways import Way, ways_of
 from understudyd.config.bridges import BridgeConfig
-from understudyd.config.model import Secret
+from understudyd.config.model import Api, Secret
+from understudyd.config.network import NetworkConfig
 
 HERE = Path(__file__).parent
 BY_STOMP = {"source": "stomp://a", "target": "stomp://b"}
@@ -228,3 +231,22 @@ def test_what_amqp_has_no_room_for_is_refused(given: dict[str, Any], why: str) -
 
 def test_a_long_name_that_the_source_can_have_is_none_of_amqp() -> None:
     only(**BY_STOMP, statically_included=("queue://" + "x" * 300,))
+
+
+@pytest.mark.parametrize("dedup", ["journal", "target"])
+def test_what_is_remembered_needs_a_folder(dedup: str, tmp_path: Path) -> None:
+    network = NetworkConfig(tmp_path / "understudy.toml", Api())
+    with pytest.raises(ConfigurationError, match="needs a folder to remember in"):
+        check_dedup(bridge(dedup=dedup), network)
+    check_dedup(bridge(), network)
+    check_dedup(bridge(dedup=dedup), replace(network, state=tmp_path))
+    assert (tmp_path / "dedup").is_dir()
+    with pytest.raises(ConfigurationError, match="cannot be made"):
+        check_dedup(bridge(dedup=dedup), replace(network, state=tmp_path / "none"))
+
+
+def test_rabbitmq_cannot_be_asked_to_know_messages_again() -> None:
+    with pytest.raises(ConfigurationError, match=r"'target'.*take 'journal'"):
+        ways_of([bridge(dedup="target")], HERE)
+    ways_of([bridge(dedup="journal")], HERE)
+    ways_of([bridge(dedup="target", target="stomp://hq")], HERE)

@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from understudyd.bridge.dedup.identity import Identify, identify_by
@@ -16,6 +17,8 @@ from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ledger import Ledger
 
 __all__ = ["Filter", "NoFilter"]
+
+_log = logging.getLogger("understudyd.bridge")
 
 
 class NoFilter:
@@ -31,6 +34,9 @@ class NoFilter:
         """Those that are to be sent."""
         return deliveries
 
+    def target_is(self, target: Dialect | None) -> None:
+        """The target was opened."""
+
     def confirmed(self, ledger: Ledger) -> None:
         """The target has confirmed something."""
 
@@ -42,8 +48,12 @@ class NoFilter:
 
 
 class Filter(NoFilter):
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, wants_target: str = "") -> None:
+        """``wants_target``: who wants the target to know messages again, for the log, where that is
+        wanted."""
         self._journal = journal
+        self._wants_target = wants_target
+        self._told = ""
         self._memory: Memory | None = None
         self._source: Dialect | None = None
         self._identify: Identify
@@ -62,6 +72,18 @@ class Filter(NoFilter):
         self._journal.write(change)
         self.duplicates += len(deliveries) - len(wanted)
         return wanted
+
+    def target_is(self, target: Dialect | None) -> None:
+        if not self._wants_target or target is None or target.name == self._told:
+            return
+        self._told = target.name
+        if target.stomp is None or not target.stomp.duplicate_id:
+            _log.warning(
+                "%s: the target is %s, which does not know messages again as Artemis does; what a "
+                "journal can keep back is kept back, with dedup = 'target' as with 'journal'",
+                self._wants_target,
+                target.name,
+            )
 
     def confirmed(self, ledger: Ledger) -> None:
         if self._memory is not None:
