@@ -6,11 +6,14 @@ import pytest
 
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.outcomes import LETHAL, Outcome, of_closed, of_return
-from understudyd.bridge.parking import Parking
+from understudyd.bridge.parked import _shown
+from understudyd.bridge.parking import PARKED, Parking
+from understudyd.bridge.unparking import note_of, restored
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, get, get_header, read
+from understudyd.bridge.wire.tables import Value
 
 
 def parcel(properties: bytes) -> Parcel:
@@ -71,6 +74,24 @@ def test_properties_that_cannot_be_read_are_parked_whole() -> None:
     header = Parking("orders").park(parcel(raw), "its properties cannot be read")[1]
     assert get_header(header[19:-1], "x-understudy-parked-properties") == raw
     assert get(header[19:-1], "delivery_mode") == 2
+
+
+def test_notes_that_a_producer_made_up_are_believed_by_nobody() -> None:
+    forged = {f"{PARKED}{name}": "forged" for name in ("expiration", "properties", "exchange")}
+    given = build({"delivery_mode": 2, "headers": {"a": 1, **forged, f"{PARKED}deadline": 5}})
+    _, header, frames, size = Parking("orders").park(parcel(given), "why")
+    told = get(header[19:-1], "headers")
+    assert isinstance(told, dict)
+    assert "forged" not in told.values()
+    assert f"{PARKED}deadline" not in told
+    again = restored((1, 0, b"", header[19:-1], size, frames), "", "q", 0)
+    assert read(again[1][19:-1]) == {"delivery_mode": 2, "headers": {"a": 1}}
+
+
+@pytest.mark.parametrize("at", [10**18, "9" * 5000, -1, "x", None, 1.5])
+def test_a_time_that_is_none_is_not_told(at: Value) -> None:
+    raw = build({"headers": {f"{PARKED}at": at}})
+    assert _shown(note_of((1, 0, b"", raw, 0, b""))).at == ""
 
 
 def test_the_parking_queue_knows_its_own() -> None:

@@ -29,7 +29,6 @@ from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.unparking import Note, note_of, restored
 from understudyd.bridge.ways import Way, speaks_stomp
-from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.config.model import Secret
 
@@ -169,10 +168,18 @@ async def _look_stomp(place: _Place, limit: int) -> Parked | None:
 
 
 def _shown(note: Note) -> Shown:
-    at = ""
-    if note.at is not None:
-        at = datetime.fromtimestamp(note.at / 1000, timezone.utc).isoformat(timespec="seconds")
-    return Shown(note.destination, at, note.reason, note.size)
+    return Shown(note.destination, _time(note.at), note.reason, note.size)
+
+
+def _time(at: int | None) -> str:
+    """For people; empty: it is not known, or no time that there is."""
+    if at is None:
+        return ""
+    try:
+        when = datetime.fromtimestamp(at / 1000, timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        return ""
+    return when.isoformat(timespec="seconds")
 
 
 async def retry(ways: Iterable[Way]) -> list[Retried]:
@@ -272,7 +279,7 @@ async def _send(place: _Place, delivery: Delivery, sender: Deposit) -> str:
         return f"{note.destination}: which queue it was taken from is not known; move it by hand"
     try:
         parcel = restored(delivery, *where, int(time.time() * 1000))
-    except WireError as error:
+    except ValueError as error:
         return f"{note.destination}: {error}"
     await sender.open()
     try:

@@ -2,8 +2,9 @@
 
 Rules
 * Such a message keeps body, properties and headers. Headers `x-understudy-parked-*` tell why, from
-  which bridge and where to; it is persistent, and its expiration moves into a header, so that it
-  does not vanish from the parking queue.
+  which bridge and where to; those that a producer made up are removed, so that a retry believes
+  none. It is persistent, and its expiration moves into a header, so that it does not vanish from
+  the parking queue.
 * What the target returned is parked there. What it would close over, and what it has no words for,
   is parked at the source, without our broker in its path: it has not left.
 * Properties that cannot be read are kept whole as one header of bytes.
@@ -29,17 +30,20 @@ from understudyd.bridge.wire.properties import (
     build,
     get,
     get_header,
+    header_content,
     patch,
     remove_header,
     set_header,
 )
-from understudyd.bridge.wire.tables import Value
+from understudyd.bridge.wire.tables import Value, entries
 
 __all__ = ["PARKED", "Parking", "one_hop_less"]
 
 PARKED: Final = "x-understudy-parked-"
 PERSISTENT: Final = 2
 LONGEST_REASON: Final = 1000  # characters
+
+_PARKED = PARKED.encode()
 
 HEAD = 20  # bytes of a header frame beside the properties
 
@@ -91,6 +95,7 @@ class Parking:
         try:
             first = {"expiration": get(raw, "expiration")}
             kept = relay(patch(raw, {"delivery_mode": PERSISTENT, "expiration": None}), 0)
+            kept = _without_notes(kept)
         except (WireError, Untranslatable):
             first = {}
             kept = set_header(build({"delivery_mode": PERSISTENT}), f"{PARKED}properties", raw)
@@ -117,6 +122,13 @@ class Parking:
         except WireError:
             pass
         return self.park((publish, content_header(raw, size), frames, size), reason)
+
+
+def _without_notes(raw: bytes) -> bytes:
+    names = [name for name, _, _, _ in entries(header_content(raw)) if name.startswith(_PARKED)]
+    for name in names:
+        raw = remove_header(raw, name.decode("utf-8", "surrogateescape"))
+    return raw
 
 
 def one_hop_less(path: str) -> str:

@@ -106,6 +106,8 @@ class TranslatedParking(Parking):
             notes["deadline"] = str(message.deadline)
             message.deadline = None
         message.delivery_mode = PERSISTENT
+        for name in [name for name in message.headers if name.startswith(PARKED)]:
+            del message.headers[name]
         message.headers |= {PARKED + name: text for name, text in notes.items()}
         written = write(message, source, now)
         if isinstance(written, AmqpContent):

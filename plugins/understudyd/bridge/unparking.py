@@ -48,15 +48,23 @@ def noted(told: Mapping[str, object], size: int) -> Note:
         exchange if isinstance(exchange, str) else None,
         key,
         destination,
-        int(at) if isinstance(at, int | str) and str(at).isdecimal() else None,
+        _whole(at),
         size,
     )
+
+
+def _whole(at: object) -> int | None:
+    """Python reads no more than some thousand digits."""
+    try:
+        return int(at) if isinstance(at, int | str) and str(at).isdecimal() else None
+    except ValueError:
+        return None
 
 
 def restored(delivery: Delivery, exchange: str, routing_key: str, now: int) -> Parcel:
     """The message as it was before, bound for there; ``now`` is ms since 1970.
 
-    Raises WireError for properties that cannot be read.
+    Raises ValueError for properties that cannot be read, or written.
     """
     _, _, _, raw, size, frames = delivery
     told = _told(raw)
@@ -69,7 +77,7 @@ def restored(delivery: Delivery, exchange: str, routing_key: str, now: int) -> P
         deadline, expiration = told.get("deadline"), told.get("expiration")
         if isinstance(deadline, str) and deadline.isdecimal():
             expiration = str(max(0, int(deadline) - now))
-        if expiration is not None:
+        if isinstance(expiration, str):
             raw = patch(raw, {"expiration": expiration})
     return (encode_publish(exchange, routing_key), content_header(raw, size), frames, size)
 
