@@ -139,6 +139,7 @@ def module(tmp_path: Path) -> Iterator[Path]:
         "text = 'x'\n"
     )
     (tmp_path / "bridged_broken.py").write_text("1 / 0")
+    (tmp_path / "bridged_script.py").write_text("raise SystemExit(3)")
     yield tmp_path
     sys.path[:] = path
     sys.modules.pop("bridged_functions", None)
@@ -156,6 +157,7 @@ def test_it_is_found_beside_the_configuration(module: Path, text: str) -> None:
     [
         ("bridged_nowhere:f", "can't be imported: ModuleNotFoundError"),
         ("bridged_broken:f", "can't be imported: ZeroDivisionError"),
+        ("bridged_script:f", "can't be imported: SystemExit: 3"),
         ("bridged_functions:fin", "no function 'fin' .there are: fine, later, optional, two"),
         ("bridged_functions:text", "no function 'text'"),
         ("bridged_functions:two", "takes one argument"),

@@ -89,7 +89,7 @@ def load(text: str, folder: Path) -> Transformer:
         sys.path.append(str(folder))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
         raise ConfigurationError(f"transformer = {text!r} can't be imported: {why}") from error
     function = getattr(module, name, None)
