@@ -34,6 +34,7 @@ from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, read
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import Typed, Value
+from understudyd.bridge.worn import COUNT, MOST
 
 NOW = 1_800_000_000_000
 QUEUE = Destination("queue", "orders")
@@ -443,3 +444,22 @@ def test_what_has_no_id_is_told_without_one() -> None:
     parcels = one.prepare([from_amqp(1, {}), from_amqp(2, {"message_id": "m"})], NOW).parcels
     ids = [stomp_content(parcel).headers.get("_AMQ_DUPL_ID") for parcel in parcels]
     assert ids == [None, "b:a/:m"]
+
+
+@pytest.mark.parametrize("source", [RABBITMQ_AMQP, RABBITMQ_STOMP], ids=lambda one: one.name)
+def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue(
+    source: Dialect,
+) -> None:
+    """Scenario 31."""
+    ours = forwarder(source, ACTIVEMQ)
+    given = [
+        from_amqp(tag, {"headers": {"a": "b", COUNT: count}})
+        if source.is_amqp
+        else (tag, message(**{"a": "b", COUNT: str(count)}))
+        for tag, count in ((1, MOST - 1), (2, MOST))
+    ]
+    tags, parcels, aside, stays = ours.prepare(given, NOW)
+    assert (tags, aside, stays) == ([1, 2], [2], [2])
+    back = parcels[1][1] if source.is_amqp else parcels[1][0]
+    assert COUNT.encode() not in back
+    assert b"a" in back

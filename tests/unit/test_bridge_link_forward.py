@@ -17,6 +17,7 @@ from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, get, header_content, read
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import Value
+from understudyd.bridge.worn import COUNT, MOST
 
 ROUTE = b"\x03amq\x06orders"
 BODY = body_frames(b"body", 4096)
@@ -237,3 +238,17 @@ def test_a_message_that_goes_back_does_not_live_longer_for_it() -> None:
     assert get(again, "expiration") == "600"
     assert ours.prepare([delivery(1, again)], NOW + 2000).tags == []
     assert ours.expired == 1
+
+
+def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue() -> None:
+    """Scenario 31: its quorum queue counts anew, and does not put it away."""
+    worn = build({"headers": {"a": "b", COUNT: MOST}, "message_id": "m"})
+    tired = build({"headers": {COUNT: MOST - 1}})
+    first = delivery(1, worn)
+    batch = [first, (2, 1, *first[2:]), (3, 1, first[2], tired, *first[4:])]
+    tags, parcels, aside, stays = forwarder().prepare(batch, NOW)
+    assert (tags, aside, stays) == ([1, 2, 3], [2], [2]), "the first is told by another queue"
+    assert parcels[1][0] == encode_publish("", "orders")
+    assert read(parcels[1][1][19:-1]) == {"headers": {"a": "b"}, "message_id": "m"}
+    of_topic = Forwarder(Routes(Options(network_ttl=-1), "a/", "b/"), None, Parking("b"))
+    assert of_topic.prepare(batch, NOW).stays == []

@@ -8,7 +8,8 @@ Rules
   depends on when.
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
   the others have got theirs. So is what has expired. Both are counted.
-* A queue's message that has come far enough goes back to the tail of its queue.
+* A queue's message that has come far enough goes back to the tail of its queue; so does one that
+  was delivered in vain too often (`worn`).
 * What cannot be read, or named at the target, or has more properties then than fit into a frame,
   goes to the parking queue as it is; the rest of the batch goes on.
 """
@@ -32,6 +33,7 @@ from understudyd.bridge.wire.methods import encode_publish, split_route
 from understudyd.bridge.wire.properties import append_entry, get_header, set_header
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import encode_entry
+from understudyd.bridge.worn import fresh, is_worn
 
 __all__ = ["Batch", "Forwarder"]
 
@@ -79,8 +81,10 @@ class Forwarder:
         tags: list[int] = []
         parcels: list[Parcel] = []
         stays: list[int] = []
-        for tag, _, route, raw, size, frames in deliveries:
+        for tag, again, route, raw, size, frames in deliveries:
             publish = publishes.get(route) or self._publish(route)
+            if again and self._is_worn(raw):
+                publish = b""
             properties = publish and (patched.get(raw) or self._patch(raw, route, now))
             if properties:
                 head = _head(2, 1, 12 + len(properties), 60, 0, size)
@@ -92,6 +96,12 @@ class Forwarder:
                 if parcel[0] is self._back:
                     stays.append(tag)
         return Batch(tags, parcels, stays, stays)
+
+    def _is_worn(self, raw: bytes) -> bool:
+        try:
+            return bool(self._back) and is_worn(raw)
+        except ValueError:
+            return False
 
     def _destination(self, route: bytes) -> Destination:
         return self._queue or from_amqp(*split_route(route))
@@ -147,9 +157,10 @@ class Forwarder:
         """Parked, or back to its queue, or None: left out."""
         parcel = (encode_publish(*split_route(route)), content_header(raw, size), frames, size)
         try:
-            if not self._is_forwarded(route, _path_of(raw)):
+            if self._is_worn(raw) or not self._is_forwarded(route, _path_of(raw)):
                 if self._back:
-                    return (self._back, content_header(relay(raw, now), size), frames, size)
+                    header = content_header(fresh(relay(raw, now)), size)
+                    return (self._back, header, frames, size)
                 self.dropped += 1
                 return None
             to_amqp(self._routes.target(self._destination(route)))

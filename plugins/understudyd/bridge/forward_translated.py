@@ -5,7 +5,8 @@ Rules
 * Each message is translated by `mapping`; `Routes.change` changes it.
 * A copy of a topic's message that is excluded or has come far enough, any message that has expired,
   and what a transformer drops, is left out of the batch and counted. A queue's message that is
-  excluded or has come far enough goes back to the tail of its queue.
+  excluded or has come far enough goes back to the tail of its queue; so does one that was delivered
+  in vain too often (`worn`).
 * What has no words at the target, or cannot be read, is for the parking queue of the source; the
   rest of the batch goes on.
 """
@@ -39,6 +40,7 @@ from understudyd.bridge.wire.amqp import FRAME_MIN
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish, split_route
 from understudyd.bridge.wire.reader import Delivery
+from understudyd.bridge.worn import COUNT, fresh, is_worn_content
 
 __all__ = ["TranslatingForwarder"]
 
@@ -111,6 +113,8 @@ class TranslatingForwarder:
             if self._kind != QUEUE:
                 raise Dropped(decision.reason)
             return self._back(content, message, where, source, now), False
+        if self._queue is not None and is_worn_content(content):
+            return self._back(content, message, where, source, now), False
         address = self._addresses.get((target.name, where)) or self._address(where, target)
         if self._routes.needs_messages:
             message.destination = str(where)
@@ -130,8 +134,9 @@ class TranslatingForwarder:
     ) -> Parcel:
         """To the tail of the queue it came from; raises Untranslatable or Expired."""
         if isinstance(content, AmqpContent):
-            again = AmqpContent(relay(content.properties, now), content.body)
+            again = AmqpContent(fresh(relay(content.properties, now)), content.body)
             return amqp_parcel(encode_publish(*to_amqp(where)), again, FRAME_MIN)
+        message.headers.pop(COUNT, None)
         written = write(message, source, now)
         assert isinstance(written, StompContent)
         return stomp_parcel({**send_headers(where, source), **written.headers}, written.body)

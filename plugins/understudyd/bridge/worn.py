@@ -1,0 +1,43 @@
+"""Messages that were given back so often that their queue would soon put them away. No I/O.
+
+Rule: a quorum queue of RabbitMQ counts how often a message was delivered in vain, and drops it, or
+puts it where dead letters go, after its delivery limit (20 from 4.0 on, where nothing else is
+said). It tells the count with each delivery. One that was delivered in vain `MOST` times is
+published to the tail of its queue and settled when that is confirmed: its count begins anew, and
+whatever keeps it from being settled, it is not put away for that.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from understudyd.bridge.content import AmqpContent, Content
+from understudyd.bridge.wire.properties import get_header, remove_header
+
+__all__ = ["COUNT", "MOST", "fresh", "is_worn", "is_worn_content"]
+
+COUNT: Final = "x-delivery-count"
+MOST: Final = 10  # half of the usual limit: a bridge that dies meanwhile has as many again
+
+_COUNT: Final = COUNT.encode()
+
+
+def is_worn(raw: bytes) -> bool:
+    """Of the properties of a delivery; raises ValueError for some that cannot be read."""
+    if _COUNT not in raw:
+        return False
+    count = get_header(raw, COUNT)
+    return isinstance(count, int) and count >= MOST
+
+
+def is_worn_content(content: Content) -> bool:
+    """The same of a delivery of either protocol."""
+    if isinstance(content, AmqpContent):
+        return is_worn(content.properties)
+    count = content.headers.get(COUNT, "")
+    return count.isdecimal() and int(count) >= MOST
+
+
+def fresh(raw: bytes) -> bytes:
+    """The same properties without the count, which is of the queue that told it."""
+    return remove_header(raw, COUNT) if _COUNT in raw else raw
