@@ -183,7 +183,6 @@ def links_of(
             rng=rng,
             pace=pace,
             dedup=filter_of(bridge, way.routes, pattern, state),
-            replies=replies_of(bridge, *parts[1:], settings, rng),
         )
         for pattern in way.patterns
     ]

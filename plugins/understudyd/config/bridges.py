@@ -133,8 +133,6 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
         priority=table.take("consumer_priority_base", PRIORITIES, None),
         dedup=table.take("dedup", values.choice(DEDUPS, "way to know messages again"), "off"),
-        replies=table.take("replies", values.flag, replies),
-        reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         file=table.source.file,
     )
     table.finish()
