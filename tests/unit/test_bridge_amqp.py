@@ -298,12 +298,13 @@ def test_no_limit_of_the_broker_is_our_limit() -> None:
         opened(Session(Login()), tune(frame_max=100))
 
 
-def test_headers_larger_than_the_agreed_frames_are_read() -> None:
+@pytest.mark.parametrize(("agreed", "size"), [(4096, 50_000), (131072, 131072), (131072, 500_000)])
+def test_headers_larger_than_the_agreed_frames_are_read(agreed: int, size: int) -> None:
     """RabbitMQ sends them so."""
-    session = Session(Login(), frame_max=4096)
+    session = Session(Login(), frame_max=agreed)
     opened(session)
     head = encode_method(Method.BASIC_DELIVER, "c", 1, 0, "", "orders")
-    properties = b"\x20\0" + struct.pack(">I", 50_000) + bytes(50_000)
+    properties = b"\x20\0" + struct.pack(">I", size) + bytes(size)
     (batch,) = session.feed(head + content_header(properties, 0))
     assert isinstance(batch, Deliveries)
     assert batch.items[0][3] == properties

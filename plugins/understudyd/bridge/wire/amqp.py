@@ -33,6 +33,7 @@ __all__ = ["Closed", "Login", "Opened", "Session", "SessionEvent"]
 
 PROTOCOL_HEADER: Final = b"AMQP\0\0\x09\x01"
 FRAME_MIN: Final = 4096  # the specification's; less cannot be agreed on
+ADDED: Final = 1 << 20  # bytes that a broker may add to the headers of a message it once took
 SUCCESS: Final = 200
 
 CAPABILITIES: Final[Table] = {
@@ -212,8 +213,9 @@ class Session:
             raise WireError(f"frames of {frame_max} bytes; AMQP needs {FRAME_MIN}")
         if self._heartbeat:
             self._heartbeat = min(self._heartbeat, heartbeat or self._heartbeat)
-        # RabbitMQ cuts bodies to what was agreed, and sends headers in one frame however large.
-        self._reader.frame_max = max(self._frame_max, FIRST_FRAME_MAX)
+        # RabbitMQ cuts bodies to what was agreed, and sends headers in one frame however large: it
+        # takes them 8 bytes too long, and adds x-death and its kin without a look at their size.
+        self._reader.frame_max = max(self._frame_max, FIRST_FRAME_MAX) + ADDED
         self._say(Method.CONNECTION_TUNE_OK, CHANNEL, self._frame_max, self._heartbeat)
         self._say(Method.CONNECTION_OPEN, self._login.vhost, "", 0)
 
