@@ -455,7 +455,7 @@ def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue(
     given = [
         from_amqp(tag, {"headers": {"a": "b", COUNT: count}})
         if source.is_amqp
-        else (tag, message(**{"a": "b", COUNT: str(count)}))
+        else (tag, message(b"", **{"a": "b", COUNT: str(count)}))
         for tag, count in ((1, MOST - 1), (2, MOST))
     ]
     tags, parcels, aside, stays = ours.prepare(given, NOW)

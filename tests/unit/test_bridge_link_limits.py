@@ -97,6 +97,20 @@ def test_each_time_in_a_row_it_waits_longer() -> None:
     assert max(waits) <= 60.0
 
 
+def test_a_broker_that_waits_for_ever_gets_it_back_once() -> None:
+    """Scenario 32: Artemis counts for the message in front, and puts it away after 10 times."""
+    made = running(hold_time=10.0)
+    deliver(made, 1, 2)
+    number = refuse_until(made, 2, 99.0)
+    assert made.shown == "waiting-room"
+    assert made.due is not None
+    made.tick(made.due)
+    made.source_up(made._now, is_patient=True)
+    deliver(made, 1, now=made._now)
+    refuse_until(made, number + 1, 9_999.0)
+    assert made.shown == "retrying"
+
+
 def test_a_target_that_is_blocked_for_too_long_gets_the_source_when_it_is_not() -> None:
     made = running(hold_time=60.0)
     deliver(made, 1, 2)

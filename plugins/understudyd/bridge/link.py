@@ -107,7 +107,9 @@ class Link(Steps):
             self._park(rejects.doubt(reason) if closed is None else rejects.judge(closed))
         return self._happen(Happening.TARGET_LOST, now, self.reasons.fail(f"target: {reason}"))
 
-    def source_up(self, now: float) -> list[Action]:
+    def source_up(self, now: float, *, is_patient: bool = False) -> list[Action]:
+        """``is_patient``: its broker waits for ever, see `dialects`."""
+        self._is_patient = is_patient
         if not self._has_source:
             return []  # it was lost before its opening had ended
         self._patience[Timer.SOURCE].connected()

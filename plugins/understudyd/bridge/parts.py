@@ -75,6 +75,7 @@ class Parts:
         self._has_source = False  # one is open or being opened, and was not lost meanwhile
         self._silent_since = 0.0  # the source could have delivered, and did not
         self._held_since: float | None = None  # what is in flight; the target took nothing since
+        self._is_patient = False  # the broker of the source
         self._probes = 1  # so many of those that were refused are sent at a time
 
     @property

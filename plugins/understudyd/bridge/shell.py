@@ -179,7 +179,9 @@ class LinkRunner:
         self._do(self.link.target_lost(reason, self._loop.time(), closed))
 
     def _on_source_up(self) -> None:
-        self._do(self.link.source_up(self._loop.time()))
+        dialect = self._source.dialect
+        is_patient = dialect is not None and dialect.is_patient
+        self._do(self.link.source_up(self._loop.time(), is_patient=is_patient))
 
     def _on_source_failed(self, failed: ConnectionFailed) -> None:
         self._on_source_lost(str(failed))

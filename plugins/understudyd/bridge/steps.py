@@ -224,6 +224,9 @@ class Steps(Parts):
 
     def _let_go(self) -> None:
         """The target has taken nothing for `hold_time`."""
+        if self._is_patient and Timer.ROOM in self._timers.failing:
+            self._held_since = self._now
+            return
         why = self.reason
         if self.state is not State.HOLDING:
             why = f"{why}; so for {self._settings.hold_time:g} s, what was in flight is given back"
@@ -233,8 +236,8 @@ class Steps(Parts):
         self._timers.set(Timer.WATCH, self._now + self._settings.watch_time)
         if self._is_idle(self._now):
             self._do(AskSource())
-        oldest = self.ledger.oldest()
-        if oldest is not None and self._now - oldest >= LONGEST_IN_FLIGHT and not self._congested:
+        oldest, may_wait = self.ledger.oldest(), self._congested or self._is_patient
+        if oldest is not None and self._now - oldest >= LONGEST_IN_FLIGHT and not may_wait:
             why = f"a message is in flight for {LONGEST_IN_FLIGHT:g} s, so all are given back"
             self._happen_within(Happening.HOLD_OVER, self.reasons.fail(why))
 

@@ -31,6 +31,11 @@ class Timers:
         """The next moment; None: nothing runs."""
         return min(self._due.values(), default=None)
 
+    @property
+    def failing(self) -> list[Timer]:
+        """Those in a row that is not over."""
+        return [timer for timer, failures in self._failures.items() if failures]
+
     def set(self, timer: Timer, due: float) -> None:
         self._due[timer] = due
 

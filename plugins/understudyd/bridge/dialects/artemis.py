@@ -44,6 +44,7 @@ ARTEMIS = Dialect(
     max_priority=9,
     priority_default=4,
     counts_returns=True,
+    is_patient=True,
     queue_wildcards=True,
     unspeakable=re.compile(r"[,*#?]|::"),
     stomp=StompFacts(

@@ -169,6 +169,10 @@ class Dialect:
     """What is given back, or in flight when a connection ends, may count as a failed delivery, and
     the message is gone or in a dead letter queue after some of them: keep windows small first."""
 
+    is_patient: bool = False
+    """It waits for an acknowledgement for ever, and counts what is given back without telling how
+    often: what a target does not take is given back once in a row at most."""
+
     priority_default: int | None = None
     """What a message without a priority has; None where it then simply has none."""
 
