@@ -26,8 +26,12 @@ from understudyd.bridge.dialects import (
     Dialect,
 )
 from understudyd.bridge.ledger import Ledger
-from understudyd.bridge.wire.bodies import body_frames
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.rejects import Rejects
+from understudyd.bridge.wire.bodies import body_frames, content_header
+from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, set_header
+from understudyd.bridge.wire.reader import Returned
 
 ROUTE = b"\0\6orders"
 
@@ -128,6 +132,27 @@ def test_a_target_that_does_not_know_messages_again_is_told_of_once(
     assert caplog.text.count("does not know messages again") == (target is not ARTEMIS)
     Filter(Journal(tmp_path / "a.db", "b")).target_is(target)
     assert len(caplog.records) == (target is not ARTEMIS)
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_what_a_plugin_of_rabbitmq_may_have_dropped_as_a_duplicate_is_parked(
+    is_marked: bool,
+) -> None:
+    """Scenario 44: it comes back as 312, and so does what has no queue."""
+    ledger, parking = Ledger(), Parking("b")
+    rejects = Rejects(ledger, parking)
+    raw = build({"headers": {"x-deduplication-header": "1"} if is_marked else {"a": 1}})
+    parcel = (encode_publish("x", "k"), content_header(raw, 1), body_frames(b"1", 4096), 1)
+    ledger.take([1], [parcel], 0.0)
+    ledger.send()
+    came = Returned(312, "NO_ROUTE", "x", "k", raw, 1, body_frames(b"1", 4096))
+    assert rejects.is_accounted_for(came)
+    _, _, back = ledger.confirm([(1, 0, True)])
+    for tag in back:
+        rejects.park(tag)
+    assert len(ledger) == 1
+    assert ledger.has_waiting
+    assert ("or it is a duplicate there" in parking.reason) is is_marked
 
 
 # Memory

@@ -30,6 +30,9 @@ from understudyd.bridge.words import ParkAtSource
 
 __all__ = ["DOUBTS", "Rejects"]
 
+DEDUPLICATED = b"x-deduplication-header"
+"""A header for a plugin of RabbitMQ whose exchanges route no duplicates. These come back like what
+has no queue, and only the exchange could tell; parked, neither is lost."""
 DOUBTS = 5  # times; a broker that comes up and dies again does not often do so over one message
 
 
@@ -130,4 +133,5 @@ def _why(message: Returned) -> str:
     what = f"no queue is bound to exchange://{message.exchange}/{message.routing_key}"
     if not message.exchange:
         what = f"no queue {message.routing_key}"
-    return f"{message.code} {message.text}: {what} at the target"
+    why = f"{message.code} {message.text}: {what} at the target"
+    return f"{why}, or it is a duplicate there" if DEDUPLICATED in message.properties else why
