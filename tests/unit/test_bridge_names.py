@@ -267,9 +267,13 @@ def test_what_a_broker_cannot_name_is_untranslatable(
         to_stomp(destination, dialect)
 
 
-def test_a_temporary_destination_is_none() -> None:
-    with pytest.raises(Untranslatable, match="no queue or topic"):
-        from_stomp("/remote-temp-queue/ID:x", QUEUE, ACTIVEMQ)
+def test_a_temporary_destination_is_one_of_its_own_kind_and_of_its_own_broker() -> None:
+    shown = "/remote-temp-queue/ID:x:1"
+    found = from_stomp(shown, QUEUE, ACTIVEMQ)
+    assert found == Destination("temp-queue", "ID:x:1")
+    assert to_stomp(found, ACTIVEMQ) == shown
+    with pytest.raises(Untranslatable):
+        to_stomp(found, RABBITMQ_STOMP)
 
 
 def test_what_is_asked_of_each_broker_when_subscribing() -> None:

@@ -114,7 +114,7 @@ def test_what_is_wrong_is_told_with_what_is_valid(
         ("gc_sweep_time", "the inside of ActiveMQ"),
         ("auto_start", "name those to run"),
         ("dynamicOnly", "forwarding on demand"),
-        ("bridgeTempDestinations", "forwarding on demand"),
+        ("bridgeTempDestinations", "did you mean bridge_temp_destinations"),
         ("consumerTTL", "forwarding on demand"),
         ("networkTTL", "did you mean network_ttl"),
     ],

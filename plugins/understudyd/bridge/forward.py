@@ -5,7 +5,7 @@ Rules
   broker's entry, headers are set and removed as configured, and what `mapping.relay` changes.
 * What one destination costs is paid once: method frames and patched properties are kept, the
   latter as long as producers repeat theirs. Those with an expiration are not: what is left of it
-  depends on when.
+  depends on when; nor are those with a reply-to, where replies go over the bridge.
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
   the others have got theirs. So is what has expired. Both are counted.
 * A queue's message that has come far enough goes back to the tail of its queue; so does one that
@@ -27,6 +27,7 @@ from understudyd.bridge.mapping import relay
 from understudyd.bridge.mapping.headers import PATH
 from understudyd.bridge.names import Destination
 from understudyd.bridge.parking import Parking
+from understudyd.bridge.replies import HAS_REPLY, ReplyBook
 from understudyd.bridge.routes import Routes, Verdict
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish, split_route
@@ -62,13 +63,17 @@ class Batch(NamedTuple):
 class Forwarder:
     """Turns deliveries of one source into parcels for one target."""
 
-    def __init__(self, routes: Routes, queue: str | None, parking: Parking) -> None:
+    def __init__(
+        self, routes: Routes, queue: str | None, parking: Parking, replies: ReplyBook | None = None
+    ) -> None:
         """``queue`` is the one that is read, where that is the destination; None: it is what each
-        message was published to."""
+        message was published to. ``replies`` has the addresses that responders are told."""
         self._routes = routes
         self._queue = None if queue is None else Destination("queue", queue)
         self._back = b"" if queue is None else encode_publish("", queue)
         self._parking = parking
+        self._replies = replies
+        self._unkept = _HAS_EXPIRATION | (0 if replies is None else HAS_REPLY)
         self._entry = encode_entry(PATH, routes.here)
         self.expired = self.dropped = 0
         """Messages left out: their time was over; they were excluded or had come far enough."""
@@ -132,7 +137,7 @@ class Forwarder:
             return b""
         if len(changed) > self._parking.room:
             return b""
-        if len(raw) <= LONGEST_KEPT and not raw[0] & _HAS_EXPIRATION:
+        if len(raw) <= LONGEST_KEPT and not raw[0] & self._unkept:
             if len(self._patched) >= KEPT:
                 self._patched.clear()
             self._patched[raw] = changed
@@ -140,6 +145,8 @@ class Forwarder:
 
     def _change(self, raw: bytes, route: bytes, now: int) -> bytes:
         changed = self._routes.change_amqp(relay(raw, now))
+        if self._replies is not None and raw[0] & HAS_REPLY:
+            changed = self._replies.patch(changed)
         if _PATH_NAME not in raw:
             return append_entry(changed, self._entry)
         path = _path_of(changed)

@@ -35,6 +35,7 @@ from understudyd.bridge.mapping.headers import PATH
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.parcels import amqp_parcel, stomp_parcel
 from understudyd.bridge.parking_translated import Dialects, TranslatedParking
+from understudyd.bridge.replies import ReplyBook
 from understudyd.bridge.routes import Routes, Verdict
 from understudyd.bridge.wire.amqp import FRAME_MIN
 from understudyd.bridge.wire.bodies import content_header
@@ -61,10 +62,12 @@ class TranslatingForwarder:
         parking: TranslatedParking,
         dialects: Dialects,
         frame_max: Callable[[], int],
+        replies: ReplyBook | None = None,
     ) -> None:
         """``queue`` is the one that is read, where that is the destination; None: it is what each
         message was published to, of this ``kind`` where its name does not tell. ``frame_max`` tells
-        the size of frames for the target in bytes."""
+        the size of frames for the target in bytes. ``replies`` has the addresses that responders
+        are told."""
         self.expired = self.dropped = 0
         """Messages left out: their time was over; they were excluded, had come far enough, or the
         transformer did not want them."""
@@ -76,6 +79,7 @@ class TranslatingForwarder:
         self._parking = parking
         self._dialects = dialects
         self._frame_max = frame_max
+        self._replies = replies
         self._addresses: dict[tuple[str, Destination], Address] = {}
 
     def prepare(self, deliveries: Sequence[Delivery | StompDelivery], now: int) -> Batch:
@@ -119,6 +123,8 @@ class TranslatingForwarder:
         if self._routes.needs_messages:
             message.destination = str(where)
         self._routes.change(message)
+        if self._replies is not None and (reply_to := message.properties.get("reply_to")):
+            message.properties["reply_to"] = self._replies.address(reply_to)
         written = write(message, target, now)
         if isinstance(written, AmqpContent):
             assert isinstance(address, bytes)

@@ -36,6 +36,7 @@ from understudyd.bridge.names import QUEUE, Destination, Pattern
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.parking_translated import DEAD_LETTER, LEFT, TranslatedParking
 from understudyd.bridge.queues import durable_name
+from understudyd.bridge.replies import ReplyBook
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.spool.folders import shelf_of
@@ -44,7 +45,7 @@ from understudyd.bridge.spool.words import NoSpool, Spool
 from understudyd.bridge.wire.tables import Table
 from understudyd.bridge.words import ParkAtSource
 
-__all__ = ["AnyDialer", "Joint", "dialer_of", "join", "park"]
+__all__ = ["AnyDialer", "Joint", "deposit_of", "dialer_of", "join", "now", "park"]
 
 AnyDialer: TypeAlias = "Dialer | StompDialer"
 
@@ -81,8 +82,10 @@ def join(
     routes: Routes,
     settings: LinkSettings,
     hooks: tuple[SourceHooks[Any], TargetHooks],
+    replies: ReplyBook | None = None,
 ) -> Joint:
-    """The parts of a link of the bridge ``name``, none of them open yet.
+    """The parts of a link of the bridge ``name``, none of them open yet; ``replies`` has the
+    addresses that responders are told.
 
     Raises ConfigurationError for a pattern that RabbitMQ cannot read.
     """
@@ -97,19 +100,23 @@ def join(
         return reader.dialect, writer.dialect
 
     if is_raw and not routes.needs_messages:
-        parking = Parking(
-            name, settings.parking, _now, lambda: reader.frame_max or writer.frame_max
-        )
+        parking = Parking(name, settings.parking, now, lambda: reader.frame_max or writer.frame_max)
         writer = _target(target, parking, queue, routes, hooks[1])
-        forwarder = Forwarder(routes, queue.name if queue else None, parking)
-        return Joint(reader, writer, forwarder, parking, _deposit(source, parking), spool)
-    parking = TranslatedParking(name, dialects, settings.parking, _now)
+        forwarder = Forwarder(routes, queue.name if queue else None, parking, replies)
+        return Joint(reader, writer, forwarder, parking, deposit_of(source, parking), spool)
+    parking = TranslatedParking(name, dialects, settings.parking, now)
     writer = _target(target, parking, queue, routes, hooks[1])
     translating = TranslatingForwarder(
-        routes, queue, pattern.kind, parking, dialects, lambda: writer.frame_max
+        routes,
+        queue,
+        pattern.kind,
+        parking,
+        dialects,
+        lambda: writer.frame_max,
+        replies=replies,
     )
     translating.hop = settings.hop
-    return Joint(reader, writer, translating, parking, _deposit(source, parking), spool)
+    return Joint(reader, writer, translating, parking, deposit_of(source, parking), spool)
 
 
 async def park(joint: Joint, action: ParkAtSource) -> None:
@@ -127,7 +134,8 @@ async def park(joint: Joint, action: ParkAtSource) -> None:
         await joint.deposit.put(action.parcel)
 
 
-def _deposit(dialer: AnyDialer, parking: Parking) -> Deposit:
+def deposit_of(dialer: AnyDialer, parking: Parking) -> Deposit:
+    """What puts messages into queues of the source."""
     if isinstance(dialer, Dialer):
         return AmqpDeposit(dialer.beside(), parking.queue)
     return Deposit(lambda hooks: StompTarget(dialer.beside(), hooks))
@@ -200,6 +208,6 @@ def _target(
     return StompTarget(dialer, hooks, queue=only.name if only and only.kind == QUEUE else "")
 
 
-def _now() -> int:
+def now() -> int:
     """Milliseconds since 1970."""
     return time.time_ns() // 1_000_000

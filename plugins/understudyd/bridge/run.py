@@ -29,9 +29,11 @@ from understudyd.bridge.front import Front
 from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.lag import LagWatch
 from understudyd.bridge.lists import backoff_of, blocked_time_of, limits_of
+from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.pauses import Pauses
 from understudyd.bridge.queues import queue_read
+from understudyd.bridge.replies_shell import replies_of
 from understudyd.bridge.service import Bridge, Service
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
@@ -172,17 +174,18 @@ def links_of(
         hop=hop_of(bridge, way.routes),
         hint=one_broker_hint(way.source, way.target, way.routes),
     )
-    return [
-        LinkRunner(
-            bridge.name,
-            dialer_of(way.source.reveal(), about, rng),
-            pattern,
-            dialer_of(way.target.reveal(), about, rng),
-            way.routes,
+
+    def link_of(pattern: Pattern) -> LinkRunner:
+        here = dialer_of(way.source.reveal(), about, rng)
+        there = dialer_of(way.target.reveal(), about, rng)
+        parts = (bridge.name, here, pattern, there, way.routes)
+        return LinkRunner(
+            *parts,
             settings=settings,
             rng=rng,
             pace=pace,
             dedup=filter_of(bridge, way.routes, pattern, state),
+            replies=replies_of(bridge, *parts[1:], settings, rng),
         )
-        for pattern in way.patterns
-    ]
+
+    return [link_of(pattern) for pattern in way.patterns]

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -23,10 +24,11 @@ from typing import Any
 from understudyd.bridge.dedup.filter import NoFilter
 from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.homing import Homing
-from understudyd.bridge.joints import AnyDialer, join, park
+from understudyd.bridge.joints import AnyDialer, Joint, join, park
 from understudyd.bridge.link import Link
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
+from understudyd.bridge.replies import NoReplies
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import Glance, LinkStatus, ParkTeller, Teller
@@ -69,6 +71,7 @@ class LinkRunner:
         rng: Random | None = None,
         pace: Pace | None = None,
         dedup: NoFilter | None = None,
+        replies: NoReplies | None = None,
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
         rng, settings = rng or Random(), settings or LinkSettings()
@@ -80,7 +83,8 @@ class LinkRunner:
             lambda: self._target.close(), self._on_target_up, self._on_target_failed
         )
         hooks = (self._source_hooks(), self._target_hooks())
-        self._joint = joint = join(name, source, pattern, target, routes, settings, hooks)
+        self._replies = replies or NoReplies()
+        self._joint = joint = self._join(source, pattern, target, routes, settings, hooks)
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
         self._dedup = dedup or NoFilter()
@@ -99,6 +103,18 @@ class LinkRunner:
         self._shown = ("", "")
         self.finished = self._loop.create_future()
 
+    def _join(
+        self,
+        source: AnyDialer,
+        pattern: Pattern,
+        target: AnyDialer,
+        routes: Routes,
+        settings: LinkSettings,
+        hooks: tuple[SourceHooks[Any], TargetHooks],
+    ) -> Joint:
+        book = self._replies.book
+        return join(self.name, source, pattern, target, routes, settings, hooks, book)
+
     @property
     def source_dialer(self) -> AnyDialer:
         """Opens connections to the source."""
@@ -110,9 +126,11 @@ class LinkRunner:
     def pause(self, reason: str, *, at_once: bool = True) -> None:
         """Rest, at once or when what is in flight is settled; also in place of ``start()``."""
         self._do(self.link.pause(self._loop.time(), reason, at_once=at_once))
+        self._replies.pause(reason)
 
     def resume(self) -> None:
         """Go on after a pause."""
+        self._replies.resume()
         self._do(self.link.resume(self._loop.time()))
 
     def look(self) -> Glance:
@@ -121,10 +139,11 @@ class LinkRunner:
         glance = self.status.look(self._loop.time())
         self._tell(glance.state, glance.reason)
         self._tell_parked()
-        return glance
+        return replace(glance, **self._replies.look())
 
     def stop(self) -> None:
         """Settle what is in flight, then end; ``finished`` is done when both ends are closed."""
+        self._replies.stop()
         self._do(self.link.stop(self._loop.time()))
 
     # What the ends tell
@@ -144,6 +163,9 @@ class LinkRunner:
         )
 
     def _on_deliveries(self, deliveries: list[Any]) -> None:
+        self._replies.admit(deliveries, self._source.dialect, self._forward)
+
+    def _forward(self, deliveries: list[Any]) -> None:
         if not self.link.takes_deliveries:
             return  # so that closing gives them back
         wanted = self._dedup.sift(deliveries, self._source.dialect)
@@ -179,6 +201,7 @@ class LinkRunner:
         self._do(self.link.target_lost(reason, self._loop.time(), closed))
 
     def _on_source_up(self) -> None:
+        self._replies.follow()
         dialect = self._source.dialect
         is_patient = dialect is not None and dialect.is_patient
         self._do(self.link.source_up(self._loop.time(), is_patient=is_patient))
@@ -187,6 +210,7 @@ class LinkRunner:
         self._on_source_lost(str(failed))
 
     def _on_target_up(self) -> None:
+        self._replies.follow()
         before, now = self._sent_as, self._loop.time()
         self._sent_as = self._target.dialect.name if self._target.dialect else ""
         self._dedup.target_is(self._target.dialect)
@@ -255,6 +279,7 @@ class LinkRunner:
             self._run("finish", self._finish())
 
     async def _open_source(self, window: int) -> None:
+        self._replies.let_go()
         await self._source.open(window, self._target.frame_max)
 
     async def _ask_source(self) -> None:
@@ -287,6 +312,7 @@ class LinkRunner:
             await self._target_worker.ended()
             await self._joint.deposit.close()
             await self._spool.end()
+            await self._replies.ended()
         finally:
             self._dedup.close()
             if not self.finished.done():

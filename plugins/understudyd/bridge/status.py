@@ -76,6 +76,12 @@ class Glance:
     expired: int = 0
     spooled: int | None = None  # messages on disk here; None: there is no spool
     spooled_bytes: int | None = None
+    requests: int = 0  # that went on with an address of ours for their replies
+    requests_unserved: int = 0  # whose reply cannot come, since no address could be made
+    requesters: int = 0  # that may get a reply still
+    replies: int = 0  # brought to them
+    replies_lost: int = 0  # whose requester was gone, or that were parked
+    replies_reason: str = ""  # what keeps replies from coming
 
 
 class LinkStatus:
@@ -219,6 +225,9 @@ def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> d
         "retried": sum(glance.retried for glance in glances),
         "dropped": sum(glance.dropped for glance in glances),
         "expired": sum(glance.expired for glance in glances),
+        "requests": sum(glance.requests for glance in glances),
+        "replies": sum(glance.replies for glance in glances),
+        "replies_lost": sum(glance.replies_lost for glance in glances),
         "spooled": _sum(glance.spooled for glance in glances),
         "spooled_bytes": _sum(glance.spooled_bytes for glance in glances),
         "lag": sum(lags) if len(lags) == len(glances) else None,

@@ -109,6 +109,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
     included = table.take("statically_included", DESTINATIONS)
     default = BridgeConfig
     ttl = table.take("network_ttl", _ttl, default.network_ttl)
+    replies = table.take("bridge_temp_destinations", values.flag, default.replies)
     bridge = BridgeConfig(
         name,
         table.secret("source", lambda value: _end(value, estate)),
@@ -133,6 +134,8 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
         priority=table.take("consumer_priority_base", PRIORITIES, None),
         dedup=table.take("dedup", values.choice(DEDUPS, "way to know messages again"), "off"),
+        replies=table.take("replies", values.flag, replies),
+        reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         file=table.source.file,
     )
     table.finish()
@@ -144,6 +147,8 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     """What one option means together with others."""
     if not bridge.statically_included:
         table.refuse(("statically_included",), None, "names nothing")
+    if not bridge.replies and "reply_ttl" in table:
+        table.refuse(("reply_ttl",), None, "has no effect with replies = false; leave one out")
     if bridge.priority is not None and not bridge.lowers_priority:
         why = "has no effect with decrease_network_consumer_priority = false; leave one of them out"
         table.refuse(("consumer_priority_base",), bridge.priority, why)

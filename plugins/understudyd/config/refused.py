@@ -17,7 +17,7 @@ _LOGIN = "is no option of a bridge: a login belongs into the addresses of source
 _INSIDE = "is no option of a bridge: it is about the inside of ActiveMQ; leave it out"
 
 _ON_DEMAND = """
-    dynamically_included dynamic_only destination_filter consumer_ttl bridge_temp_destinations
+    dynamically_included dynamic_only destination_filter consumer_ttl
     conduit_subscriptions conduit_network_queue_subscriptions advisory_prefetch_size
     suppress_duplicate_queue_subscriptions suppress_duplicate_topic_subscriptions
     advisory_ack_percentage sync_durable_subs use_virtual_dest_subs

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -21,9 +22,11 @@ from typing import Any, TypeVar
 from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
+from understudyd.bridge.replies_shell import Replies
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
+from understudyd.bridge.status import Glance
 
 __all__ = ["BridgeProcess", "RunningLink", "until"]
 
@@ -54,14 +57,17 @@ class RunningLink:
         here: str = "source/",
         there: str = "target/",
         rate: float | None = None,
+        reply_ttl: float | None = None,
         **options: Any,
     ) -> None:
-        """``queue`` is a queue's name, or a pattern with its kind; ``options`` are of `Routes`."""
+        """``queue`` is a queue's name, or a pattern with its kind; ``options`` are of `Routes`.
+        Without ``reply_ttl`` every reply-to is left as it is."""
         pattern = Pattern.parse(queue if "://" in queue else f"queue://{queue}")
         given = {"statically_included": [str(pattern)], **options}
         routes = Routes(Options(**given), here, there)
         self._loop = asyncio.new_event_loop()
         self._made = threading.Event()
+        self._reply_ttl = reply_ttl
         self._runner: LinkRunner
         self._thread = threading.Thread(
             target=self._run,
@@ -100,6 +106,13 @@ class RunningLink:
     @property
     def parked(self) -> int:
         return self._runner.link.parked
+
+    @property
+    def glance(self) -> Glance:
+        """As a status shows it."""
+        made: Future[Glance] = Future()
+        self._loop.call_soon_threadsafe(lambda: made.set_result(self._runner.look()))
+        return made.result(PATIENCE)
 
     @property
     def retried(self) -> int:
@@ -142,12 +155,12 @@ class RunningLink:
             rng = Random(1)
             pace = None if rate is None else Pace(rate)
             about = {"connection_name": f"understudy.bridge.{name}"}
+            ends = (dialer_of(source, {**about}, rng), dialer_of(target, {**about}, rng))
+            given = (name, ends[0], pattern, ends[1], routes)
+            ttl = self._reply_ttl
             self._runner = LinkRunner(
-                name,
-                dialer_of(source, {**about}, rng),
-                pattern,
-                dialer_of(target, {**about}, rng),
-                routes,
+                *given,
+                replies=None if ttl is None else Replies(*given, ttl=ttl, rng=rng),
                 settings=settings,
                 rng=rng,
                 pace=pace,

@@ -36,6 +36,10 @@ As a source
   with an UNSUBSCRIBE that names id and activemq.subscriptionName, while nobody is subscribed.
 * message-id is the JMSMessageID and stays over redeliveries. priority (4), expires (0), timestamp
   are always there; persistent only when it is true.
+* A temporary queue is ``/temp-queue/NAME`` to its own connection, and to others
+  ``/remote-temp-queue/SESSION:n``, the n-th of it. It stays until the connection ends, UNSUBSCRIBE
+  or not. A SEND to one that is gone gets ERROR (DestinationDoesNotExistException), with its
+  receipt-id where it asked for one, and the connection stays.
 * A selector cannot name a header with a hyphen, quoted or not. ``>`` is understood at the end of a
   subscription only; in the middle it matches nothing. Of queues that are there already a wildcard
   gets what they hold when something more comes, or at the next look for what expired (30 s). A SEND
@@ -95,8 +99,20 @@ ACTIVEMQ = Dialect(
             {"subscription", "destination", "message-id", "redelivered", "ack", "content-length"}
         ),
         reserved=JMS_RESERVED,
-        prefixes={"queue": "/queue/", "topic": "/topic/"},
-        shown_prefixes={"/queue/": "queue", "/topic/": "topic"},
+        prefixes={
+            "queue": "/queue/",
+            "topic": "/topic/",
+            "temp-queue": "/remote-temp-queue/",
+            "temp-topic": "/remote-temp-topic/",
+        },
+        shown_prefixes={
+            "/queue/": "queue",
+            "/topic/": "topic",
+            "/remote-temp-queue/": "temp-queue",
+            "/remote-temp-topic/": "temp-topic",
+            "/temp-queue/": "temp-queue",
+        },
+        temporary="/temp-queue/",
         making_prefix="/queue/",
         text_by_length=True,
         timestamp_unit=1,

@@ -125,6 +125,10 @@ class StompFacts:
     reply_sent: str = ""
     """And in that of a SEND."""
 
+    temporary: str = ""
+    """How a SUBSCRIBE names a queue that goes with the connection, where others can send to it; by
+    which prefix (``prefixes``, temp-queue) then the session and how many it has made tell."""
+
     sent_beside: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """The header and value that a SEND to a queue, or to a topic, needs besides its name."""
 

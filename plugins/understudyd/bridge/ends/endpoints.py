@@ -55,6 +55,11 @@ class _Members:
         return ", ".join(endpoint.redacted for endpoint in self._endpoints)
 
     @property
+    def current(self) -> Endpoint | None:
+        """The member that was connected to last."""
+        return self._last
+
+    @property
     def is_away(self) -> bool:
         """Whether it is connected to another member than one to be preferred (priorityBackup)."""
         return bool(self._priority) and self._last not in (None, *self._priority)
@@ -62,7 +67,7 @@ class _Members:
     @property
     def has_home(self) -> bool:
         """Whether there are members to be preferred."""
-        return bool(self._priority)
+        return bool(self._priority) and self._leader is None
 
     def come_home(self) -> None:
         """Begin the next pass with the preferred members."""

@@ -48,6 +48,8 @@ class StompHooks:
     on_frames: Callable[[list[RawFrame]], None] = lambda _: None
     on_lost: Callable[[str, Closed | None], None] = lambda *_: None
     on_congested: Callable[[bool], None] = lambda _: None
+    on_error: Callable[[RawFrame], bool] = lambda _: False
+    """An ERROR; True: it is dealt with, and the connection goes on."""
 
 
 class StompConnection(Stream):
@@ -64,6 +66,8 @@ class StompConnection(Stream):
         self._asked = count(1)
         self._parser = FrameParser(VERSION, takes_nul=True)
         self.dialect: Dialect
+        self.session = ""
+        """What the broker calls this connection."""
 
     @classmethod
     async def open(
@@ -103,6 +107,7 @@ class StompConnection(Stream):
         except ProtocolError as error:
             raise ConnectionFailed(f"{self.endpoint}: {error}") from error
         self.dialect = dialect
+        self.session = headers.get("session", "")
         self._start_beating(send / 2, 2 * BEATS * receive)
 
     async def call(self, command: str, headers: dict[str, str]) -> None:
@@ -158,6 +163,8 @@ class StompConnection(Stream):
         for frame in frames:
             command = frame.command
             if command == "ERROR":
+                if self._hooks.on_error(frame):
+                    continue
                 failure = frame
                 break
             if command == "MESSAGE" or (command == "RECEIPT" and not self._is_answer(frame)):

@@ -148,7 +148,10 @@ class StompSource:
             while settled and settled[-1] == _GONE:
                 settled.pop()
             if settled:
-                self._connection.write(encode("ACK", {"id": settled[-1]}))
+                self._settle(self._connection, settled)
+
+    def _settle(self, connection: StompConnection, settled: list[str]) -> None:
+        connection.write(encode("ACK", {"id": settled[-1]}))
 
     async def dead_letter(self, tag: int) -> None:
         """Let ActiveMQ move one delivery to its dead letter queue; raises ConnectionFailed."""

@@ -48,12 +48,12 @@ class StompTarget:
 
     async def open(self) -> None:
         """Connect, and see that the queue is there; raises ConnectionFailed."""
-        hooks = StompHooks(self._came, self._lost, self._hooks.on_congested)
+        hooks = StompHooks(self._came, self._lost, self._hooks.on_congested, self._refused)
         connection = await self._dialer.dial(hooks)
         self.dialect = connection.dialect
         self._check = await connection.set_up(self._checked(connection))
         self._held = []
-        self._receipts = Receipts(is_cumulative=connection.dialect.confirms_are_cumulative)
+        self._receipts = self._make_receipts(connection.dialect)
         self._connection = connection
 
     async def _checked(self, connection: StompConnection) -> QueueCheck | None:
@@ -67,6 +67,13 @@ class StompTarget:
         check = QueueCheck(connection.endpoint, where["destination"], self._missing)
         await check.look()
         return check
+
+    def _make_receipts(self, dialect: Dialect) -> Receipts:
+        return Receipts(is_cumulative=dialect.confirms_are_cumulative)
+
+    def _refused(self, error: RawFrame) -> bool:
+        """Whether an ERROR leaves the connection as it was."""
+        return False
 
     def _missing(self, why: str) -> None:
         if self._connection is not None:

@@ -1,0 +1,243 @@
+"""Replies to requests that went over a bridge: who waits for one, and where. No I/O, no clock.
+
+A requester may want the reply at an address that its own broker alone serves: RabbitMQ's direct
+reply-to and queues of one connection, ActiveMQ's temporary queues. A responder beyond the bridge is
+told another address then, which the bridge reads, and what comes there goes to the requester.
+
+    requester ──reply-to R──> bridge ──reply-to A──> responder
+    requester <──to R──────── bridge <──to A──────── responder
+
+Rules
+* One address for each reply-to and link, named after both: a bridge that begins anew gives out the
+  same where the broker keeps it.
+* It is read for `ttl` seconds after the last request with it. A reply that comes later has nobody
+  who takes it: the address is gone.
+* A reply-to that is an ordinary queue is left as it is.
+* Nobody fills the memory: of `MOST` requesters the one goes that has not asked for longest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from understudyd.bridge.addresses import from_stomp
+from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.names import QUEUE, Destination
+from understudyd.bridge.routes import Decision, Options, Routes, Verdict
+from understudyd.bridge.wire.errors import WireError
+from understudyd.bridge.wire.properties import get, patch
+
+__all__ = [
+    "DIRECT",
+    "HAS_REPLY",
+    "MOST",
+    "PREFIX",
+    "NoReplies",
+    "ReplyBook",
+    "ReplyRoutes",
+    "Requester",
+    "private_replies",
+]
+
+PREFIX: Final = "understudy.reply."  # of our queues; to the next bridge these are private as well
+MOST: Final = 10_000  # requesters; each has a queue at the target
+HAS_REPLY: Final = 0x02  # in the first byte of the flags of AMQP's properties
+DIRECT: Final = "amq.rabbitmq.reply-to."
+
+
+@dataclass
+class Requester:
+    """Somebody who waits for replies, as far as a bridge can tell."""
+
+    reply_to: str
+    """As the message has it, without what its broker puts in front of a queue's name."""
+    destination: Destination
+    """The same at the requester's broker."""
+    name: str
+    """Of the queue that is read for it at the responder's broker."""
+    used_at: float
+    address: str = ""
+    """What a responder is told; empty: nothing that it could use at the moment."""
+
+
+class ReplyBook:
+    """The requesters of one link."""
+
+    def __init__(self, bridge: str, link: str, ttl: float) -> None:
+        """``link`` tells the links of one bridge apart; ``ttl`` in seconds."""
+        self.ttl = ttl
+        self.requests = 0
+        """Requests that went on with an address of ours."""
+        self.unserved = 0
+        """Requests that went on as they were, since no address could be made in time."""
+        self.lost = 0
+        """Replies for requesters that were gone."""
+        self._bridge = bridge
+        self._salt = f"{link}\n{ttl:g}\n"
+        self._by_reply: dict[str, Requester] = {}  # the one that asked last stands last
+        self._by_name: dict[str, Requester] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_reply)
+
+    def __iter__(self) -> Iterator[Requester]:
+        return iter(list(self._by_reply.values()))
+
+    def __repr__(self) -> str:
+        return f"<ReplyBook {len(self)} requesters, {self.requests} requests>"
+
+    def enter(self, reply_to: str, dialect: Dialect, now: float) -> Requester:
+        """The requester of this reply-to, known or new."""
+        known = self._by_reply.get(reply_to)
+        if known is not None:
+            return known
+        text = (self._salt + reply_to).encode("utf-8", "surrogateescape")
+        name = f"{PREFIX}{self._bridge}.{hashlib.sha256(text).hexdigest()[:32]}"
+        made = Requester(reply_to, _destination(reply_to, dialect), name, now)
+        self._by_reply[reply_to] = self._by_name[name] = made
+        return made
+
+    def is_served(self, reply_to: str) -> bool:
+        known = self._by_reply.get(reply_to)
+        return known is not None and known.address != ""
+
+    def use(self, reply_to: str, now: float) -> None:
+        """A request goes on."""
+        known = self._by_reply.pop(reply_to, None)
+        if known is None or not known.address:
+            self.unserved += 1
+        else:
+            self.requests += 1
+            known.used_at = now
+        if known is not None:
+            self._by_reply[reply_to] = known
+
+    def overdue(self, now: float) -> list[Requester]:
+        """Those who have not asked for long, and are known no more."""
+        excess = len(self) - MOST
+        gone = [
+            one for place, one in enumerate(self) if place < excess or now - one.used_at > self.ttl
+        ]
+        for one in gone:
+            self.forget(one.name)
+        return gone
+
+    def forget(self, name: str) -> None:
+        """The queue of this name is gone, and so is who waits there."""
+        one = self._by_name.pop(name, None)
+        if one is not None:
+            del self._by_reply[one.reply_to]
+
+    def by_name(self, name: str) -> Requester | None:
+        """Whom the replies in this queue are for."""
+        return self._by_name.get(name)
+
+    def address(self, reply_to: str) -> str:
+        """What a responder is told instead; the same where that is no requester's."""
+        known = self._by_reply.get(reply_to)
+        return known.address if known is not None and known.address else reply_to
+
+    def patch(self, raw: bytes) -> bytes:
+        """The properties of a request over AMQP, with the reply-to that the responder is told.
+
+        Raises WireError for properties that cannot be read.
+        """
+        reply_to = get(raw, "reply_to")
+        if not isinstance(reply_to, str):
+            return raw
+        address = self.address(reply_to)
+        return raw if address == reply_to else patch(raw, {"reply_to": address})
+
+    def miss(self, reply_to: str, count: int = 1) -> Requester | None:
+        """So many replies had nobody who takes them; who that was, where it is known still."""
+        self.lost += count
+        gone = self._by_reply.get(reply_to)
+        if gone is not None:
+            self.forget(gone.name)
+        return gone
+
+
+class ReplyRoutes(Routes):
+    """From the addresses that responders were told to those who wait."""
+
+    def __init__(self, book: ReplyBook, here: str, there: str) -> None:
+        super().__init__(Options(), here, there)
+        self._book = book
+
+    def permits(self, destination: Destination) -> bool:
+        return self._book.by_name(destination.name) is not None
+
+    def target(self, destination: Destination) -> Destination:
+        known = self._book.by_name(destination.name)
+        return destination if known is None else known.destination
+
+    def decide(self, destination: Destination, path: str | None) -> Decision:
+        """A reply goes back to where its request came from, so its path says nothing."""
+        if self.permits(destination):
+            return Decision(Verdict.FORWARD, self.target(destination), "")
+        return Decision(Verdict.DROP, None, "late")
+
+
+class NoReplies:
+    """Of a link that leaves every reply-to as it is."""
+
+    book: ReplyBook | None = None
+
+    def admit(
+        self, deliveries: list[Any], dialect: Dialect | None, then: Callable[[list[Any]], None]
+    ) -> None:
+        """Call ``then`` with what came, in order, when every reply-to has its address."""
+        then(deliveries)
+
+    def let_go(self) -> None:
+        """What came is void: the source was closed or lost."""
+
+    def follow(self) -> None:
+        """An end was opened, perhaps at another broker of its list."""
+
+    def pause(self, reason: str) -> None:
+        """The link rests."""
+
+    def resume(self) -> None:
+        """The link goes on."""
+
+    def stop(self) -> None:
+        """The link ends; `ended` waits for it."""
+
+    async def ended(self) -> None:
+        """Wait until nothing is open."""
+
+    def look(self) -> dict[str, Any]:
+        """Counts for a `status.Glance`."""
+        return {}
+
+
+def private_replies(deliveries: Sequence[Any], dialect: Dialect) -> list[str]:
+    """The reply-tos in a batch that the source's broker alone serves."""
+    private = (*dialect.private_replies, PREFIX)
+    if dialect.stomp is None:
+        found = [_reply_to(raw) for _, _, _, raw, _, _ in deliveries if raw[0] & HAS_REPLY]
+    else:
+        shown = dialect.stomp.reply_shown
+        found = [
+            content.headers["reply-to"].removeprefix(shown)
+            for _, content in deliveries
+            if "reply-to" in content.headers
+        ]
+    return [reply_to for reply_to in found if reply_to.startswith(private)] if found else []
+
+
+def _reply_to(raw: bytes) -> str:
+    try:
+        return str(get(raw, "reply_to"))
+    except WireError:
+        return ""
+
+
+def _destination(reply_to: str, dialect: Dialect) -> Destination:
+    if dialect.stomp is not None and reply_to.startswith("/"):
+        return from_stomp(reply_to, QUEUE, dialect)
+    return Destination(QUEUE, reply_to)

@@ -1,0 +1,194 @@
+"""The link that brings replies back: what `replies_shell` begins and lets rest.
+
+Rules
+* It is a link as any other, from the responder's broker to the requester's, that reads many queues.
+* A reply whose requester is gone is settled and counted, and the address is given up. Who is gone
+  is told by what comes back (RabbitMQ), by an ERROR (ActiveMQ), or looked for where none tells
+  (`ends.reply_looks`), at one requester once in a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from random import Random
+from typing import Any
+from urllib.parse import quote, unquote
+
+from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.ends.amqp import AmqpTarget
+from understudyd.bridge.ends.endpoints import Dialer, StompDialer
+from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetEnd, TargetHooks
+from understudyd.bridge.ends.reply_looks import AmqpLook, StompLook
+from understudyd.bridge.ends.reply_sources import AmqpReplySource, StompReplySource
+from understudyd.bridge.ends.reply_targets import StompReplyTarget
+from understudyd.bridge.forward import Forwarder
+from understudyd.bridge.forward_translated import TranslatingForwarder
+from understudyd.bridge.joints import AnyDialer, Joint, deposit_of, now
+from understudyd.bridge.names import Pattern
+from understudyd.bridge.parking import Parking
+from understudyd.bridge.parking_translated import TranslatedParking
+from understudyd.bridge.replies import DIRECT, PREFIX, ReplyBook, ReplyRoutes, Requester
+from understudyd.bridge.routes import Routes
+from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.shell import LinkRunner
+from understudyd.bridge.wire.reader import Returned
+from understudyd.bridge.words import Action, CloseSource, State
+
+__all__ = ["ReplyRunner"]
+
+IDLE_ROUNDS = 5  # of looks; then their connection is closed
+KIND = "reply"  # of what is read; what nobody waits for is dropped
+QUEUES = "amq.gen-"  # that RabbitMQ has named
+
+
+class ReplyRunner(LinkRunner):
+    """From the addresses that responders were told to the requesters."""
+
+    def __init__(
+        self,
+        name: str,
+        source: AnyDialer,
+        target: AnyDialer,
+        book: ReplyBook,
+        routes: Routes,
+        settings: LinkSettings,
+        rng: Random,
+    ) -> None:
+        """``source`` is where the responders are; ``routes`` are those of the requests."""
+        self._book = book
+        self._is_up = asyncio.Event()
+        self._doubts: Counter[str] = Counter()  # replies by where they went
+        beside = target.beside("look")
+        self._looks = AmqpLook(beside) if isinstance(beside, Dialer) else StompLook(beside)
+        pattern = Pattern.parse(f"queue://{PREFIX}{quote(name, safe='')}.>")
+        back = ReplyRoutes(book, unquote(routes.there), unquote(routes.here))
+        super().__init__(name, source, pattern, target, back, settings=settings, rng=rng)
+
+    def wake(self) -> None:
+        """Run, where it does not."""
+        if self.link.state is State.IDLE:
+            self.start()
+        elif self.link.state in (State.PAUSED, State.PAUSING):
+            self.resume()
+
+    def reopen(self) -> None:
+        """Settle what is in flight, then go to where the requests come from and go to by now."""
+        self._on_home()
+
+    async def serve(self, requester: Requester) -> None:
+        """Make its address, when both ends are open; raises ConnectionFailed."""
+        await self._is_up.wait()
+        source = self._source
+        assert isinstance(source, (AmqpReplySource, StompReplySource))
+        if not requester.address:  # else it has got one when they were opened
+            await source.serve(requester)
+
+    def release(self, requester: Requester) -> None:
+        """Nobody waits there any more."""
+        source = self._source
+        assert isinstance(source, (AmqpReplySource, StompReplySource))
+        source.release(requester)
+
+    def _do_slowly(self, action: Action) -> None:
+        if isinstance(action, CloseSource):
+            self._is_up.clear()
+        super()._do_slowly(action)
+
+    def _on_source_up(self) -> None:
+        self._is_up.set()
+        super()._on_source_up()
+
+    def _on_source_lost(self, reason: str) -> None:
+        self._is_up.clear()
+        super()._on_source_lost(reason)
+
+    async def _open_source(self, window: int) -> None:
+        self._is_up.clear()
+        await super()._open_source(window)
+
+    def _join(
+        self,
+        source: AnyDialer,
+        pattern: Pattern,
+        target: AnyDialer,
+        routes: Routes,
+        settings: LinkSettings,
+        hooks: tuple[SourceHooks[Any], TargetHooks],
+    ) -> Joint:
+        reader: AmqpReplySource | StompReplySource
+        writer = self._target_of(target, hooks[1])
+        if isinstance(source, StompDialer):
+            reader = StompReplySource(source, pattern, hooks[0], self._book)
+        else:
+            reader = AmqpReplySource(source, f"understudy.{self.name}", hooks[0], self._book)
+        if isinstance(source, Dialer) and isinstance(target, Dialer):
+            parking = Parking(
+                self.name, settings.parking, now, lambda: reader.frame_max or writer.frame_max
+            )
+            forwarder = Forwarder(routes, None, parking)
+            return Joint(reader, writer, forwarder, parking, deposit_of(source, parking))
+
+        def dialects() -> tuple[Dialect, Dialect]:
+            assert reader.dialect is not None
+            assert writer.dialect is not None
+            return reader.dialect, writer.dialect
+
+        translated = TranslatedParking(self.name, dialects, settings.parking, now)
+        translating = TranslatingForwarder(
+            routes, None, KIND, translated, dialects, lambda: writer.frame_max
+        )
+        return Joint(reader, writer, translating, translated, deposit_of(source, translated))
+
+    def _target_of(self, dialer: AnyDialer, hooks: TargetHooks) -> TargetEnd:
+        if isinstance(dialer, StompDialer):
+            return StompReplyTarget(dialer, hooks, self._miss, self._doubt_queue)
+        told = TargetHooks(
+            hooks.on_confirms,
+            self._came_back,  # and its confirm settles it
+            hooks.on_blocked,
+            hooks.on_congested,
+            hooks.on_lost,
+        )
+        return AmqpTarget(dialer, "", told)
+
+    # Whether requesters are there still
+
+    def _came_back(self, message: Returned) -> None:
+        """A direct reply-to is no queue to RabbitMQ: what went there comes back in any case."""
+        if message.routing_key.startswith(DIRECT):
+            self._doubt(message.routing_key)
+        else:
+            self._miss(message.routing_key)
+
+    def _doubt_queue(self, destination: str) -> None:
+        if QUEUES in destination:
+            self._doubt(destination)
+
+    def _doubt(self, where: str) -> None:
+        self._doubts[where] += 1
+        if "look" not in self._errands:
+            self._run("look", self._look_after())
+
+    async def _look_after(self) -> None:
+        idle = 0
+        while idle < IDLE_ROUNDS:
+            doubts, self._doubts = self._doubts, Counter()
+            for where, count in doubts.items():
+                with contextlib.suppress(ConnectionFailed):  # then nobody knows
+                    if not await self._looks.is_there(where):
+                        self._miss(where[max(0, where.find(QUEUES)) :], count)
+            idle = 0 if doubts else idle + 1
+            await asyncio.sleep(self._looks.pause)
+        await self._looks.close()
+
+    def _miss(self, reply_to: str, count: int = 1) -> None:
+        gone = self._book.miss(reply_to, count)
+        if gone is not None:
+            self.release(gone)
+
+    async def _finish(self) -> None:
+        self._give_up("look")
+        await self._looks.close()
+        await super()._finish()

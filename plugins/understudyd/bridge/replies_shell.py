@@ -1,0 +1,233 @@
+"""Brings replies back over a bridge: gives requesters their addresses, and runs the link for what
+comes there (`replies` tells what that is about).
+
+Rules
+* That link is one as any other, from the responder's broker to the requester's. It begins with the
+  first request, and rests while nobody waits for a reply.
+* A request waits until its address is made, `PATIENCE` at most, and what came behind it waits as
+  well. Then it goes on as it is, so that its requester sees a time-out; for `RETRY_AFTER` no other
+  waits for that.
+* Both ends of that link are at the very brokers that the requests come from and go to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+from understudy.core.endpoint import Endpoint
+from understudyd.bridge.content import Untranslatable
+from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.ends.stream import within
+from understudyd.bridge.joints import AnyDialer
+from understudyd.bridge.names import Pattern
+from understudyd.bridge.replies import NoReplies, ReplyBook, private_replies
+from understudyd.bridge.replies_runner import ReplyRunner
+from understudyd.bridge.routes import Routes
+from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.words import State
+from understudyd.config.bridges import BridgeConfig
+
+__all__ = ["Replies", "replies_of"]
+
+PATIENCE = 5.0  # s
+RETRY_AFTER = 10.0  # s
+LOOK_EVERY = 10.0  # s, for requesters that have not asked for long
+
+_log = logging.getLogger("understudyd.bridge")
+
+
+class Replies(NoReplies):
+    """Of one link, whose requests get addresses of ours."""
+
+    def __init__(
+        self,
+        name: str,
+        source: AnyDialer,
+        pattern: Pattern,
+        target: AnyDialer,
+        routes: Routes,
+        *,
+        ttl: float,
+        settings: LinkSettings | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """The arguments are those of the link; ``ttl`` in seconds."""
+        settings = settings or LinkSettings()
+        self.book: ReplyBook = ReplyBook(name, str(pattern), ttl)
+        self._loop = asyncio.get_running_loop()
+        self._dialers = (source, target)
+        self._runner = ReplyRunner(
+            name,
+            target.beside("replies"),
+            source.beside("replies"),
+            self.book,
+            routes,
+            LinkSettings(
+                hold_time=settings.hold_time,
+                source_backoff=settings.target_backoff,
+                target_backoff=settings.source_backoff,
+                parking=settings.parking,
+            ),
+            rng or Random(),
+        )
+        self._held: deque[list[Any]] = deque()
+        self._providing: asyncio.Task[None] | None = None
+        self._hopeless_until = 0.0
+        self._look: asyncio.TimerHandle | None = None
+        self._places: tuple[Endpoint | None, Endpoint | None] = (None, None)
+
+    def admit(
+        self, deliveries: list[Any], dialect: Dialect | None, then: Callable[[list[Any]], None]
+    ) -> None:
+        if dialect is None:  # nothing is known of the source yet
+            then(deliveries)
+            return
+        if not self._held:
+            asked = private_replies(deliveries, dialect)
+            if not asked or not self._lacks(asked):
+                self._go_on(deliveries, asked, then)
+                return
+        self._held.append(deliveries)
+        if self._providing is None:
+            self._providing = self._loop.create_task(self._provide(dialect, then))
+
+    def _lacks(self, asked: Iterable[str]) -> list[str]:
+        """Those that have no address, where there is hope for one."""
+        if self._loop.time() < self._hopeless_until:
+            return []
+        return [one for one in asked if not self.book.is_served(one)]
+
+    def _go_on(
+        self, deliveries: list[Any], asked: Iterable[str], then: Callable[[list[Any]], None]
+    ) -> None:
+        for reply_to in asked:
+            self.book.use(reply_to, self._loop.time())
+        then(deliveries)
+
+    async def _provide(self, dialect: Dialect, then: Callable[[list[Any]], None]) -> None:
+        try:
+            while self._held:
+                asked = private_replies(self._held[0], dialect)
+                if lacking := self._lacks(asked):
+                    await self._serve_in_time(lacking, dialect)
+                self._go_on(self._held.popleft(), asked, then)
+        finally:
+            if self._providing is asyncio.current_task():
+                self._providing = None
+
+    async def _serve_in_time(self, lacking: Iterable[str], dialect: Dialect) -> None:
+        try:
+            await within(PATIENCE, self._serve(lacking, dialect))
+        except TimeoutError:
+            self._give_up(f"no answer within {PATIENCE:g} s; {self._runner.link.reason}")
+        except ConnectionFailed as failed:
+            self._give_up(str(failed))
+
+    def _give_up(self, why: str) -> None:
+        self._hopeless_until = self._loop.time() + RETRY_AFTER
+        _log.warning(
+            "bridge %s: requests go on with a reply-to that the target does not know: %s",
+            self._runner.name,
+            why,
+        )
+
+    async def _serve(self, lacking: Iterable[str], dialect: Dialect) -> None:
+        self._runner.wake()
+        self._places = self._current
+        self._watch()
+        for reply_to in dict.fromkeys(lacking):
+            try:
+                requester = self.book.enter(reply_to, dialect, self._loop.time())
+            except Untranslatable:
+                continue  # no address that its broker could serve
+            await self._runner.serve(requester)
+
+    def _watch(self) -> None:
+        if self._look is None:
+            self._look = self._loop.call_later(min(LOOK_EVERY, self.book.ttl), self._sweep)
+
+    def _sweep(self) -> None:
+        self._look = None
+        for requester in self.book.overdue(self._loop.time()):
+            self._runner.release(requester)
+        if len(self.book):
+            self._watch()
+        elif not self._held:
+            self._runner.pause("nobody waits for a reply", at_once=False)
+
+    @property
+    def _current(self) -> tuple[Endpoint | None, Endpoint | None]:
+        source, target = self._dialers
+        return source.current, target.current
+
+    def let_go(self) -> None:
+        self._held.clear()
+        if self._providing is not None:
+            self._providing.cancel()
+            self._providing = None
+
+    def follow(self) -> None:
+        if None not in self._places and self._current != self._places:
+            self._places = self._current
+            self._runner.reopen()
+
+    def pause(self, reason: str) -> None:
+        if self._runner.link.state is not State.IDLE:
+            self._runner.pause(reason)
+
+    def resume(self) -> None:
+        if len(self.book):
+            self._runner.wake()
+
+    def stop(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        self._runner.stop()
+
+    async def ended(self) -> None:
+        self.let_go()
+        await self._runner.finished
+
+    def look(self) -> dict[str, Any]:
+        link, book = self._runner.link, self.book
+        if link.state is not State.IDLE:
+            self._runner.look()
+        return {
+            "requests": book.requests,
+            "replies": link.forwarded - book.lost,
+            "replies_lost": book.lost + link.dropped + link.expired + link.parked,
+            "requests_unserved": book.unserved,
+            "requesters": len(book),
+            "replies_reason": link.reason if link.state is not State.PAUSED else "",
+        }
+
+
+def replies_of(
+    bridge: BridgeConfig,
+    source: AnyDialer,
+    pattern: Pattern,
+    target: AnyDialer,
+    routes: Routes,
+    settings: LinkSettings,
+    rng: Random,
+) -> NoReplies:
+    """Of one link of a bridge, as it is configured."""
+    if not bridge.replies:
+        return NoReplies()
+    return Replies(
+        bridge.name,
+        source,
+        pattern,
+        target,
+        routes,
+        ttl=bridge.reply_ttl,
+        settings=settings,
+        rng=rng,
+    )
