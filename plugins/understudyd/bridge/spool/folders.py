@@ -16,7 +16,7 @@ from understudyd.bridge.spool.words import Spooling
 
 __all__ = ["folder_of", "left_over", "shelf_of"]
 
-LONGEST = 80  # characters of a destination
+LONGEST = 40  # characters of a destination
 
 
 def folder_of(spooling: Spooling, bridge: str, pattern: Pattern) -> Path:

@@ -114,7 +114,7 @@ class Intake:
             return
         except SpoolFull as full:
             self._failures = 0
-            self._tell(FULL, f"spool {self._shelf} is full: {full}")
+            self._tell(FULL, f"the spool is full: {full}")
             await self._until(lambda: self._shelf.has_room)
             return
         except SpoolFailed as failed:

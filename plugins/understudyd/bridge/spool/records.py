@@ -76,18 +76,23 @@ def encode(delivery: Any, dialect: Dialect, now: int) -> bytes:
     return b"".join((_stomp.pack(len(told)), told, content.body))
 
 
-def decode(tag: int, payload: bytes, meta: Meta, frame_max: int) -> Any:
-    """The delivery again; no frame of its body is larger than ``frame_max`` bytes."""
+def decode(tag: int, payload: bytes, meta: Meta, frame_max: int, *, is_again: bool = False) -> Any:
+    """The delivery again; no frame of its body is larger than ``frame_max`` bytes. ``is_again``: it
+    may have been given before, which is said as a broker says it."""
     if not meta.dialect.is_amqp:
         (length,) = _stomp.unpack_from(payload)
         at = _stomp.size + length
-        return tag, StompContent(json.loads(payload[_stomp.size : at]), payload[at:])
+        headers = json.loads(payload[_stomp.size : at])
+        if is_again:
+            headers["redelivered"] = "true"
+        return tag, StompContent(headers, payload[at:])
     redelivered, route, properties, size = _amqp.unpack_from(payload)
     at = _amqp.size + route
     end = at + properties
     frames = payload[end:]
     if frame_max < meta.frame_max and len(frames) > frame_max:
         frames = body_frames(join_body(frames), frame_max)
+    redelivered |= is_again
     return tag, redelivered, payload[_amqp.size : at], payload[at:end], size, frames
 
 

@@ -30,6 +30,7 @@ from understudyd.bridge.spool.port import SpoolFailed
 from understudyd.bridge.spool.records import Meta, decode, decode_meta
 from understudyd.bridge.spool.shelf import Shelf
 from understudyd.bridge.spool.words import ASKED, FAILED, Trouble, shown
+from understudyd.bridge.worker import unexpected
 
 __all__ = ["SpooledSource"]
 
@@ -67,6 +68,7 @@ class SpooledSource:
         self._meta: Meta | None = None  # of these
         self._next = 1  # the number that comes after these
         self._tag = 0  # the last one that was given
+        self._again = 0  # what is below may have been given before; 0: not known yet
         self._given: deque[tuple[int, int, int]] = deque()  # tag, number, size on disk
         self._settled = (0, 0)  # the link has acknowledged all below; bytes that are not told yet
         self._saving: asyncio.Task[None] | None = None
@@ -138,6 +140,7 @@ class SpooledSource:
         except SpoolFailed as failed:
             raise ConnectionFailed(f"spool {failed}") from failed
         self._settled = (max(self._settled[0], self._shelf.cursor), self._settled[1])
+        self._again = max(self._next, self._again) if self._again else self._shelf.next
         self._window, self._given_frame_max = window, frame_max
         self._tag, self._next = 0, self._settled[0]
         self._given.clear()
@@ -207,7 +210,10 @@ class SpooledSource:
             self._tag += 1
             size += len(payload)
             self._given.append((self._tag, number, OVERHEAD + len(payload)))
-            batch.append(decode(self._tag, payload, self._meta, self._given_frame_max))
+            is_again = number < self._again
+            batch.append(
+                decode(self._tag, payload, self._meta, self._given_frame_max, is_again=is_again)
+            )
         self._ahead_size -= size
         if batch:
             self._wake()
@@ -248,6 +254,8 @@ class SpooledSource:
                 self._next = self._shelf.next  # nothing of it can be read
         except SpoolFailed as error:
             failed = f"spool {error}"
+        except Exception as error:
+            failed = str(unexpected(error))
         self._fetching = None
         if failed and self._is_open:
             self._is_open = False

@@ -125,21 +125,17 @@ class Store:
     def append(self, payloads: Sequence[bytes], meta: bytes) -> int:
         """Put them at the end, on disk; ``meta`` is kept with them.
 
-        Returns how many: fewer where it is full then. Raises OSError, or SpoolFull for none.
+        Returns how many, where that is not all of them whoever asks again is told why: raises
+        OSError or SpoolFull.
         """
         kept = 0
-        while kept < len(payloads):
-            needed = OVERHEAD + len(payloads[kept])
-            last = self._segments[-1] if self._is_writable else None
-            if last is None or last.meta != meta or last.end + needed > last.size:
-                try:
-                    self._begin(needed, meta)
-                except SpoolFull:
-                    if kept:
-                        break
-                    raise
-                last = self._segments[-1]
-            kept += self._commit(last, payloads[kept:])
+        try:
+            while kept < len(payloads):
+                segment = self._segment_for(OVERHEAD + len(payloads[kept]), meta)
+                kept += self._commit(segment, payloads[kept:])
+        except (OSError, SpoolFull):
+            if not kept:
+                raise
         return kept
 
     def read(self, number: int) -> Batch:
@@ -176,6 +172,13 @@ class Store:
 
     # The end where records are appended
 
+    def _segment_for(self, needed: int, meta: bytes) -> Segment:
+        """One that has room for so many bytes of a record."""
+        last = self._segments[-1] if self._is_writable else None
+        if last is None or last.meta != meta or last.end + needed > last.size:
+            self._begin(needed, meta)
+        return self._segments[-1]
+
     def _commit(self, segment: Segment, payloads: Sequence[bytes]) -> int:
         """Write as many as have room, and sync; how many."""
         pieces: list[bytes] = []
@@ -206,8 +209,7 @@ class Store:
         if size > left and self._segments:
             size = left
         if size < len(head) + needed:
-            told = f"{self.used} of {self._quota} bytes are in use (spool_size)"
-            raise SpoolFull(f"{told}; the next message takes {needed}")
+            raise SpoolFull(f"{self.used} of {self._quota} bytes are in use (spool_size)")
         name = f"{self.next:020d}{SUFFIX}"
         self._files.create(name, size, head)
         segment = Segment(name, self.next, seed, meta, size, len(head), self.next)
