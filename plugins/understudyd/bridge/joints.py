@@ -27,6 +27,7 @@ from understudyd.bridge.ends.port import (
     TargetEnd,
     TargetHooks,
 )
+from understudyd.bridge.ends.sharded_target import ShardedTarget
 from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stomp_target import StompTarget
 from understudyd.bridge.forward import Forwarder
@@ -39,6 +40,7 @@ from understudyd.bridge.queues import durable_name
 from understudyd.bridge.replies import ReplyBook
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.sharding import GROUPS
 from understudyd.bridge.spool.folders import shelf_of
 from understudyd.bridge.spool.source import SpooledSource
 from understudyd.bridge.spool.words import NoSpool, Spool
@@ -101,11 +103,11 @@ def join(
 
     if is_raw and not routes.needs_messages:
         parking = Parking(name, settings.parking, now, lambda: reader.frame_max or writer.frame_max)
-        writer = _target(target, parking, queue, routes, hooks[1])
+        writer = _target(target, parking, queue, routes, settings, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking, replies)
         return Joint(reader, writer, forwarder, parking, deposit_of(source, parking), spool)
     parking = TranslatedParking(name, dialects, settings.parking, now)
-    writer = _target(target, parking, queue, routes, hooks[1])
+    writer = _target(target, parking, queue, routes, settings, hooks[1])
     translating = TranslatingForwarder(
         routes,
         queue,
@@ -200,12 +202,22 @@ def _target(
     parking: Parking,
     queue: Destination | None,
     routes: Routes,
+    settings: LinkSettings,
     hooks: TargetHooks,
 ) -> TargetEnd:
-    if isinstance(dialer, Dialer):
-        return AmqpTarget(dialer, parking.queue, hooks)
     only = None if queue is None else routes.target(queue)
-    return StompTarget(dialer, hooks, queue=only.name if only and only.kind == QUEUE else "")
+    name = only.name if only and only.kind == QUEUE else ""
+
+    def one(place: int, hooks: TargetHooks) -> TargetEnd:
+        way = dialer.beside() if place else dialer
+        if isinstance(way, Dialer):
+            return AmqpTarget(way, parking.queue, hooks)
+        return StompTarget(way, hooks, queue=name)
+
+    if settings.shards == 1:
+        return one(0, hooks)
+    names = (settings.shard_by,) if settings.shard_by else GROUPS
+    return ShardedTarget(settings.shards, one, names, hooks)
 
 
 def now() -> int:

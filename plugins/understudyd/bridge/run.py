@@ -172,6 +172,8 @@ def links_of(
         reading=way.reading,
         parking=way.parking,
         hop=hop_of(bridge, way.routes),
+        shards=bridge.shards,
+        shard_by=bridge.shard_by,
         hint=one_broker_hint(way.source, way.target, way.routes),
     )
 

@@ -62,4 +62,6 @@ class LinkSettings:
     hint: str = ""  # what may be wrong where messages stay
     parking: str = ""  # the queue for what cannot be forwarded; empty: understudy.parking.NAME
     spool: Spooling | None = None
+    shards: int = 1  # connections to the target, which share the messages by their groups
+    shard_by: str = ""  # the header that names the group; empty: those of JMS
     hop: str = ""  # begins the ids that a target knows messages again by; empty: it is told none

@@ -34,6 +34,7 @@ DEDUPS = ("off", "journal", "target")
 DESTINATIONS = values.several(values.text, "queue://orders")
 NAMES = values.several(values.text, "x-internal")
 PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
+MOST_SHARDS = 32  # connections for each destination
 LONGEST_EXPIRY = 1000 * 3600.0  # s; RabbitMQ takes 2 ** 32 ms
 
 
@@ -84,6 +85,10 @@ class BridgeConfig:
     them: as with ActiveMQ's networks, where this is bridgeTempDestinations."""
     reply_ttl: float = 300.0
     """How long after a request they may come; the address that the responder got goes then."""
+    shards: int = 1
+    """Connections to the target, which share the messages by their groups."""
+    shard_by: str = ""
+    """The header that names the group; empty: JMSXGroupID, as ActiveMQ and Artemis have it."""
     file: Path | None = None
     """Where it stands, to be told in errors."""
 
@@ -136,6 +141,8 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         dedup=table.take("dedup", values.choice(DEDUPS, "way to know messages again"), "off"),
         replies=table.take("replies", values.flag, replies),
         reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
+        shards=table.take("shards", values.whole(1, MOST_SHARDS), default.shards),
+        shard_by=table.take("shard_by", values.text, default.shard_by),
         file=table.source.file,
     )
     table.finish()
@@ -158,6 +165,8 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     if bridge.durable_expires is not None and all(map(_is_queue, bridge.statically_included)):
         why = "has no effect: only topics are read by subscriptions, and none is included"
         table.refuse(("durable_expires",), None, why)
+    if bridge.shards == 1 and bridge.shard_by:
+        table.refuse(("shard_by",), bridge.shard_by, "has no effect without shards, 2 or more")
     here, there = places(bridge.source), places(bridge.target)
     if here == there and here:
         kept = [
