@@ -264,7 +264,8 @@ def test_only_activemq_hides_anything(dialect: Dialect) -> None:
 
 def test_notes_that_a_producer_made_up_are_not_parked() -> None:
     ours = forwarder(RABBITMQ_STOMP, RABBITMQ_AMQP)
-    given = message(**{"x-understudy-parked-exchange": "", "h" * 256: "too long for AMQP"})
+    named = {"x-understudy-parked-exchange": "", "h" * 256: "too long for AMQP"}
+    given = message(b"", **named)
     batch = ours.prepare([(1, given)], NOW)
     assert batch.aside == [1]
     parked = stomp_content(batch.parcels[0])

@@ -24,6 +24,7 @@ from understudy.errors import ConfigurationError
 from understudyd.api.words import Order
 from understudyd.bridge.front import NoFront
 from understudyd.bridge.lag import LagWatch
+from understudyd.bridge.leftovers import left_behind
 from understudyd.bridge.pauses import Pauses
 from understudyd.bridge.shell import LinkRunner
 from understudyd.bridge.status import summary
@@ -193,6 +194,8 @@ class Service:
             running.stop()
             await running.ended()
             del self._bridges[name]
+            for left in left_behind(running.config, wanted.config if wanted else None):
+                _log.warning("bridge %s: %s stays, and gathers what comes: remove it", name, left)
         if wanted is not None and not self._is_stopping:
             self._bridges[name] = wanted
             self._start(wanted)
