@@ -16,7 +16,7 @@ Rules
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 __all__ = [
     "HEARTBEAT",
@@ -26,6 +26,7 @@ __all__ = [
     "ProtocolError",
     "RawFrame",
     "encode",
+    "encode_head",
 ]
 
 MAX_BODY = 128 << 20  # bytes; what RabbitMQ takes at most, and ActiveMQ takes 100 MiB
@@ -36,6 +37,7 @@ HEARTBEAT = "HEARTBEAT"  # the command of what is no frame: line ends between fr
 _UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
 _ESCAPED = re.compile(r"\\[\\rnc]")
 _ESCAPED_11 = re.compile(r"\\[\\nc]")
+_COLON = r"\c"
 _UNESCAPES = {r"\\": "\\", r"\r": "\r", r"\n": "\n", r"\c": ":"}
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LINE_ENDS = b"\r\n"
@@ -87,35 +89,51 @@ def encode(
     cannot be sent.
     """
     pairs = [
-        (name, value)
+        (name, str(value))
         for name, given in headers.items()
         for value in (given if isinstance(given, tuple) else (given,))
         if value is not None
     ]
     if b"\0" in body and headers.get("content-length") is None:
         raise ValueError("a body that holds NUL needs a content-length header")
-    text = "\n".join([command, *[f"{name}:{value}" for name, value in pairs]])
-    if not text.count("\n") == text.count(":") == len(pairs) or "\\" in text or "\r" in text:
-        text = "\n".join([command, *_escaped(command, pairs, version)])
+    return b"%b\n%b\0" % (encode_head(command, pairs, version=version), body)
+
+
+def encode_head(command: str, pairs: Collection[tuple[str, str]], *, version: str = "1.2") -> bytes:
+    """The command and these headers, each line with its end: a frame up to the empty line.
+
+    Raises ValueError for what no header can hold, UnicodeEncodeError for text that cannot be sent.
+    """
+    text = "\n".join([command, *map(":".join, pairs), ""])
+    if text.count("\n") != len(pairs) + 1 or "\\" in text or "\r" in text:
+        text = "\n".join([command, *_escaped(command, pairs, version), ""])
+    elif text.count(":") != len(pairs) and command not in _UNESCAPED:
+        lines = [
+            f"{name}:{value}" if ":" not in value and ":" not in name else _with_colons(name, value)
+            for name, value in pairs
+        ]
+        text = "\n".join([command, *lines, ""])
     head = text.encode("utf-8", "surrogateescape")
     if b"\0" in head:
         raise ValueError("a header may not hold NUL")
-    return b"%b\n\n%b\0" % (head, body)
+    return head
 
 
-def _escaped(command: str, pairs: list[tuple[str, object]], version: str) -> Iterator[str]:
+def _with_colons(name: str, value: str) -> str:
+    """A header line in which nothing else has to be escaped."""
+    return f"{name.replace(':', _COLON)}:{value.replace(':', _COLON)}"
+
+
+def _escaped(command: str, pairs: Iterable[tuple[str, str]], version: str) -> Iterator[str]:
     """The header lines where something in them has to be escaped."""
     is_escaped, is_12 = command not in _UNESCAPED, version != "1.1"
     for name, value in pairs:
-        line = f"{name}:{value}"
-        if line.count(":") == 1 and "\\" not in line and "\n" not in line and "\r" not in line:
-            yield line
-        elif is_escaped:
-            yield f"{_escape(name, is_12=is_12)}:{_escape(str(value), is_12=is_12)}"
-        elif "\n" in line:
+        if is_escaped:
+            yield f"{_escape(name, is_12=is_12)}:{_escape(value, is_12=is_12)}"
+        elif "\n" in name or "\n" in value:
             raise ValueError(f"the header {name} of {command} may not hold a line end")
         else:
-            yield line
+            yield f"{name}:{value}"
 
 
 def _escape(text: str, *, is_12: bool) -> str:
@@ -125,11 +143,15 @@ def _escape(text: str, *, is_12: bool) -> str:
         text = text.replace("\n", r"\n")
     if is_12 and "\r" in text:
         text = text.replace("\r", r"\r")
-    return text.replace(":", r"\c")
+    return text.replace(":", _COLON)
 
 
 def _unescape(found: re.Match[str]) -> str:
     return _UNESCAPES[found[0]]
+
+
+def _uncolon(text: str) -> str:
+    return text.replace(_COLON, ":")
 
 
 class FrameParser:
@@ -258,7 +280,10 @@ class FrameParser:
             lines = [line.removesuffix("\r") for line in lines]
         pairs = [line.split(":", 1) for line in lines]
         if "\\" in text and command not in _UNESCAPED:
-            self._unescape(pairs, is_simple="\\\\" not in text)
+            unescape = self._unescaping(text)
+            for place, line in enumerate(lines):
+                if "\\" in line:
+                    pairs[place] = [unescape(part) for part in pairs[place]]
         try:
             headers = dict(pairs)
         except ValueError:
@@ -267,18 +292,12 @@ class FrameParser:
             headers = dict(reversed(pairs))
         return command, headers
 
-    def _unescape(self, pairs: list[list[str]], *, is_simple: bool) -> None:
-        """``is_simple``: no backslash is one that was escaped."""
-        is_11 = self.version == "1.1"
-        for pair in pairs:
-            for place, text in enumerate(pair):
-                if "\\" not in text:
-                    continue
-                if is_simple:
-                    text = text.replace("\\c", ":").replace("\\n", "\n")
-                    pair[place] = text if is_11 else text.replace("\\r", "\r")
-                else:
-                    pair[place] = (_ESCAPED_11 if is_11 else _ESCAPED).sub(_unescape, text)
+    def _unescaping(self, text: str) -> Callable[[str], str]:
+        """What restores the parts of a text with escapes."""
+        if "\\\\" not in text and "\\n" not in text and "\\r" not in text:
+            return _uncolon
+        escaped = _ESCAPED_11 if self.version == "1.1" else _ESCAPED
+        return lambda part: escaped.sub(_unescape, part)
 
     def _said_length(self, headers: dict[str, str]) -> int | None:
         text = headers.get("content-length")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from understudy.wire.stomp import FrameParser, encode
+from understudy.wire.stomp import FrameParser, encode_head
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.wire.bodies import body_frames, content_header
@@ -25,7 +25,6 @@ __all__ = [
 
 ROUTE = slice(13, -2)  # of the method frame of a publish
 PROPERTIES = slice(19, -1)  # of a header frame
-_ENDS = 2  # bytes of a frame without a body after its headers: the empty line, and NUL
 
 
 def amqp_parcel(publish: bytes, content: AmqpContent, frame_max: int) -> Parcel:
@@ -46,7 +45,7 @@ def amqp_content(parcel: Parcel) -> AmqpContent:
 
 def stomp_parcel(headers: Mapping[str, str], body: bytes) -> Parcel:
     """``headers`` are all of the SEND but the receipt."""
-    return (encode("SEND", headers)[:-_ENDS], b"", b"%b\0" % body, len(body))
+    return (encode_head("SEND", headers.items()), b"", body + b"\0", len(body))
 
 
 def stomp_content(parcel: Parcel) -> StompContent:

@@ -51,16 +51,17 @@ def fit_text(value: str, dialect: Dialect) -> bool:
 
 
 def fit_priority(message: Message, dialect: Dialect, notes: dict[str, str]) -> int | None:
-    """The priority to write; what that leaves unsaid goes into ``notes``, here and below."""
-    priority = message.priority
+    """The priority to write, None for the default; what that leaves unsaid goes into ``notes``,
+    here and below."""
+    priority, default = message.priority, dialect.priority_default
     if priority is None:
-        if dialect.priority_default is not None:
+        if default is not None:
             notes["priority"] = NONE
         return None
     fitting = min(max(priority, 0), dialect.max_priority)
     if fitting != priority:
         notes["priority"] = str(priority)
-    return fitting
+    return None if fitting == default else fitting
 
 
 def fit_timestamp(message: Message, dialect: Dialect, notes: dict[str, str]) -> int | None:
