@@ -450,3 +450,20 @@ def test_a_folder_that_is_not_there_is_told(
     journal = Journal(tmp_path / "none" / "a.db", "bridge a")
     assert journal.open() == []
     assert "bridge a" in caplog.text
+
+
+def test_what_is_kept_back_is_counted_also_by_the_next_process(tmp_path: Path) -> None:
+    for expected in ([1, 2], []):
+        kept = Filter(Journal(tmp_path / "a.db", "bridge a"))
+        ledger = Ledger()
+        kept.begin(ledger)
+        again = int(not expected)
+        came = [delivery(tag, b"%d" % tag, again=again) for tag in (1, 2)]
+        wanted = kept.sift(came, RABBITMQ_AMQP)
+        assert [one[0] for one in wanted] == expected
+        assert kept.duplicates == 2 - len(expected)
+        ledger.take(expected, [(b"", b"", b"", 0)] * len(expected), 0.0)
+        ledger.send()
+        ledger.confirm([(2, 1, True)])
+        kept.confirmed(ledger)
+        kept.close()  # killed: nothing was acknowledged

@@ -139,7 +139,7 @@ class LinkRunner:
         glance = self.status.look(self._loop.time())
         self._tell(glance.state, glance.reason)
         self._tell_parked()
-        return replace(glance, **self._replies.look())
+        return replace(glance, duplicates=self._dedup.duplicates, **self._replies.look())
 
     def stop(self) -> None:
         """Settle what is in flight, then end; ``finished`` is done when both ends are closed."""

@@ -82,6 +82,7 @@ class Glance:
     replies: int = 0  # brought to them
     replies_lost: int = 0  # whose requester was gone, or that were parked
     replies_reason: str = ""  # what keeps replies from coming
+    duplicates: int = 0  # that came again and were not sent again
 
 
 class LinkStatus:
@@ -225,6 +226,7 @@ def summary(name: str, source: str, target: str, glances: Sequence[Glance]) -> d
         "retried": sum(glance.retried for glance in glances),
         "dropped": sum(glance.dropped for glance in glances),
         "expired": sum(glance.expired for glance in glances),
+        "duplicates": sum(glance.duplicates for glance in glances),
         "requests": sum(glance.requests for glance in glances),
         "replies": sum(glance.replies for glance in glances),
         "replies_lost": sum(glance.replies_lost for glance in glances),

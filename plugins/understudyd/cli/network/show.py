@@ -25,7 +25,8 @@ from understudyd.cli.parts import empty_table
 __all__ = ["Overview", "lines", "parked_lines", "parked_table", "retried_lines"]
 
 STYLES = {"running": "green", "paused": "cyan", "pausing": "cyan"}
-RARE = ("dropped", "expired", "spooled", "spooled-bytes")  # left out of a table while nothing was
+RARE = ("dropped", "expired", "duplicates", "spooled", "spooled-bytes")
+"""Left out of a table while nothing was."""
 
 
 def _facts(told: dict[str, Any]) -> dict[str, str]:
@@ -39,6 +40,7 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
             name: str(told[name])
             for name in ("forwarded", "parked", "retried", "dropped", "expired")
         },
+        "duplicates": str(told.get("duplicates", 0)),
         "spooled": _or_none(told.get("spooled")),
         "spooled-bytes": _or_none(told.get("spooled_bytes")),
     }
