@@ -3,7 +3,9 @@ whose acknowledgements were lost, and after the loss of its source (scenarios 41
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -20,9 +22,11 @@ from understudyd.bridge.wire.properties import build
 from understudyd.testing.bridged import BridgeProcess, until
 from understudyd.testing.pairs import Pair
 from understudyd.testing.sides import AmqpSide, StompSide, side
+from understudyd.testing.stomp_ends import Sink, Tap, pieces
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos]
 
+ARTEMIS = os.environ.get("ARTEMIS_URI", "")
 WINDOW = 200
 COUNT = 1_000
 
@@ -167,3 +171,27 @@ def test_the_source_is_lost_and_comes_again(tmp_path: Path, pair: Pair) -> None:
             await_still(pair)
             proxy.heal(drop=True)
             assert finish(pair, bridge, sent) == 0
+
+
+@pytest.mark.skipif(not ARTEMIS, reason="no ARTEMIS_URI")
+def test_artemis_drops_what_it_has_seen_and_gives_receipts(unique: str) -> None:
+    """Scenario 42: a window that is sent again is there once."""
+    count = 20
+
+    async def work() -> None:
+        sink, tap = Sink(ARTEMIS, queue=unique), Tap(ARTEMIS, f"queue://{unique}")
+        await sink.end.open()
+        for _ in range(2):
+            for number in range(count):
+                told = {"destination-type": "ANYCAST", "_AMQ_DUPL_ID": f"b:a/:{number}"}
+                sink.end.send(pieces(unique, b"%d" % number, **told))
+        await sink.await_confirmed(2 * count)
+        await tap.end.open(64, 0)
+        await tap.await_count(count)
+        await asyncio.sleep(0.5)  # more would come by now
+        assert tap.bodies == [b"%d" % number for number in range(count)]
+        tap.end.acknowledge(count)
+        await tap.end.close()
+        await sink.end.close()
+
+    asyncio.run(asyncio.wait_for(work(), 60))
