@@ -16,7 +16,7 @@ from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, get, header_content, read
 from understudyd.bridge.wire.reader import Delivery
-from understudyd.bridge.wire.tables import Value
+from understudyd.bridge.wire.tables import Typed, Value
 from understudyd.bridge.worn import COUNT, MOST
 
 ROUTE = b"\x03amq\x06orders"
@@ -242,8 +242,8 @@ def test_a_message_that_goes_back_does_not_live_longer_for_it() -> None:
 
 def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue() -> None:
     """Scenario 31: its quorum queue counts anew, and does not put it away."""
-    worn = build({"headers": {"a": "b", COUNT: MOST}, "message_id": "m"})
-    tired = build({"headers": {COUNT: MOST - 1}})
+    worn = build({"headers": {"a": "b", COUNT: Typed("l", MOST)}, "message_id": "m"})
+    tired = build({"headers": {COUNT: Typed("l", MOST - 1)}})
     first = delivery(1, worn)
     batch = [first, (2, 1, *first[2:]), (3, 1, first[2], tired, *first[4:])]
     tags, parcels, aside, stays = forwarder().prepare(batch, NOW)

@@ -13,6 +13,7 @@ from typing import Final
 
 from understudyd.bridge.content import AmqpContent, Content
 from understudyd.bridge.wire.properties import get_header, remove_header
+from understudyd.bridge.wire.tables import Typed
 
 __all__ = ["COUNT", "MOST", "fresh", "is_worn", "is_worn_content"]
 
@@ -26,7 +27,8 @@ def is_worn(raw: bytes) -> bool:
     """Of the properties of a delivery; raises ValueError for some that cannot be read."""
     if _COUNT not in raw:
         return False
-    count = get_header(raw, COUNT)
+    told = get_header(raw, COUNT)
+    count = told.value if isinstance(told, Typed) else told  # RabbitMQ says it as a long
     return isinstance(count, int) and count >= MOST
 
 

@@ -100,6 +100,11 @@ class RunningLink:
         return self._runner.link.reason
 
     @property
+    def went_back(self) -> int:
+        """How many went to the tail of their queue."""
+        return self._runner.link._stays.went
+
+    @property
     def forwarded(self) -> int:
         return self._runner.link.forwarded
 
