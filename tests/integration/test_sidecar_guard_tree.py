@@ -71,7 +71,7 @@ def test_only_a_real_epmd_without_the_lock_is_spared(
     holder = subprocess.Popen([program, "1000"], pass_fds=[lock])
     try:
         for pid, is_spared in [(clean.pid, True), (holder.pid, False), (child.pid, False)]:
-            wait_until(lambda pid=pid: Path(f"/proc/{pid}/comm").read_text() != "python\n")
+            wait_until(lambda pid=pid: _sleeps(pid))
             process = tree.look(pid)
             assert process is not None
             assert tree.is_spared(process, lock) is is_spared
@@ -82,6 +82,12 @@ def test_only_a_real_epmd_without_the_lock_is_spared(
         for process_ in (clean, holder):
             process_.kill()
             process_.wait()
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether the program runs, and not its loader any more, which opens and closes files."""
+    status = Path(f"/proc/{pid}/stat").read_text()
+    return "(python" not in status and status.rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_timer_fires_at_a_moment_and_can_be_moved() -> None:
