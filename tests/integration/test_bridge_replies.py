@@ -16,12 +16,13 @@ import pytest
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.content import AmqpContent, StompContent
+from understudyd.bridge.ends import reply_sources
 from understudyd.bridge.wire.properties import build
 from understudyd.testing.asked import Request, Requester, Responder, requester, responder
 from understudyd.testing.bridged import RunningLink, until
 from understudyd.testing.operated import Operated
 from understudyd.testing.pairs import KINDS, Pair, over
-from understudyd.testing.sides import AmqpSide, Side
+from understudyd.testing.sides import AmqpSide, Frames, Side, StompSide
 
 pytestmark = pytest.mark.integration
 
@@ -94,16 +95,17 @@ def test_a_reply_to_who_is_gone_is_counted_and_hinders_nobody(
         assert link.glance.replies_reason == ""
 
 
-def _lose(link: RunningLink, answering: Responder, asked: Request) -> None:
-    """Answer to who has gone, again while its broker has not seen that it went."""
+def _lose(link: RunningLink, answering: Responder, asked: Request, others: int = 0) -> None:
+    """Answer to who has gone, again while its broker has not seen that it went; ``others`` are lost
+    already."""
 
     def is_lost() -> bool:
-        if link.glance.replies + link.glance.replies_lost >= sent[0]:
+        if link.glance.replies + link.glance.replies_lost >= expected[0]:
             answering.answer(asked, b"nobody")
-            sent[0] += 1
-        return link.glance.replies_lost > 0
+            expected[0] += 1
+        return link.glance.replies_lost > others
 
-    sent = [0]
+    expected = [link.glance.replies + link.glance.replies_lost]
     until(is_lost, "the loss is seen")
 
 
@@ -230,3 +232,41 @@ def test_a_reply_comes_back_over_two_bridges(pair: Pair, unique: str) -> None:
         until(lambda: (first.glance.replies, second.glance.replies) == (1, 1), "both count")
     third.source.remove(third.there)
     third.target.remove(third.there)
+
+
+@pytest.mark.slow
+@over(("activemq", "activemq"))
+def test_temporary_queues_of_requesters_that_are_gone_do_not_gather(
+    pair: Pair, asking: Requester, answering: Responder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go with a connection that another takes the place of; what was asked before still gets
+    its reply."""
+    monkeypatch.setattr(reply_sources, "WORN", 2)
+    with pair.link(reply_ttl=3.0) as link:
+        addresses = {_served(pair, asking, answering, b"one").reply_to}
+        asking.ask(pair.here, b"two", "id-two")
+        before = answering.take(pair.there)
+        gone = []
+        for number in range(4):
+            with closing(requester(pair.source)) as going:
+                going.ask(pair.here, b"gone", "gone")
+                gone.append(answering.take(pair.there))
+            _lose(link, answering, gone[-1], number)
+        addresses.add(_served(pair, asking, answering, b"three").reply_to)
+        answering.answer(before, b"re: two")
+        assert asking.answer() == (b"re: two", "id-two")
+        assert len(addresses) == 2
+        until(lambda: not _takes(pair.target, gone[0].reply_to), "the first connection is gone")
+        _served(pair, asking, answering, b"four")
+
+
+def _takes(side: Side, address: str) -> bool:
+    """Whether a temporary queue is there."""
+    assert isinstance(side, StompSide)
+    with closing(Frames(side.broker.host, _port(side))) as frames:
+        frames.write("SEND", {"destination": address, "receipt": "in"}, b"who?")
+        try:
+            frames.read("RECEIPT")
+        except AssertionError:  # an ERROR
+            return False
+        return True

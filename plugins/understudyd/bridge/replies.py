@@ -219,7 +219,7 @@ def private_replies(deliveries: Sequence[Any], dialect: Dialect) -> list[str]:
     """The reply-tos in a batch that the source's broker alone serves."""
     private = (*dialect.private_replies, PREFIX)
     if dialect.stomp is None:
-        found = [_reply_to(raw) for _, _, _, raw, _, _ in deliveries if raw[0] & HAS_REPLY]
+        found = [_reply_to(each[3]) for each in deliveries if each[3][0] & HAS_REPLY]
     else:
         shown = dialect.stomp.reply_shown
         found = [

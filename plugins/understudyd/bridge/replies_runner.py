@@ -85,6 +85,16 @@ class ReplyRunner(LinkRunner):
         if not requester.address:  # else it has got one when they were opened
             await source.serve(requester)
 
+    @property
+    def is_worn(self) -> bool:
+        """Whether another should take its place: of what it has made too much is of no use."""
+        return isinstance(self._source, StompReplySource) and self._source.is_worn
+
+    def retire(self) -> None:
+        """Another takes its place; what responders were told before is still read."""
+        if isinstance(self._source, StompReplySource):
+            self._source.retire()
+
     def release(self, requester: Requester) -> None:
         """Nobody waits there any more."""
         source = self._source

@@ -7,6 +7,8 @@ Rules
 * A request waits until its address is made, `PATIENCE` at most, and what came behind it waits as
   well. Then it goes on as it is, so that its requester sees a time-out; for `RETRY_AFTER` no other
   waits for that.
+* A link that is worn (`ends.reply_sources`) makes room for another, and ends when no reply can come
+  by it any more.
 * Both ends of that link are at the very brokers that the requests come from and go to.
 """
 
@@ -14,8 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -62,7 +65,8 @@ class Replies(NoReplies):
         self.book: ReplyBook = ReplyBook(name, str(pattern), ttl)
         self._loop = asyncio.get_running_loop()
         self._dialers = (source, target)
-        self._runner = ReplyRunner(
+        self._make = partial(
+            ReplyRunner,
             name,
             target.beside("replies"),
             source.beside("replies"),
@@ -76,6 +80,9 @@ class Replies(NoReplies):
             ),
             rng or Random(),
         )
+        self._runner = self._make()
+        self._retired: dict[ReplyRunner, float] = {}  # and when each is to end
+        self._past = Counter[str]()  # what those counted that have ended
         self._held: deque[list[Any]] = deque()
         self._providing: asyncio.Task[None] | None = None
         self._hopeless_until = 0.0
@@ -138,6 +145,8 @@ class Replies(NoReplies):
         )
 
     async def _serve(self, lacking: Iterable[str], dialect: Dialect) -> None:
+        if self._runner.is_worn:
+            self._renew()
         self._runner.wake()
         self._places = self._current
         self._watch()
@@ -148,6 +157,13 @@ class Replies(NoReplies):
                 continue  # no address that its broker could serve
             await self._runner.serve(requester)
 
+    def _renew(self) -> None:
+        self._runner.retire()
+        self._retired[self._runner] = self._loop.time() + self.book.ttl
+        self._runner = self._make()
+        for requester in self.book:
+            requester.address = ""
+
     def _watch(self) -> None:
         if self._look is None:
             self._look = self._loop.call_later(min(LOOK_EVERY, self.book.ttl), self._sweep)
@@ -156,9 +172,15 @@ class Replies(NoReplies):
         self._look = None
         for requester in self.book.overdue(self._loop.time()):
             self._runner.release(requester)
-        if len(self.book):
+        for runner, until in list(self._retired.items()):
+            if runner.finished.done():
+                del self._retired[runner]
+                self._past += _counts(runner)
+            elif self._loop.time() > until:
+                runner.stop()
+        if len(self.book) or self._retired:
             self._watch()
-        elif not self._held:
+        if not len(self.book) and not self._held:
             self._runner.pause("nobody waits for a reply", at_once=False)
 
     @property
@@ -189,24 +211,32 @@ class Replies(NoReplies):
         if self._look is not None:
             self._look.cancel()
             self._look = None
-        self._runner.stop()
+        for runner in (self._runner, *self._retired):
+            runner.stop()
 
     async def ended(self) -> None:
         self.let_go()
-        await self._runner.finished
+        await asyncio.gather(*(runner.finished for runner in (self._runner, *self._retired)))
 
     def look(self) -> dict[str, Any]:
-        link, book = self._runner.link, self.book
-        if link.state is not State.IDLE:
-            self._runner.look()
+        link, book, counts = self._runner.link, self.book, Counter(self._past)
+        for runner in (self._runner, *self._retired):
+            if runner.link.state is not State.IDLE:
+                runner.look()
+            counts += _counts(runner)
         return {
             "requests": book.requests,
-            "replies": link.forwarded - book.lost,
-            "replies_lost": book.lost + link.dropped + link.expired + link.parked,
+            "replies": counts["sent"] - book.lost,
+            "replies_lost": counts["left"] + book.lost,
             "requests_unserved": book.unserved,
             "requesters": len(book),
             "replies_reason": link.reason if link.state is not State.PAUSED else "",
         }
+
+
+def _counts(runner: ReplyRunner) -> Counter[str]:
+    link = runner.link
+    return Counter(sent=link.forwarded, left=link.dropped + link.expired + link.parked)
 
 
 def replies_of(

@@ -3,8 +3,9 @@
 Rules
 * On RabbitMQ a reply's queue is durable and expires when nobody has read it for the book's ``ttl``,
   so that it outlives a connection and goes when the bridge does not come back. On ActiveMQ, where
-  nobody could remove a queue, it is a temporary one, and goes with our connection. On Artemis it is
-  one that the broker makes and removes by itself.
+  nobody could remove a queue, it is a temporary one, and goes with our connection, not before: what
+  comes late is read, so that it does not pile up. A connection with too many of these is `is_worn`.
+  On Artemis it is one that the broker makes and removes by itself.
 * When the source is opened all requesters of the book get their queues again.
 * Each reply is acknowledged by itself: over STOMP an acknowledgement for all before it would be one
   for those of its own queue.
@@ -17,7 +18,7 @@ from collections.abc import Awaitable
 from understudy.wire.stomp import encode
 from understudyd.bridge.addresses import send_headers
 from understudyd.bridge.content import Untranslatable
-from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.dialects import Dialect, StompFacts
 from understudyd.bridge.ends.amqp import DURABLE, NO_FLAGS, AmqpSource
 from understudyd.bridge.ends.connection import Connection
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
@@ -33,6 +34,7 @@ from understudyd.bridge.wire.reader import Delivery
 __all__ = ["AmqpReplySource", "StompReplySource"]
 
 WINDOW = 100  # replies of one requester that are not acknowledged
+WORN = 500  # temporary queues whose requesters are gone
 IF_UNUSED = 0b001  # of queue.delete
 NO_WAIT = 0b100
 
@@ -105,9 +107,12 @@ class StompReplySource(StompSource):
         self._book = book
         self._subscribed: dict[str, int] = {}  # by which subscription a queue is read
         self._made: dict[str, int] = {}  # the numbers of temporary queues of this connection
+        self._is_retired = False
 
     async def _begin(self, connection: StompConnection) -> None:
         self._subscribed, self._made = {}, {}
+        if self._is_retired:
+            return
         try:
             for requester in self._book:
                 await self._attend(connection, requester)
@@ -122,20 +127,41 @@ class StompReplySource(StompSource):
         await self._attend(self._connection, requester)
 
     async def _attend(self, connection: StompConnection, requester: Requester) -> None:
-        self._subscriptions += 1
-        number = self._subscribed[requester.name] = self._subscriptions
         facts = connection.dialect.stomp
         assert facts is not None
         if facts.temporary:
-            where = {"destination": facts.temporary + requester.name}
-            place = self._made.setdefault(requester.name, len(self._made) + 1)
-            address = f"{facts.prefixes['temp-queue']}{connection.session}:{place}"
+            requester.address = await self._take_temporary(connection, facts, requester.name)
         else:
             where = _kept(requester.name, connection.dialect, self._book.ttl)
-            address = requester.name
+            self._subscribed[requester.name] = await self._subscribe_to(connection, where)
+            requester.address = requester.name
+
+    async def _take_temporary(
+        self, connection: StompConnection, facts: StompFacts, name: str
+    ) -> str:
+        """The address of a queue, made where it is not; the broker counts those of a connection,
+        whose name is that of the session."""
+        if (place := self._made.get(name)) is None:
+            place = self._made[name] = len(self._made) + 1
+            await self._subscribe_to(connection, {"destination": facts.temporary + name})
+        return f"{facts.prefixes['temp-queue']}{connection.session}:{place}"
+
+    async def _subscribe_to(self, connection: StompConnection, where: dict[str, str]) -> int:
+        """The number of the subscription."""
+        self._subscriptions += 1
+        number = self._subscriptions
         told = {"id": str(number), "ack": "client-individual", **where}
         await connection.call("SUBSCRIBE", {**told, **_window(connection.dialect)})
-        requester.address = address
+        return number
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether another connection should be begun, and this one ended some time."""
+        return len(self._made) - len(self._book) > WORN
+
+    def retire(self) -> None:
+        """Read what there is, for as long as the connection lasts; nobody gets an address here."""
+        self._is_retired = True
 
     def release(self, requester: Requester) -> None:
         """Nobody waits there any more."""
@@ -160,7 +186,7 @@ class StompReplySource(StompSource):
     def _forget_addresses(self) -> None:
         """Temporary queues are gone with the connection."""
         facts = self.dialect.stomp if self.dialect is not None else None
-        if facts is not None and facts.temporary:
+        if facts is not None and facts.temporary and not self._is_retired:
             for requester in self._book:
                 requester.address = ""
 
