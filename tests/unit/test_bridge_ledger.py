@@ -161,6 +161,7 @@ def test_a_returned_message_is_found_by_what_it_holds() -> None:
     assert ledger.came_back(*same[:3], "NO_ROUTE") == 2
     assert ledger.came_back(*same[:3], "NO_ROUTE") == 3
     assert ledger.confirm([(3, 1, True)]) == (1, [], [2, 3])
+    assert (ledger.settled, ledger.returned) == ([1], [2, 3])
     assert ledger.acknowledge() == 1
     assert ledger.replace(2, parcel(b"parked")) == "NO_ROUTE"
     assert bodies(ledger.send()) == [b"parked"]
@@ -222,7 +223,7 @@ class Model(RuleBasedStateMachine):
     def begin_target(self) -> None:
         self.sent: dict[int, bytes] = {}  # number -> body that awaits its confirm
         self.number = 0
-        self.last_sent = -1
+        self.has_blamed = False
 
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
@@ -272,6 +273,11 @@ class Model(RuleBasedStateMachine):
         body = self.sent.pop(number)
         tag = self.ledger.came_back(*parcel(body)[:3], "NO_ROUTE")
         is_owed = self.ledger.is_owed_to_nobody
+        if tag is None and not is_owed:
+            assert self.has_blamed  # it was blamed for an equal one that was for nobody
+            self.lose_target()  # as a link does: it gives up the target
+            return
+        self.has_blamed |= is_owed and tag is not None
         back = self.tell(number, 0, True)
         # One that is owed to nobody may have had an equal one blamed; that is sent twice then.
         assert is_owed or back == [tag]
