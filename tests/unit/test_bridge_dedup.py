@@ -204,6 +204,15 @@ def test_what_was_kept_back_is_kept_back_again_until_it_is_acknowledged() -> Non
     assert sift(memory, (1, "a", False, True)) == [1]
 
 
+def test_what_is_parked_may_be_sent_once_more() -> None:
+    memory = Memory()
+    sift(memory, (1, "a", True, False), (2, "b", True, False))
+    memory.forget([1])
+    memory.confirmed([1, 2], [], 0)  # the parking queue has the first
+    memory.begin(2)
+    assert sift(memory, (1, "a", True, True), (2, "b", True, True)) == [1]
+
+
 def test_a_late_confirm_counts_before_the_message_comes_again() -> None:
     memory = Memory()
     sift(memory, (1, "a", False, False), (2, "b", True, False), (3, "a", False, False))

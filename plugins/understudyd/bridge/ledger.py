@@ -47,6 +47,8 @@ class Ledger:
         none has had before."""
         self.settled: list[int] = []
         """The tags that the last ``confirm()`` settled."""
+        self.returned: list[int] = []
+        """The tags that had come back when it confirmed them."""
         self.late: list[int] = []
         """The serials of what was forgotten and that it confirmed."""
         self._entries: dict[int, Parcel] = {}
@@ -151,7 +153,7 @@ class Ledger:
             self._low_number += 1
         if refused:
             self._wait_again(refused)
-        self.settled, self.late = settled, late
+        self.settled, self.late, self.returned = settled, late, came_back
         return len(settled), refused, came_back
 
     def is_owed_upto(self, tag: int) -> bool:

@@ -89,6 +89,7 @@ class Filter(NoFilter):
         if self._memory is not None:
             settled, late = ledger.settled, ledger.late
             self._journal.write(self._memory.confirmed(settled, late, ledger.past))
+            self._memory.forget(ledger.returned)
 
     def acknowledge(self, tag: int) -> None:
         if self._memory is not None:

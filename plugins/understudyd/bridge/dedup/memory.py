@@ -136,6 +136,11 @@ class Memory:
         self._ids.pop(key, None)  # the newest comes last
         self._ids[key] = serial
 
+    def forget(self, tags: Sequence[int]) -> None:
+        """These go to a parking queue, and may be sent from there once more."""
+        for tag in tags:
+            self._taken.pop(self._base + tag, None)
+
     def acknowledge(self, tag: int) -> Change:
         """The source is about to be told that all up to this tag is settled."""
         upto = self._base + tag
