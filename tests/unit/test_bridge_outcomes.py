@@ -69,8 +69,8 @@ def test_a_parked_message_tells_why_and_keeps_the_rest() -> None:
     }
 
 
-def test_properties_that_cannot_be_read_are_parked_whole() -> None:
-    raw = b"\x20\0\0\0\0\x09\x01aS"
+@pytest.mark.parametrize("raw", [b"\x20\0\0\0\0\x09\x01aS", b"\x20\0\0\0\0\x03\x01aS"])
+def test_properties_that_cannot_be_read_are_parked_whole(raw: bytes) -> None:
     header = Parking("orders").park(parcel(raw), "its properties cannot be read")[1]
     assert get_header(header[19:-1], "x-understudy-parked-properties") == raw
     assert get(header[19:-1], "delivery_mode") == 2
