@@ -59,6 +59,13 @@ def arrived(pair: Pair, sent: list[bytes]) -> list[bytes]:
     return found
 
 
+def await_begin(bridge: BridgeProcess) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while "bridge test" not in bridge.log:
+        assert time.monotonic() < deadline, f"it says: {bridge.log}"
+        time.sleep(0.02)
+
+
 def kill(bridge: BridgeProcess) -> None:
     bridge.kill()
     bridge.log_file.write_text("")
@@ -84,7 +91,7 @@ def test_the_bridge_is_killed_again_and_again(
         kills = 12
         with pair.process(tmp_path, target=target, prefetch_size=WINDOW, **where) as bridge:
             for turn in range(kills):
-                until(lambda: "bridge test" in bridge.log, "it has begun")
+                await_begin(bridge)
                 time.sleep(rng.uniform(0.0, 0.5))
                 kill(bridge)
                 if turn in (3, 9):

@@ -104,10 +104,10 @@ def test_the_bridge_is_killed_while_it_drains_and_while_it_replays(
     tmp_path: Path, pair: Pair, far: FaultProxy
 ) -> None:
     rng = random.Random(5)
-    sent = bodies(4_000)
+    sent = bodies(3_000)
     pair.source.fill(pair.here, sent)
     far.refuse()
-    kills = 4
+    kills = 3
     where = str(tmp_path / "spool")
     with pair.process(
         tmp_path, target=through(pair, far), spool=where, prefetch_size=WINDOW
@@ -133,7 +133,7 @@ def test_the_bridge_is_killed_while_it_drains_and_while_it_replays(
 def test_nothing_more_is_taken_when_the_quota_is_reached(
     tmp_path: Path, pair: Pair, far: FaultProxy
 ) -> None:
-    sent = bodies(3_000, 1000)
+    sent = bodies(2_000, 1000)
     pair.source.fill(pair.here, sent)
     far.refuse()
     with linked(pair, far, tmp_path, MIB) as link:
@@ -146,7 +146,7 @@ def test_nothing_more_is_taken_when_the_quota_is_reached(
         used = sum(file.stat().st_size for file in tmp_path.glob("*/*.segment"))
         assert used <= MIB
         if isinstance(pair.source, AmqpSide):
-            until(lambda: pair.source.depth(pair.here) == 3_000 - spooled, "given back")
+            until(lambda: pair.source.depth(pair.here) == 2_000 - spooled, "given back")
         far.heal()
         link.await_forwarded(len(sent))
         until(lambda: link.glance.state == "running", "it runs")

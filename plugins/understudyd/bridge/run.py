@@ -37,6 +37,8 @@ from understudyd.bridge.replies_shell import replies_of
 from understudyd.bridge.service import Bridge, Service
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
+from understudyd.bridge.spool.folders import left_over
+from understudyd.bridge.spool.words import Spooling
 from understudyd.bridge.ways import Way, ways_of
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
@@ -171,6 +173,7 @@ def links_of(
         blocked_time=blocked_time_of(target),
         reading=way.reading,
         parking=way.parking,
+        spool=_spooling(way),
         hop=hop_of(bridge, way.routes),
         shards=bridge.shards,
         shard_by=bridge.shard_by,
@@ -191,3 +194,15 @@ def links_of(
         )
 
     return [link_of(pattern) for pattern in way.patterns]
+
+
+def _spooling(way: Way) -> Spooling | None:
+    """Where the messages of a way lie; what nobody reads there any more is told."""
+    bridge = way.bridge
+    if bridge.spool is None:
+        return None
+    spooling = Spooling(bridge.spool, bridge.spool_size, is_back=way.source is bridge.target)
+    for folder in left_over(spooling, bridge.name, way.patterns):
+        why = "holds messages of a destination that is not included any more; include it again"
+        _log.error("bridge %s: the spool %s %s", bridge.name, folder, why)
+    return spooling

@@ -35,6 +35,7 @@ DESTINATIONS = values.several(values.text, "queue://orders")
 NAMES = values.several(values.text, "x-internal")
 PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
 MOST_SHARDS = 32  # connections for each destination
+SMALLEST_SPOOL = 1 << 20  # bytes
 LONGEST_EXPIRY = 1000 * 3600.0  # s; RabbitMQ takes 2 ** 32 ms
 
 
@@ -89,6 +90,10 @@ class BridgeConfig:
     """Connections to the target, which share the messages by their groups."""
     shard_by: str = ""
     """The header that names the group; empty: JMSXGroupID, as ActiveMQ and Artemis have it."""
+    spool: Path | None = None
+    """The folder for messages on their way; None: they wait at the source."""
+    spool_size: int = 1 << 30
+    """Bytes of it for each destination."""
     file: Path | None = None
     """Where it stands, to be told in errors."""
 
@@ -143,6 +148,8 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         shards=table.take("shards", values.whole(1, MOST_SHARDS), default.shards),
         shard_by=table.take("shard_by", values.text, default.shard_by),
+        spool=table.take("spool", table.file_path, None),
+        spool_size=table.take("spool_size", values.size(SMALLEST_SPOOL), default.spool_size),
         file=table.source.file,
     )
     table.finish()
@@ -156,6 +163,8 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
         table.refuse(("statically_included",), None, "names nothing")
     if not bridge.replies and "reply_ttl" in table:
         table.refuse(("reply_ttl",), None, "has no effect with replies = false; leave one out")
+    if bridge.spool is None and "spool_size" in table:
+        table.refuse(("spool_size",), None, "has no effect without spool, which is a folder")
     if bridge.priority is not None and not bridge.lowers_priority:
         why = "has no effect with decrease_network_consumer_priority = false; leave one of them out"
         table.refuse(("consumer_priority_base",), bridge.priority, why)
