@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -34,6 +35,7 @@ from understudyd.bridge.replies_runner import ReplyRunner
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.words import State
+from understudyd.bridge.worker import unexpected
 from understudyd.config.bridges import BridgeConfig
 
 __all__ = ["Replies", "replies_of"]
@@ -135,6 +137,8 @@ class Replies(NoReplies):
             self._give_up(f"no answer within {PATIENCE:g} s; {self._runner.link.reason}")
         except ConnectionFailed as failed:
             self._give_up(str(failed))
+        except Exception as error:
+            self._give_up(str(unexpected(error)))
 
     def _give_up(self, why: str) -> None:
         self._hopeless_until = self._loop.time() + RETRY_AFTER
@@ -150,12 +154,11 @@ class Replies(NoReplies):
         self._runner.wake()
         self._places = self._current
         self._watch()
+        requesters = []
         for reply_to in dict.fromkeys(lacking):
-            try:
-                requester = self.book.enter(reply_to, dialect, self._loop.time())
-            except Untranslatable:
-                continue  # no address that its broker could serve
-            await self._runner.serve(requester)
+            with contextlib.suppress(Untranslatable):  # no address that its broker could serve
+                requesters.append(self.book.enter(reply_to, dialect, self._loop.time()))
+        await asyncio.gather(*map(self._runner.serve, requesters))
 
     def _renew(self) -> None:
         self._runner.retire()
@@ -202,6 +205,8 @@ class Replies(NoReplies):
     def pause(self, reason: str) -> None:
         if self._runner.link.state is not State.IDLE:
             self._runner.pause(reason)
+        for runner in self._retired:
+            runner.stop()
 
     def resume(self) -> None:
         if len(self.book):
@@ -216,6 +221,7 @@ class Replies(NoReplies):
 
     async def ended(self) -> None:
         self.let_go()
+        self.stop()
         await asyncio.gather(*(runner.finished for runner in (self._runner, *self._retired)))
 
     def look(self) -> dict[str, Any]:

@@ -266,6 +266,7 @@ class LinkRunner:
                 self._dialers[1].fail()
             self._target_worker.close()
         elif isinstance(action, OpenSource):
+            self._replies.let_go()
             self._dedup.begin(self.link.ledger)
             self._source_worker.open(partial(self._open_source, action.window))
         elif isinstance(action, CloseSource):
@@ -279,7 +280,6 @@ class LinkRunner:
             self._run("finish", self._finish())
 
     async def _open_source(self, window: int) -> None:
-        self._replies.let_go()
         await self._source.open(window, self._target.frame_max)
 
     async def _ask_source(self) -> None:

@@ -13,6 +13,7 @@ Rules
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 
 from understudy.wire.stomp import encode
@@ -54,8 +55,7 @@ class AmqpReplySource(AmqpSource):
         qos = encode_method(Method.BASIC_QOS, 0, WINDOW, NO_FLAGS)
         await connection.call(qos, Method.BASIC_QOS_OK)
         self._connection = connection  # deliveries may come before the last answer does
-        for requester in self._book:
-            await self._attend(connection, requester)
+        await asyncio.gather(*[self._attend(connection, requester) for requester in self._book])
 
     async def serve(self, requester: Requester) -> None:
         """Make its queue and read it; raises ConnectionFailed."""
@@ -114,8 +114,7 @@ class StompReplySource(StompSource):
         if self._is_retired:
             return
         try:
-            for requester in self._book:
-                await self._attend(connection, requester)
+            await asyncio.gather(*[self._attend(connection, one) for one in self._book])
         except ConnectionFailed:
             self._forget_addresses()
             raise
