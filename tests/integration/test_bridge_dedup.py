@@ -31,7 +31,7 @@ WINDOW = 200
 COUNT = 1_000
 
 
-@pytest.fixture(params=["amqp", "rabbitmq-stomp", "activemq"])
+@pytest.fixture(params=["amqp", pytest.param("rabbitmq-stomp", marks=pytest.mark.slow), "activemq"])
 def pair(
     request: pytest.FixtureRequest, rabbits: tuple[RabbitMQ, RabbitMQ], unique: str
 ) -> Iterator[Pair]:
