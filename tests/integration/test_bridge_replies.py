@@ -270,3 +270,23 @@ def _takes(side: Side, address: str) -> bool:
         except AssertionError:  # an ERROR
             return False
         return True
+
+
+@over(("amqp", "amqp"))
+def test_replies_go_to_the_broker_of_a_list_that_is_in_use(
+    pair: Pair, asking: Requester, answering: Responder
+) -> None:
+    """And are read at the one that requests go to, when another has taken its place."""
+    with (
+        FaultProxy(pair.source.broker.host, _port(pair.source)) as here,
+        FaultProxy(pair.source.broker.host, _port(pair.source)) as other,
+    ):
+        port = f":{_port(pair.source)}"
+        members = [pair.source.uri.replace(port, f":{proxy.port}") for proxy in (here, other)]
+        with pair.link(source=f"masterslave:({','.join(members)})", reply_ttl=TTL) as link:
+            _served(pair, asking, answering, b"one")
+            here.refuse()
+            here.reset()
+            _served(pair, asking, answering, b"two", b"three")
+            assert link.glance.requests_unserved == 0
+            until(lambda: link.glance.replies == 3, "all are settled")
