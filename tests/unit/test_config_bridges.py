@@ -60,6 +60,25 @@ def test_a_group_is_an_end_with_its_nodes_in_order(tmp_path: Path) -> None:
     assert "s3cret" not in repr(bridge)
 
 
+@pytest.mark.parametrize(
+    ("said", "replies", "ttl"),
+    [
+        ("", True, 300.0),
+        ("reply_ttl = '1m'", True, 60.0),
+        ("replies = false", False, 300.0),
+        ("bridge_temp_destinations = false", False, 300.0),
+        ("bridge_temp_destinations = false\nreplies = true", True, 300.0),
+    ],
+)
+def test_replies_come_back_unless_told_otherwise_in_either_name(
+    tmp_path: Path, said: str, replies: bool, ttl: float
+) -> None:
+    """As with ActiveMQ's networks."""
+    text = PLAIN.replace("[bridges.orders]", f"[bridges.orders]\n{said}")
+    bridge = loaded(tmp_path, text)["orders"]
+    assert (bridge.replies, bridge.reply_ttl) == (replies, ttl)
+
+
 def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
     bridges = loaded(tmp_path, PLAIN, UNDERSTUDY_BRIDGES__ORDERS__PREFETCH_SIZE="5")
     assert bridges["orders"].prefetch_size == 5
@@ -85,6 +104,11 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("[bridges.orders]", "[bridges.orders]\ntransformer = 'clean'"), "function of a module"),
         (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '1h'"), "none is included"),
         (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '2000h'"), "up to 1000h"),
+        (("[bridges.orders]", "[bridges.orders]\nreply_ttl = '0s'"), "reply_ttl.*a duration"),
+        (
+            ("[bridges.orders]", "[bridges.orders]\nreplies = false\nreply_ttl = '1m'"),
+            "reply_ttl has no effect with replies = false",
+        ),
         (("[bridges.orders]", "[bridges.orders]\nconsumer_priority_base = 200"), "-127 to 127"),
         (
             (
