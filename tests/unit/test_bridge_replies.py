@@ -11,11 +11,18 @@ from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.parcels import PROPERTIES, amqp_route
 from understudyd.bridge.parking import Parking
-from understudyd.bridge.replies import ReplyBook, ReplyRoutes, Requester, private_replies
+from understudyd.bridge.replies import (
+    ReplyBook,
+    ReplyRoutes,
+    Requester,
+    private_replies,
+    private_reply,
+)
 from understudyd.bridge.routes import Options, Routes, Verdict
 from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.properties import build, get, read
 from understudyd.bridge.wire.reader import Delivery
+from understudyd.bridge.wire.tables import Table
 
 GEN = "amq.gen-JzTY20BRgKO"
 DIRECT = "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAy.Lz6qmGtOOpgrAk7F5nbHhg=="
@@ -75,6 +82,29 @@ def test_over_amqp_private_is_what_rabbitmq_has_named() -> None:
     assert private_replies(deliveries, RABBITMQ_AMQP) == [GEN, DIRECT]
 
 
+def test_it_is_found_whatever_stands_before_it_and_never_beyond_the_bytes() -> None:
+    """Each prefix of the bytes is read, or is none."""
+    before: Table = {
+        "content_type": "a/b",
+        "content_encoding": "utf-8",
+        "headers": {"a": "amq.gen-no", "b": 5},
+        "delivery_mode": 2,
+        "priority": 0,
+        "correlation_id": "amq.gen-no",
+    }
+    for count in range(1 << len(before)):
+        chosen: Table = {
+            name: value for place, (name, value) in enumerate(before.items()) if count >> place & 1
+        }
+        raw = build({**chosen, "reply_to": GEN, "message_id": "m"})
+        place = private_reply(raw)
+        assert place is not None
+        assert raw[slice(*place)] == GEN.encode()
+        assert private_reply(build({**chosen, "reply_to": "orders"})) is None
+        for end in range(2, place[1]):
+            assert private_reply(raw[:end]) is None
+
+
 def test_one_requester_has_one_name_that_is_the_same_when_the_bridge_begins_anew() -> None:
     name = book().enter(GEN, RABBITMQ_AMQP, 0.0).name
     assert name.startswith("understudy.reply.b.")
@@ -122,6 +152,7 @@ def test_a_responder_is_told_the_address_once_there_is_one() -> None:
     one.address = TEMP
     assert (made.address(GEN), made.is_served(GEN)) == (TEMP, True)
     assert read(made.patch(raw)) == {**read(raw), "reply_to": TEMP}
+    assert get(made.patch(build({"reply_to": DIRECT})), "reply_to") == DIRECT
     assert made.address("orders.replies") == "orders.replies"
     plain = build({"reply_to": "orders.replies"})
     assert made.patch(plain) is plain

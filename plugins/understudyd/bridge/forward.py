@@ -5,7 +5,7 @@ Rules
   broker's entry, headers are set and removed as configured, and what `mapping.relay` changes.
 * What one destination costs is paid once: method frames and patched properties are kept, the
   latter as long as producers repeat theirs. Those with an expiration are not: what is left of it
-  depends on when; nor are those with a reply-to, where replies go over the bridge.
+  depends on when; nor are those whose reply comes back over the bridge.
 * A copy of a topic's message that is excluded, or has come far enough, is left out of the batch:
   the others have got theirs. So is what has expired. Both are counted.
 * A queue's message that has come far enough goes back to the tail of its queue; so does one that
@@ -73,7 +73,6 @@ class Forwarder:
         self._back = b"" if queue is None else encode_publish("", queue)
         self._parking = parking
         self._replies = replies
-        self._unkept = _HAS_EXPIRATION | (0 if replies is None else HAS_REPLY)
         self._entry = encode_entry(PATH, routes.here)
         self.expired = self.dropped = 0
         """Messages left out: their time was over; they were excluded or had come far enough."""
@@ -135,18 +134,19 @@ class Forwarder:
             changed = self._change(raw, route, now)
         except (ValueError, Untranslatable, Expired):
             return b""
-        if len(changed) > self._parking.room:
+        told = changed
+        if self._replies is not None and changed and changed[0] & HAS_REPLY:
+            told = self._replies.patch(changed)
+        if len(told) > self._parking.room:
             return b""
-        if len(raw) <= LONGEST_KEPT and not raw[0] & self._unkept:
+        if told is changed and len(raw) <= LONGEST_KEPT and not raw[0] & _HAS_EXPIRATION:
             if len(self._patched) >= KEPT:
                 self._patched.clear()
             self._patched[raw] = changed
-        return changed
+        return told
 
     def _change(self, raw: bytes, route: bytes, now: int) -> bytes:
         changed = self._routes.change_amqp(relay(raw, now))
-        if self._replies is not None and raw[0] & HAS_REPLY:
-            changed = self._replies.patch(changed)
         if _PATH_NAME not in raw:
             return append_entry(changed, self._entry)
         path = _path_of(changed)

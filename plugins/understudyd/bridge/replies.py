@@ -19,16 +19,15 @@ Rules
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from understudyd.bridge.addresses import from_stomp
-from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect
 from understudyd.bridge.names import QUEUE, Destination
 from understudyd.bridge.routes import Decision, Options, Routes, Verdict
-from understudyd.bridge.wire.errors import WireError
-from understudyd.bridge.wire.properties import get, patch
 
 __all__ = [
     "DIRECT",
@@ -40,11 +39,14 @@ __all__ = [
     "ReplyRoutes",
     "Requester",
     "private_replies",
+    "private_reply",
 ]
 
 PREFIX: Final = "understudy.reply."  # of our queues; to the next bridge these are private as well
 MOST: Final = 10_000  # requesters; each has a queue at the target
 HAS_REPLY: Final = 0x02  # in the first byte of the flags of AMQP's properties
+_PRIVATE = tuple(each.encode() for each in (*RABBITMQ_AMQP.private_replies, PREFIX))
+_length = struct.Struct(">I").unpack_from
 DIRECT: Final = "amq.rabbitmq.reply-to."
 
 
@@ -141,15 +143,13 @@ class ReplyBook:
         return known.address if known is not None and known.address else reply_to
 
     def patch(self, raw: bytes) -> bytes:
-        """The properties of a request over AMQP, with the reply-to that the responder is told.
-
-        Raises WireError for properties that cannot be read.
-        """
-        reply_to = get(raw, "reply_to")
-        if not isinstance(reply_to, str):
+        """The properties of a request over AMQP, with the reply-to that the responder is told; the
+        same object where its reply-to is an ordinary queue."""
+        if (place := private_reply(raw)) is None:
             return raw
-        address = self.address(reply_to)
-        return raw if address == reply_to else patch(raw, {"reply_to": address})
+        at, end = place
+        address = self.address(raw[at:end].decode("utf-8", "surrogateescape")).encode()
+        return b"%b%c%b%b" % (raw[: at - 1], len(address), address, raw[end:])
 
     def miss(self, reply_to: str, count: int = 1) -> Requester | None:
         """So many replies had nobody who takes them; who that was, where it is known still."""
@@ -217,24 +217,43 @@ class NoReplies:
 
 def private_replies(deliveries: Sequence[Any], dialect: Dialect) -> list[str]:
     """The reply-tos in a batch that the source's broker alone serves."""
-    private = (*dialect.private_replies, PREFIX)
     if dialect.stomp is None:
-        found = [_reply_to(each[3]) for each in deliveries if each[3][0] & HAS_REPLY]
-    else:
-        shown = dialect.stomp.reply_shown
-        found = [
-            content.headers["reply-to"].removeprefix(shown)
-            for _, content in deliveries
-            if "reply-to" in content.headers
+        return [
+            each[3][slice(*place)].decode("utf-8", "surrogateescape")
+            for each in deliveries
+            if each[3][0] & HAS_REPLY and (place := private_reply(each[3])) is not None
         ]
-    return [reply_to for reply_to in found if reply_to.startswith(private)] if found else []
+    private, shown = (*dialect.private_replies, PREFIX), dialect.stomp.reply_shown
+    return [
+        reply_to
+        for _, content in deliveries
+        if "reply-to" in content.headers
+        and (reply_to := content.headers["reply-to"].removeprefix(shown)).startswith(private)
+    ]
 
 
-def _reply_to(raw: bytes) -> str:
+def private_reply(raw: bytes) -> tuple[int, int] | None:
+    """Where the text of a reply-to that RabbitMQ alone serves begins and ends in properties that
+    have one; None where it is another, or cannot be read. Nothing behind it is looked at."""
+    flags, at = raw[0], 2
     try:
-        return str(get(raw, "reply_to"))
-    except WireError:
-        return ""
+        if flags & 0x80:  # content_type
+            at += 1 + raw[at]
+        if flags & 0x40:  # content_encoding
+            at += 1 + raw[at]
+        if flags & 0x20:  # headers
+            at += 4 + _length(raw, at)[0]
+        if flags & 0x10:  # delivery_mode
+            at += 1
+        if flags & 0x08:  # priority
+            at += 1
+        if flags & 0x04:  # correlation_id
+            at += 1 + raw[at]
+        end = at + 1 + raw[at]
+    except (IndexError, struct.error):
+        return None
+    is_private = end <= len(raw) and raw.startswith(_PRIVATE, at + 1)
+    return (at + 1, end) if is_private else None
 
 
 def _destination(reply_to: str, dialect: Dialect) -> Destination:
