@@ -231,6 +231,10 @@ class Frames:
         self.write("SUBSCRIBE", told | many)
         self.read("RECEIPT")
 
+    def wait_no_longer_than(self, seconds: float) -> None:
+        """TimeoutError when nothing comes for so long."""
+        self._socket.settimeout(seconds)
+
     def close(self) -> None:
         self._socket.close()
 
