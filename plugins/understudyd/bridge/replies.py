@@ -117,6 +117,11 @@ class ReplyBook:
         if known is not None:
             self._by_reply[reply_to] = known
 
+    def used_at(self, reply_to: str) -> float:
+        """When the last request with it went on; 0 where it is not known."""
+        known = self._by_reply.get(reply_to)
+        return 0.0 if known is None else known.used_at
+
     def overdue(self, now: float) -> list[Requester]:
         """Those who have not asked for long, and are known no more."""
         excess = len(self) - MOST

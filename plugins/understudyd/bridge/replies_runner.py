@@ -23,13 +23,14 @@ from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetEn
 from understudyd.bridge.ends.reply_looks import AmqpLook, StompLook
 from understudyd.bridge.ends.reply_sources import AmqpReplySource, StompReplySource
 from understudyd.bridge.ends.reply_targets import StompReplyTarget
+from understudyd.bridge.ends.stream import within
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder
 from understudyd.bridge.joints import AnyDialer, Joint, deposit_of, now
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.parking_translated import TranslatedParking
-from understudyd.bridge.replies import DIRECT, PREFIX, ReplyBook, ReplyRoutes, Requester
+from understudyd.bridge.replies import DIRECT, MOST, PREFIX, ReplyBook, ReplyRoutes, Requester
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
@@ -38,7 +39,7 @@ from understudyd.bridge.words import Action, CloseSource, State
 
 __all__ = ["ReplyRunner"]
 
-IDLE_ROUNDS = 5  # of looks; then their connection is closed
+IDLE_TIME = 5.0  # s without a look; then their connection is closed
 KIND = "reply"  # of what is read; what nobody waits for is dropped
 QUEUES = "amq.gen-"  # that RabbitMQ has named
 
@@ -60,6 +61,8 @@ class ReplyRunner(LinkRunner):
         self._book = book
         self._is_up = asyncio.Event()
         self._doubts: Counter[str] = Counter()  # replies by where they went
+        self._is_doubtful = asyncio.Event()
+        self._trusted: dict[str, float] = {}  # until when requesters are taken to be there
         beside = target.beside("look")
         self._looks = AmqpLook(beside) if isinstance(beside, Dialer) else StompLook(beside)
         pattern = Pattern.parse(f"queue://{PREFIX}{quote(name, safe='')}.>")
@@ -177,21 +180,36 @@ class ReplyRunner(LinkRunner):
             self._doubt(destination)
 
     def _doubt(self, where: str) -> None:
+        now = self._loop.time()
+        asked_at = self._book.used_at(_reply_to(where))
+        if now < self._trusted.get(where, 0.0) or now < asked_at + self._looks.lateness:
+            return
         self._doubts[where] += 1
+        self._is_doubtful.set()
         if "look" not in self._errands:
             self._run("look", self._look_after())
 
     async def _look_after(self) -> None:
-        idle = 0
-        while idle < IDLE_ROUNDS:
-            doubts, self._doubts = self._doubts, Counter()
-            for where, count in doubts.items():
-                with contextlib.suppress(ConnectionFailed):  # then nobody knows
-                    if not await self._looks.is_there(where):
-                        self._miss(where[max(0, where.find(QUEUES)) :], count)
-            idle = 0 if doubts else idle + 1
-            await asyncio.sleep(self._looks.pause)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                while self._doubts:
+                    await self._look_at(next(iter(self._doubts)))
+                self._is_doubtful.clear()
+                await within(IDLE_TIME, self._is_doubtful.wait())
         await self._looks.close()
+
+    async def _look_at(self, where: str) -> None:
+        try:
+            is_there = await self._looks.is_there(where)
+        except ConnectionFailed:
+            is_there = True  # nobody knows
+        count = self._doubts.pop(where)
+        if not is_there:
+            self._miss(_reply_to(where), count)
+            return
+        if len(self._trusted) >= MOST:
+            self._trusted.clear()
+        self._trusted[where] = self._loop.time() + self._looks.trust
 
     def _miss(self, reply_to: str, count: int = 1) -> None:
         gone = self._book.miss(reply_to, count)
@@ -202,3 +220,8 @@ class ReplyRunner(LinkRunner):
         self._give_up("look")
         await self._looks.close()
         await super()._finish()
+
+
+def _reply_to(where: str) -> str:
+    """Without what STOMP has in front of a queue's name."""
+    return where[max(0, where.find(QUEUES)) :]

@@ -25,7 +25,8 @@ TIMEOUT = 5.0  # s
 class AmqpLook:
     """Keeps its connection, as long as what is asked for is there."""
 
-    pause = 1.0  # s, between two looks at one requester
+    trust = 1.0  # s after a look in which a requester is taken to be there still
+    lateness = 0.0  # s after its request, before which a reply is taken to be in time
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
@@ -54,9 +55,11 @@ class AmqpLook:
 
 
 class StompLook:
-    """Takes a connection for each look, and a line in the broker's log."""
+    """Takes a connection for each look, and a line in the broker's log; a requester that goes with
+    its reply at once would be gone before that."""
 
-    pause = 10.0  # s
+    trust = 10.0  # s
+    lateness = 1.0  # s
 
     def __init__(self, dialer: StompDialer) -> None:
         self._dialer = dialer
