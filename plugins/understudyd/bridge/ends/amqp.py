@@ -4,7 +4,8 @@ Rules
 * Source and target have connections of their own: a blocked target must not stop acknowledgements.
 * A source is read with ``basic.consume`` and a prefetch of its consumer, since quorum queues know
   no other. A consumer's prefetch is fixed, so to widen it the consumer is replaced by another; what
-  the first one delivered stays valid.
+  the first one delivered stays valid. One is cancelled when it has been confirmed, not before:
+  RabbitMQ 3.10 ends the channel over that (541, seen).
 * What is given back is nacked before the connection ends: since RabbitMQ 4.3 a nack does not count
   as a delivery that failed, a connection that ended does.
 """
@@ -71,6 +72,8 @@ class AmqpSource:
         self._connection: Connection | None = None
         self._is_opening = False
         self._consumers = 0
+        self._is_starting = False  # the last one has not been confirmed
+        self._wanted: int | None = None  # what to do when it is: a window, or 0 for none
         self._deleted = f"the queue {queue!r} was deleted or is not available"
         self.dialect: Dialect | None = None
 
@@ -96,8 +99,9 @@ class AmqpSource:
             await self._subscribe(connection, self._binding)
         qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
         await connection.call(qos, Method.BASIC_QOS_OK)
-        self._connection = connection  # deliveries may come before the answer does
+        self._connection, self._wanted = connection, None  # deliveries may come before the answer
         await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
+        self._is_starting = False
 
     async def _subscribe(self, connection: Connection, wanted: Binding) -> None:
         await _declare(connection, self._queue, self._declared)
@@ -108,15 +112,23 @@ class AmqpSource:
 
     def widen(self, window: int) -> None:
         """Consume with a larger prefetch."""
-        if self._connection is not None:
-            old = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
-            qos = encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS)
-            self._connection.write(old + qos + self._consume())
+        self._wanted = window
+        self._replace()
 
     def rest(self) -> None:
         """Deliver nothing more until it is widened; what has come is still to be acknowledged."""
-        if self._connection is not None:
-            self._connection.write(encode_method(Method.BASIC_CANCEL, self._consumer, 1))
+        self._wanted = 0
+        self._replace()
+
+    def _replace(self) -> None:
+        """The consumer by one with the window that is wanted, or by none."""
+        if self._connection is None or self._is_starting or self._wanted is None:
+            return
+        window, self._wanted = self._wanted, None
+        change = encode_method(Method.BASIC_CANCEL, self._consumer, 1)
+        if window:
+            change += encode_method(Method.BASIC_QOS, 0, window, NO_FLAGS) + self._consume()
+        self._connection.write(change)
 
     @property
     def frame_max(self) -> int:
@@ -157,6 +169,7 @@ class AmqpSource:
 
     def _consume(self) -> bytes:
         self._consumers += 1
+        self._is_starting = True
         return encode_method(
             Method.BASIC_CONSUME, 0, self._queue, self._consumer, NO_FLAGS, self._arguments
         )
@@ -169,6 +182,9 @@ class AmqpSource:
                 self._hooks.on_deliveries(event.items)
             elif isinstance(event, Told) and event.method == Method.BASIC_CANCEL:
                 self._cancelled(event.arguments[0])
+            elif isinstance(event, Told) and event.method == Method.BASIC_CONSUME_OK:
+                self._is_starting = False
+                self._replace()
 
     def _lost(self, reason: str, closed: Closed | None) -> None:
         if self._connection is None:  # whoever opens it is told
