@@ -54,7 +54,7 @@ class Source:
     def __init__(self, hooks: SourceHooks[Any]) -> None:
         self.hooks = hooks
         self.dialect: Dialect | None = None
-        self.opened = self.closed = 0
+        self.opened = self.closed = self.rests = 0
         self.trouble: list[ConnectionFailed] = []
         self.acknowledged: list[int] = []
         self.windows: list[int] = []
@@ -84,6 +84,11 @@ class Source:
         self.closed += 1
 
 
+class RestingSource(Source):
+    def rest(self) -> None:
+        self.rests += 1
+
+
 class Bench:
     """The folder outlives the bridge: `bridge()` makes another one."""
 
@@ -91,7 +96,12 @@ class Bench:
         self.files = MemoryFiles(Random(1))
         self.files.claim = lambda: None  # type: ignore[attr-defined]
         self.files.release = lambda: None  # type: ignore[attr-defined]
-        self.given = {"quota": 1 << 20, "watch_time": PATIENCE, **given}
+        self.given: dict[str, Any] = {
+            "quota": 1 << 20,
+            "watch_time": PATIENCE,
+            "kind": RestingSource,
+            **given,
+        }
         self.bridge()
 
     def bridge(self) -> None:
@@ -107,7 +117,7 @@ class Bench:
         self.spool = SpooledSource(self._make, shelf, settings, hooks, Random(1), self._fail)
 
     def _make(self, hooks: SourceHooks[Any]) -> Any:
-        self.source = Source(hooks)
+        self.source: Source = self.given["kind"](hooks)
         return self.source
 
     def _fail(self) -> None:
@@ -204,13 +214,44 @@ def test_no_more_than_the_window_is_given_and_nothing_while_the_link_does_not_re
         await bench.until(lambda: len(bench.got) == 5)
         bench.spool.rest()
         bench.spool.acknowledge(5)
-        await bench.until(lambda: bench.source.closed)
+        await bench.until(lambda: bench.spool.spooled == 2)
         assert len(bench.got) == 5
         bench.spool.widen(4)
         await bench.until(lambda: len(bench.got) == 7)
-        await bench.until(lambda: bench.source.opened == 2)
 
     run(scenario)
+
+
+def test_while_the_link_rests_the_source_does_so_too_if_it_can() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.spool.open(10, 131072)
+        await bench.fill(*[amqp(tag, b"") for tag in range(1, FIRST_WINDOW + 1)])
+        bench.spool.rest()
+        bench.source.hooks.on_deliveries([amqp(tag, b"") for tag in range(2, 9)])
+        await bench.until(lambda: 8 in bench.source.acknowledged)
+        assert (bench.source.rests, bench.source.closed) == (1, 0)
+        assert bench.source.windows == [FIRST_WINDOW, 2 * FIRST_WINDOW]
+        bench.spool.widen(10)
+        bench.spool.widen(20)
+        assert bench.source.windows[2:] == [4 * FIRST_WINDOW]
+
+    run(scenario)
+
+
+def test_a_source_that_cannot_rest_is_closed_meanwhile_and_its_window_stays() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.spool.open(10, 131072)
+        await bench.fill(*[amqp(tag, b"") for tag in range(1, FIRST_WINDOW + 1)])
+        bench.spool.rest()
+        await bench.until(lambda: bench.source.closed)
+        bench.spool.widen(10)
+        await bench.until(lambda: bench.source.opened == 2)
+        assert bench.source.windows == [FIRST_WINDOW, 2 * FIRST_WINDOW, 2 * FIRST_WINDOW]
+        bench.source.hooks.on_lost("cut")
+        await bench.until(lambda: bench.source.opened == 3)
+        assert bench.source.windows[3:] == [FIRST_WINDOW]
+
+    run(scenario, kind=Source)
 
 
 def test_nothing_is_settled_that_is_not_on_disk() -> None:

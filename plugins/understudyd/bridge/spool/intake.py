@@ -5,7 +5,7 @@ Rules
 * While something is written, what comes is gathered: one fsync is for all of it.
 * Room is made sure of before the source is opened. When there is none left the source is closed,
   which gives back what is not on disk; it is opened again when there is room.
-* The window of the source begins anew with each opening, see `link`.
+* The window of the source begins anew with each opening, see `link`; not after a rest (`stays`).
 * What its broker does not show is no message to keep: it goes to that broker's dead letter queue,
   or stays, as without a spool (`parking_translated`).
 """
@@ -22,7 +22,13 @@ from typing import Any
 from understudyd.bridge.content import Hidden, Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.endpoints import FRAME_MAX
-from understudyd.bridge.ends.port import ConnectionFailed, DeadLetters, SourceEnd, SourceHooks
+from understudyd.bridge.ends.port import (
+    CanRest,
+    ConnectionFailed,
+    DeadLetters,
+    SourceEnd,
+    SourceHooks,
+)
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.mapping import read
 from understudyd.bridge.settings import FIRST_WINDOW, LinkSettings
@@ -65,7 +71,7 @@ class Intake:
         self._on_kept = on_kept
         self._on_failed = on_failed
         self._is_wanted = self._is_resting = False
-        self._is_heard = False
+        self._is_heard = self._is_open = self._keeps_window = False
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0  # in a row
@@ -83,8 +89,15 @@ class Intake:
 
     def rest(self, is_resting: bool) -> None:
         """Leave messages to others for a while, or no longer."""
+        if is_resting is self._is_resting:
+            return
         self._is_resting = is_resting
-        self.want(self._is_wanted)
+        if not (self._is_open and isinstance(self.source, CanRest)):
+            self.want(self._is_wanted)
+        elif is_resting:
+            self.source.rest()
+        else:
+            self.source.widen(self._window)
 
     def wake(self) -> None:
         """There may be room."""
@@ -96,7 +109,9 @@ class Intake:
 
     @property
     def _goes(self) -> bool:
-        return self._is_wanted and not self._is_resting
+        """Whether the source is to be open."""
+        may_rest = self._is_open and isinstance(self.source, CanRest)
+        return self._is_wanted and (may_rest or not self._is_resting)
 
     async def _work(self) -> None:
         self.trouble = Trouble(SOURCE, "connecting to the source")
@@ -134,8 +149,9 @@ class Intake:
     async def _take(self) -> None:
         """Until nobody wants it, or it fails."""
         source, self._arrived, self._size, self._lost = self.source, [], 0, ""
-        self._window, self._settled = min(FIRST_WINDOW, self._settings.prefetch), 0
-        self._is_heard = True
+        if not self._keeps_window:
+            self._window, self._settled = min(FIRST_WINDOW, self._settings.prefetch), 0
+        self._is_heard, self._keeps_window = True, False
         opening = asyncio.ensure_future(source.open(self._window, FRAME_MAX))
         opening.add_done_callback(lambda _: self._woken.set())
         try:
@@ -145,7 +161,7 @@ class Intake:
             opening.result()
             assert source.dialect is not None
             meta = encode_meta(source.dialect, source.frame_max)
-            self.trouble = None
+            self.trouble, self._is_open = None, True
             while self._goes:
                 if self._lost:
                     raise ConnectionFailed(self._lost)
@@ -155,8 +171,9 @@ class Intake:
                     await self._until(self._has_news, self._settings.watch_time)
                     if not self._has_news():
                         await self._look()
+            self._keeps_window = self._is_resting
         finally:
-            self._is_heard = False
+            self._is_heard = self._is_open = False
             opening.cancel()
             await asyncio.wait({opening})
             await _quietly(source)
@@ -166,7 +183,7 @@ class Intake:
 
     async def _look(self) -> None:
         """Nothing has come for long: is anything there?"""
-        waits = await self.source.ready() if self._goes else 0
+        waits = await self.source.ready() if self._goes and not self._is_resting else 0
         if waits > 0 and not self._arrived:
             waited = self._settings.watch_time
             raise ConnectionFailed(f"{waits} messages are ready, none came for {waited:g} s")
@@ -208,7 +225,8 @@ class Intake:
         self._settled += kept
         if self._settled >= self._window < self._settings.prefetch:
             self._window, self._settled = min(2 * self._window, self._settings.prefetch), 0
-            self.source.widen(self._window)
+            if not self._is_resting:
+                self.source.widen(self._window)
 
     def _came(self, deliveries: list[Any]) -> None:
         if not self._is_heard:
