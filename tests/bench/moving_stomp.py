@@ -4,6 +4,7 @@ and the network connectors that are the peers of a bridge there.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +18,9 @@ PATIENCE = 120.0  # s
 GROUP = 200  # messages for one receipt
 READ = 1 << 18  # bytes
 MARK = b"MESSAGE\n"  # bodies of a bench do not hold it
+EVERYTHING = 1_000_000  # messages without an acknowledgement
+
+_IDS = re.compile(rb"\nack:([^\n]+)\n")
 
 
 def connectors(target: ActiveMQ, count: int, **options: str) -> str:
@@ -47,25 +51,45 @@ def fill_activemq(broker: ActiveMQ, queue: str, body: bytes, count: int) -> None
 
 
 class Arrivals:
-    """A consumer of a queue that only counts."""
+    """A consumer of a queue that counts what it gets.
 
-    def __init__(self, sock: socket.socket, queue: str) -> None:
+    One that ``waits`` acknowledges nothing before it is told to: that would cost its broker as much
+    as the move. It gets what comes while it is there; of what is there before, one page alone.
+    """
+
+    def __init__(self, sock: socket.socket, queue: str, *, waits: bool) -> None:
         self.count = 0
         self._sock = sock
         self._end = b""
-        told = {"destination": f"/queue/{queue}", "id": "1", "ack": "auto"}
-        sock.sendall(encode("SUBSCRIBE", told))
+        self._last = b""  # what an acknowledgement of the last one says
+        ack = "client" if waits else "auto"
+        told = {"destination": f"/queue/{queue}", "id": "1", "ack": ack}
+        sock.sendall(encode("SUBSCRIBE", {**told, "activemq.prefetchSize": EVERYTHING}))
 
     def wait(self) -> int:
         """Until more has come; how many there were in all."""
         before = self.count
         while self.count == before:
-            data = self._sock.recv(READ)
-            assert data, "the target has closed the connection"
-            text = self._end + data
-            self.count += text.count(MARK)
-            self._end = text[-len(MARK) + 1 :]
+            self._read()
         return self.count
+
+    def settle(self) -> None:
+        """Acknowledge what has come; returns when it is gone."""
+        while not self._last:
+            self._read()
+        self._sock.sendall(b"ACK\nid:%b\nreceipt:settled\n\n\0" % self._last)
+        while b"RECEIPT\n" not in self._read():
+            pass
+
+    def _read(self) -> bytes:
+        data = self._sock.recv(READ)
+        assert data, "the target has closed the connection"
+        text = self._end + data
+        self.count += text.count(MARK)
+        if ids := _IDS.findall(text):
+            self._last = ids[-1]
+        self._end = text[-len(MARK) + 1 :]
+        return text
 
 
 def _answer(sock: socket.socket) -> str:

@@ -50,7 +50,7 @@ CASES: tuple[Case, ...] = (
     *bridge_stomp.CASES,
 )
 
-STUCK = 180  # s without a finished round; then the stacks are shown and the run ends
+STUCK = 600  # s without a finished round; then the stacks are shown and the run ends
 
 
 def main(arguments: list[str] | None = None) -> int:
