@@ -93,7 +93,7 @@ def test_one_destination_without_space_stops_no_other(
                 found.extend(drained(broker, narrow))
                 return set(found) == set(some)
 
-            until(all_came, "all have arrived")
+            until(all_came, "all have arrived", 180.0)  # some at a time, then a back-off
             assert full.parked == 0
             full.await_state("running")
 

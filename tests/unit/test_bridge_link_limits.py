@@ -97,6 +97,15 @@ def test_each_time_in_a_row_it_waits_longer() -> None:
     assert max(waits) <= 60.0
 
 
+def test_no_more_is_with_the_target_than_may_come_twice() -> None:
+    """A source may deliver its former window beside the one that it was widened to."""
+    made = running(prefetch=10)
+    assert len(bodies(deliver(made, *range(1, 16)))) == 10
+    made.confirmed([(3, 1, True)], 0.0)
+    assert bodies(made.confirmed([(4, 0, True)], 0.0))
+    assert made.ledger.exposed <= 10
+
+
 def test_a_broker_that_waits_for_ever_gets_it_back_once() -> None:
     """Scenario 32: Artemis counts for the message in front, and puts it away after 10 times."""
     made = running(hold_time=10.0)

@@ -50,7 +50,7 @@ def test_never_more_than_the_rate_and_a_window(
 
 def test_a_link_does_not_read_while_its_debt_is_paid() -> None:
     """Scenario 69: the order is kept, and what is sent again is not charged again."""
-    made = link(prefetch=2, pace=Pace(20.0))
+    made = link(prefetch=8, pace=Pace(20.0))
     made.start(0.0)
     assert made.target_up(0.0) == [OpenSource(1)]
     made.source_up(0.0)

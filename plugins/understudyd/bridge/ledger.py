@@ -81,6 +81,12 @@ class Ledger:
         return bool(self._under_way)
 
     @property
+    def exposed(self) -> int:
+        """How many the target may have that the source does not know of: it would deliver them
+        again."""
+        return self._top_tag - self._acknowledged - len(self._waiting) - len(self._aside)
+
+    @property
     def is_owed_to_nobody(self) -> bool:
         """Whether the target still has to confirm what was forgotten."""
         return any(tag <= _NOBODY for tag in self._under_way.values())

@@ -260,8 +260,9 @@ class Steps(Parts):
     def _send_waiting(self) -> None:
         if not self.ledger.has_waiting:
             return
-        if not self._rejects.is_careful:
-            self._send(None)
+        room = self._settings.prefetch - self.ledger.exposed
+        if not self._rejects.is_careful and room > 0:
+            self._send(room)  # a source whose window grows may deliver that beside the former one
         elif not self.ledger.is_under_way:
             self._send(1)
 
