@@ -49,7 +49,7 @@ def test_bridges_are_listed_for_people_and_for_programs(bridge: Operated, queue:
         assert (done.returncode, done.stderr) == (0, "")
         line = done.stdout.splitlines()[0]
         assert line.startswith("bridge test running rate 0/s in-flight 0 oldest - waiting ")
-        assert " dropped 0 expired 0 source " in line
+        assert " dropped 0 expired 0 " in line
         assert "source amqp://guest:**@127.0.0.1" in line
         (told,) = json.loads(bridge.network("list", "--json", "test").stdout)["bridges"]
         assert told["state"] == "running"
