@@ -23,8 +23,8 @@ from understudyd.bridge.words import (
 
 __all__ = [
     "EXACT",
-    "WINDOW",
     "PROPERTIES",
+    "WINDOW",
     "back",
     "bodies",
     "deliver",
