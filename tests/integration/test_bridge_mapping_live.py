@@ -19,12 +19,12 @@ from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudyd.bridge.addresses import from_stomp, subscribe_headers, to_stomp
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP, Dialect, of_stomp
-from understudyd.bridge.mapping import translate
 from understudyd.bridge.names import QUEUE, TOPIC, Destination, Pattern
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value
 from understudyd.testing.sides import Frames, RawProperties
+from understudyd.testing.translated import translate
 
 pytestmark = pytest.mark.integration
 

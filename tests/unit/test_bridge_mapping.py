@@ -13,9 +13,10 @@ from understudyd.bridge.dialects import (
     RABBITMQ_STOMP,
     Dialect,
 )
-from understudyd.bridge.mapping import Message, translate
+from understudyd.bridge.mapping import Message
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Value
+from understudyd.testing.translated import translate
 
 NOW = 1_700_000_000_000
 ID = "ID:h-1-2:3:-1:1:1"  # of a message that came over STOMP

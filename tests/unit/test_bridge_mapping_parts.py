@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from understudyd.bridge.content import AmqpContent, Expired, StompContent, Untranslatable
 from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, RABBITMQ_AMQP, RABBITMQ_STOMP
-from understudyd.bridge.mapping import relay, translate
+from understudyd.bridge.mapping import relay
 from understudyd.bridge.mapping.fields import read_fields, write_fields
 from understudyd.bridge.mapping.java_text import from_java, to_java
 from understudyd.bridge.mapping.pairs import from_pairs, to_pairs
@@ -19,6 +19,7 @@ from understudyd.bridge.mapping.times import deadline_header, deadline_of, expir
 from understudyd.bridge.mapping.values import from_text, to_text
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value, encode_value
+from understudyd.testing.translated import translate
 
 NOW = 1_700_000_000_000
 MIXED = b"\xed\xa0\xbd\xed\xb8\x80" + "😀".encode()  # one of each form

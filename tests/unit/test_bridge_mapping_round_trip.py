@@ -21,9 +21,9 @@ from understudyd.bridge.dialects import (
     RABBITMQ_STOMP,
     Dialect,
 )
-from understudyd.bridge.mapping import translate
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Typed, Value
+from understudyd.testing.translated import translate
 
 NOW = 1_700_000_000_000
 ID = "ID:h-1-2:3:-1:1:1"  # of a message that came over STOMP

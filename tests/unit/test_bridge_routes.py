@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from understudy.errors import ConfigurationError
 from understudyd.bridge.content import AmqpContent, StompContent, Untranslatable
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
-from understudyd.bridge.mapping import translate
 from understudyd.bridge.names import Destination, Pattern
 from understudyd.bridge.routes import MAX_HOPS, Options, Routes, Verdict, check_duplex
 from understudyd.bridge.wire import properties
+from understudyd.testing.translated import translate
 
 NOW = 1_700_000_000_000
 

@@ -11,10 +11,10 @@ import pytest
 from understudy.errors import ConfigurationError
 from understudyd.bridge.content import AmqpContent, Dropped, StompContent, Untranslatable
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
-from understudyd.bridge.mapping import translate
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.transform import Message, Transformer, load
 from understudyd.bridge.wire import properties
+from understudyd.testing.translated import translate
 
 NOW = 1_700_000_000_000
 

@@ -144,7 +144,7 @@ class Routes:
         return f"{path},{self.here}" if path else self.here
 
     def change(self, message: Message) -> None:
-        """Set and remove headers and write the path: for `mapping.translate`.
+        """Set and remove headers and write the path, between `mapping.read` and `mapping.write`.
 
         Raises Dropped or Untranslatable where a transformer wants it so.
         """

@@ -1,6 +1,6 @@
 """From one form of a message into another, and back to what it was.
 
-    translate(content, RABBITMQ_AMQP, ACTIVEMQ, now)
+    write(read(content, RABBITMQ_AMQP, now), ACTIVEMQ, now)
 
 Each form has a reader and a writer; between them stands the `Message`. What the target cannot say
 goes along in sidecar headers (see `headers`), and is restored where it can be said again; what
@@ -11,8 +11,6 @@ as the message's id), the time of arrival.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from understudyd.bridge.content import AmqpContent, Content, StompContent
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.mapping import amqp, stomp
@@ -20,29 +18,14 @@ from understudyd.bridge.mapping.amqp import relay
 from understudyd.bridge.mapping.limits import check_amqp
 from understudyd.bridge.mapping.message import Message
 
-__all__ = ["Message", "read", "relay", "translate", "write"]
-
-
-def translate(
-    content: Content,
-    source: Dialect,
-    target: Dialect,
-    now: int,
-    change: Callable[[Message], None] | None = None,
-) -> Content:
-    """The message as the target's broker takes it; ``now`` is milliseconds since 1970.
-
-    ``change`` may alter it on the way: its path, headers that a route sets. Raises Untranslatable
-    or Expired. From AMQP to AMQP `relay` does the same in a fraction of the time.
-    """
-    message = read(content, source, now)
-    if change is not None:
-        change(message)
-    return write(message, target, now)
+__all__ = ["Message", "read", "relay", "write"]
 
 
 def read(content: Content, source: Dialect, now: int) -> Message:
-    """Raises Untranslatable for what cannot be read."""
+    """``now`` is milliseconds since 1970; raises Untranslatable for what cannot be read.
+
+    From AMQP to AMQP `relay` does what is needed in a fraction of the time.
+    """
     if isinstance(content, AmqpContent):
         return amqp.read(content, source, now)
     return stomp.read(content, source, now)
