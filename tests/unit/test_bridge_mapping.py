@@ -6,13 +6,7 @@ import pytest
 
 from understudy.wire.stomp import FrameParser, encode
 from understudyd.bridge.content import AmqpContent, Expired, Hidden, StompContent, Untranslatable
-from understudyd.bridge.dialects import (
-    ACTIVEMQ,
-    ARTEMIS,
-    RABBITMQ_AMQP,
-    RABBITMQ_STOMP,
-    Dialect,
-)
+from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, RABBITMQ_AMQP, RABBITMQ_STOMP, Dialect
 from understudyd.bridge.mapping import Message
 from understudyd.bridge.wire import properties
 from understudyd.bridge.wire.tables import Value
