@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import amqp
+import pika
 import pytest
 from amqp import Channel
 
@@ -131,6 +133,26 @@ def test_bodies_go_in_frames_that_the_target_takes(
     parked = channel.basic_get(parking, no_ack=True)
     assert parked is not None
     assert parked.properties["application_headers"]["large"] == large["large"]
+    channel.queue_delete(parking)
+
+
+def test_headers_larger_than_a_frame_stop_nothing(
+    plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
+) -> None:
+    """RabbitMQ takes headers 8 bytes larger than was agreed on, and delivers them so."""
+    channel = plain(rabbit_b)
+    large = {"k": "v" * (131072 - 42)}  # with the rest of the properties as many bytes as a frame
+    with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_a.uri))) as other:
+        properties = pika.BasicProperties(headers=large, delivery_mode=2)
+        for body in (b"before", b"large", b"after"):
+            given = properties if body == b"large" else pika.BasicProperties(delivery_mode=2)
+            other.channel().basic_publish("", queue, body, given)
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, queue, name=queue) as link:
+        until(lambda: link.parked == 1, "the one with large headers is parked")
+        until(lambda: rabbit_a.queue_depth(queue) == 0 and not link.in_flight, "all is settled")
+    assert rabbit_b.queue_depth(queue) == 2
+    parking = f"understudy.parking.{queue}"
+    assert channel.queue_declare(parking, passive=True).message_count == 1
     channel.queue_delete(parking)
 
 

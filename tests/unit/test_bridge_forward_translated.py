@@ -80,7 +80,7 @@ def test_amqp_becomes_a_send(dialect: Dialect) -> None:
         "delivery_mode": 2,
         "headers": {"f": 1.75, "n": {"a": [None, Typed("T", 1 << 50)]}, "s": "é\n:"},
     }
-    tags, parcels, aside, _ = ours.prepare([from_amqp(3, fields), from_amqp(4, fields)], NOW)
+    tags, parcels, aside, *_ = ours.prepare([from_amqp(3, fields), from_amqp(4, fields)], NOW)
     assert (tags, aside) == ([3, 4], [])
     head, nothing, body, size = parcels[0]
     assert head.startswith(b"SEND\ndestination:")
@@ -148,7 +148,7 @@ def test_copies_of_a_topic_go_where_they_were_sent_to_unless_they_came_far_enoug
         (2, message(destination="/topic/prices.test")),
         (3, message(destination="/topic/prices.ibm", x_understudy_path="x/")),
     ]
-    tags, parcels, _, _ = ours.prepare(batch, NOW)
+    tags, parcels, *_ = ours.prepare(batch, NOW)
     assert tags == [1]
     assert amqp_route(parcels[0]) == ("amq.topic", "prices.ibm")
     assert ours.dropped == 2
@@ -157,7 +157,7 @@ def test_copies_of_a_topic_go_where_they_were_sent_to_unless_they_came_far_enoug
 def test_10_what_has_expired_is_left_out_and_counted() -> None:
     ours = forwarder(ACTIVEMQ, RABBITMQ_AMQP)
     over, still = message(expires=str(NOW - 1)), message(expires=str(NOW + 1500))
-    tags, (parcel,), _, _ = ours.prepare([(1, over), (2, still)], NOW)
+    tags, (parcel,), *_ = ours.prepare([(1, over), (2, still)], NOW)
     assert tags == [2]
     assert fields_of(parcel)["expiration"] == "1500"
     assert ours.expired == 1
@@ -174,7 +174,7 @@ def drop(message: Message) -> None:
 def test_a_transformer_sees_each_message_and_may_drop_it() -> None:
     ours = forwarder(RABBITMQ_AMQP, RABBITMQ_AMQP, transformer=drop)
     batch = [from_amqp(tag, {}, body) for tag, body in enumerate((b"drop", b"park", b"go"), 1)]
-    tags, parcels, aside, _ = ours.prepare(batch, NOW)
+    tags, parcels, aside, *_ = ours.prepare(batch, NOW)
     assert (tags, aside, ours.dropped) == ([2, 3], [2], 1)
     assert amqp_route(parcels[0]) == ("", PARKING)
     assert amqp_route(parcels[1]) == ("", "orders")
@@ -185,7 +185,7 @@ def test_5_what_the_target_cannot_take_is_parked_at_the_source_as_it_came() -> N
     large = b"x" * (5 << 20)
     fields: dict[str, Value] = {"expiration": "60000", "headers": {"a": [1.5]}, "user_id": "eve"}
     batch = [from_amqp(1, {}), from_amqp(2, fields, large), from_amqp(3, {})]
-    tags, parcels, aside, _ = ours.prepare(batch, NOW)
+    tags, parcels, aside, *_ = ours.prepare(batch, NOW)
     assert (tags, aside) == ([1, 2, 3], [2])
     parked = parcels[1]
     assert amqp_route(parked) == ("", PARKING)
@@ -209,7 +209,7 @@ def test_5_what_the_target_cannot_take_is_parked_at_the_source_as_it_came() -> N
 def test_properties_that_cannot_be_read_are_parked_whole() -> None:
     ours = forwarder(RABBITMQ_AMQP, ACTIVEMQ)
     broken = b"\x20\0\0\0\1\0"
-    _, (parcel,), aside, _ = ours.prepare([(1, 0, AMQP_ROUTE, broken, 0, b"")], NOW)
+    _, (parcel,), aside, *_ = ours.prepare([(1, 0, AMQP_ROUTE, broken, 0, b"")], NOW)
     assert aside == [1]
     headers = fields_of(parcel)["headers"]
     assert isinstance(headers, dict)
@@ -221,7 +221,7 @@ def test_a_message_of_stomp_is_parked_in_its_own_words() -> None:
     name = "x" * 300  # longer than AMQP takes
     given = message(b"t\0", content_length="2", expires=str(NOW + 5), reply_to="/queue/r")
     given.headers[name] = "1"
-    _, (parcel,), aside, _ = ours.prepare([(7, given)], NOW)
+    _, (parcel,), aside, *_ = ours.prepare([(7, given)], NOW)
     assert aside == [7]
     content = stomp_content(parcel)
     assert content.body == b"t\0"
@@ -249,7 +249,7 @@ def test_what_a_broker_does_not_show_is_for_its_own_dead_letters_or_stays() -> N
         (2, message(b"", message_id=java)),
         (3, message(b"")),
     ]
-    tags, parcels, aside, _ = ours.prepare(batch, NOW)
+    tags, parcels, aside, *_ = ours.prepare(batch, NOW)
     assert (tags, aside) == ([1, 2, 3], [1, 2])
     assert [parcel[0] for parcel in parcels[:2]] == [DEAD_LETTER, LEFT]
     assert b"ActiveMQ shows no content" in parcels[1][1]
@@ -354,7 +354,7 @@ def test_the_addresses_that_are_kept_are_bounded() -> None:
 def test_an_exchange_needs_a_rename_towards_brokers_without() -> None:
     route = b"\x01X\x03key"
     ours = forwarder(RABBITMQ_AMQP, ACTIVEMQ, None)
-    _, (parcel,), aside, _ = ours.prepare([from_amqp(1, {}, route=route)], NOW)
+    _, (parcel,), aside, *_ = ours.prepare([from_amqp(1, {}, route=route)], NOW)
     assert aside == [1]
     assert amqp_route(parcel) == ("", PARKING)
     renamed = forwarder(RABBITMQ_AMQP, ACTIVEMQ, None, rename={"exchange://X/>": "queue://q"})
@@ -459,7 +459,7 @@ def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue(
         else (tag, message(b"", **{"a": "b", COUNT: str(count)}))
         for tag, count in ((1, MOST - 1), (2, MOST))
     ]
-    tags, parcels, aside, stays = ours.prepare(given, NOW)
+    tags, parcels, aside, stays, _ = ours.prepare(given, NOW)
     assert (tags, aside, stays) == ([1, 2], [2], [2])
     back = parcels[1][1] if source.is_amqp else parcels[1][0]
     assert COUNT.encode() not in back

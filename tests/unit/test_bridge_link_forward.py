@@ -41,7 +41,7 @@ def sent(properties: dict[str, Value]) -> dict[str, Value]:
 
 def test_a_batch_keeps_its_order_and_its_bodies() -> None:
     raw = build({"delivery_mode": 2})
-    tags, parcels, aside, _ = forwarder().prepare([delivery(3, raw), delivery(4, raw)], NOW)
+    tags, parcels, aside, *_ = forwarder().prepare([delivery(3, raw), delivery(4, raw)], NOW)
     assert (tags, aside) == ([3, 4], [])
     wanted = build({"delivery_mode": 2, "headers": {PATH_HEADER: "a/"}})
     expected = (encode_publish("to-amq", "ORDERS"), content_header(wanted, 4), BODY, 4)
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_parked_and_the_batch_goes_on() -> None:
     broken = b"\x20\0\0\0\1\0"
     good = build({})
     batch = [delivery(1, good), delivery(2, broken), delivery(3, good)]
-    tags, parcels, _, _ = forwarder().prepare(batch, NOW)
+    tags, parcels, *_ = forwarder().prepare(batch, NOW)
     assert tags == [1, 2, 3]
     assert [parcel[0] for parcel in parcels] == [
         encode_publish("to-amq", "ORDERS"),
@@ -108,8 +108,8 @@ def test_what_outgrows_a_frame_is_parked_as_it_was() -> None:
     parking = Parking("b", frame_max=lambda: 4096)
     ours = Forwarder(Routes(options, "a/", "b/"), "orders", parking)
     batch = [delivery(1, build({})), delivery(2, build({"headers": {"b": "y" * 100}}))]
-    tags, parcels, aside, stays = ours.prepare(batch, NOW)
-    assert (tags, aside, stays) == ([1, 2], [], [])
+    tags, parcels, *special = ours.prepare(batch, NOW)
+    assert (tags, special) == ([1, 2], [[], [], 1])
     assert [parcel[0] for parcel in parcels] == [
         encode_publish("", "orders"),
         encode_publish("", "understudy.parking.b"),
@@ -161,7 +161,7 @@ def test_a_topics_copy_that_is_excluded_or_came_far_enough_is_left_out() -> None
         delivery(6, plain, topic("prices.ibm")),
     ]
     for _ in range(2):  # what is kept decides alike
-        tags, parcels, _, _ = ours.prepare(batch, NOW)
+        tags, parcels, *_ = ours.prepare(batch, NOW)
         assert tags == [2, 6]
         assert parcels[0][0] == encode_publish("amq.topic", "quotes.ibm")
         assert read(parcels[0][1][19:-1])["headers"] == {PATH_HEADER: "x/,a/"}
@@ -195,7 +195,7 @@ def test_10_what_has_expired_is_left_out_and_counted() -> None:
     ours = forwarder()
     deadline: Value = {"x-understudy-deadline": f"{NOW - 1} 100"}
     over = build({"expiration": "100", "headers": deadline})
-    tags, _, aside, _ = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
+    tags, _, aside, *_ = ours.prepare([delivery(1, over), delivery(2, build({}))], NOW)
     assert (tags, aside, ours.expired) == ([2], [], 1)
 
 
@@ -246,7 +246,7 @@ def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue() ->
     tired = build({"headers": {COUNT: Typed("l", MOST - 1)}})
     first = delivery(1, worn)
     batch = [first, (2, 1, *first[2:]), (3, 1, first[2], tired, *first[4:])]
-    tags, parcels, aside, stays = forwarder().prepare(batch, NOW)
+    tags, parcels, aside, stays, _ = forwarder().prepare(batch, NOW)
     assert (tags, aside, stays) == ([1, 2, 3], [2], [2]), "the first is told by another queue"
     assert parcels[1][0] == encode_publish("", "orders")
     assert read(parcels[1][1][19:-1]) == {"headers": {"a": "b"}, "message_id": "m"}

@@ -58,6 +58,8 @@ class Batch(NamedTuple):
     """Which of the tags are not for the target: their parcels are for the source."""
     stays: list[int]
     """Which of these go back to where they came from."""
+    parked: int = 0
+    """How many parcels are bound for the parking queue of the target."""
 
 
 class Forwarder:
@@ -85,6 +87,7 @@ class Forwarder:
         tags: list[int] = []
         parcels: list[Parcel] = []
         stays: list[int] = []
+        parked = 0
         for tag, again, route, raw, size, frames in deliveries:
             publish = publishes.get(route) or self._publish(route)
             if again and self._is_worn(raw):
@@ -99,7 +102,9 @@ class Forwarder:
                 tags.append(tag)
                 if parcel[0] is self._back:
                     stays.append(tag)
-        return Batch(tags, parcels, stays, stays)
+                else:
+                    parked += 1
+        return Batch(tags, parcels, stays, stays, parked)
 
     def _is_worn(self, raw: bytes) -> bool:
         try:

@@ -164,16 +164,19 @@ class Link(Steps):
         last: int = 0,
         aside: Sequence[int] = (),
         stays: Sequence[int] = (),
+        parked: int = 0,
     ) -> list[Action]:
         """A batch from the source; what was left out of it, up to the tag ``last``, is settled.
         The parcels of the tags ``aside`` are for the source: its parking queue, or where they
-        came from (``stays``)."""
+        came from (``stays``). So many of the others are for the target's parking queue
+        (``parked``)."""
         self._now = now
         if not self.takes_deliveries:
             return []
         self._timers.worked(Timer.SOURCE)
         self._silent_since = now
         self.ledger.take(tags, parcels, now)
+        self._returned += parked
         if self._pace is not None and (wait := self._pace.take(len(tags), now)):
             self._timers.set(Timer.PACE, now + wait)
         if stays:
