@@ -112,6 +112,17 @@ def test_each_link_of_a_list_has_its_own_broker_asked(uri: str, asked: list[int]
     asyncio.run(main())
 
 
+def test_nobody_is_asked_about_the_queues_behind_a_wildcard() -> None:
+    source, target = Secret("stomp://a", "stomp://a"), Secret("amqp://t", "amqp://t")
+    config = BridgeConfig("b", source, target, ("queue://orders.>",))
+
+    async def main() -> None:
+        (bridge,) = _bridges(ways_of([config], Path()))
+        assert not bridge._watches
+
+    asyncio.run(main())
+
+
 def test_what_a_connection_is_called_stays_where_no_purpose_is_told() -> None:
     dialer = Dialer("amqp://a", {"connection_name": "x"}, Random(1))
     assert dialer.beside()._described() == {"connection_name": "x"}

@@ -138,13 +138,14 @@ def _bridges(ways: Iterable[Way], state: Path | None = None) -> list[Bridge]:
 
 def _watches(way: Way, links: list[LinkRunner]) -> list[LagWatch]:
     """Of the very brokers that the links read: of a list, each may read another."""
-    queues = [queue_read(way.bridge.name, pattern) for pattern in way.patterns]
-    asked = [(queue, link.status) for queue, link in zip(queues, links, strict=True)]
-    dialers = [link.source_dialer for link in links]
-    found = [dialer.beside("lag") for dialer in dialers if isinstance(dialer, Dialer)]
-    if found and found[0].is_one:
-        return [LagWatch(found[0], asked)]
-    return [LagWatch(dialer, [one]) for dialer, one in zip(found, asked, strict=False)]
+    found = [
+        (link.source_dialer.beside("lag"), (queue_read(way.bridge.name, pattern), link.status))
+        for pattern, link in zip(way.patterns, links, strict=True)
+        if isinstance(link.source_dialer, Dialer)
+    ]
+    if found and found[0][0].is_one:
+        return [LagWatch(found[0][0], [asked for _, asked in found])]
+    return [LagWatch(dialer, [asked]) for dialer, asked in found]
 
 
 def links_of(
