@@ -13,6 +13,7 @@ from understudyd.bridge.words import (
     Acknowledge,
     Action,
     AskSource,
+    Batch,
     CloseSource,
     CloseTarget,
     Finished,
@@ -104,7 +105,7 @@ def test_what_a_source_delivered_whose_opening_failed_is_forgotten() -> None:
     assert (len(made.ledger), made.ledger.size) == (0, 0)
     assert made.tick(1.0) == [OpenSource(FIRST_WINDOW)]
     assert made.source_up(1.0) == []
-    assert bodies(made.delivered([1, 2], [parcel(b"8"), parcel(b"9")], 1.0)) == [b"8", b"9"]
+    assert bodies(made.delivered(Batch([1, 2], [parcel(b"8"), parcel(b"9")]), 1.0)) == [b"8", b"9"]
     assert made.confirmed([(1, 0, True)], 1.0) == [Widen(2), Acknowledge(1)]
 
 

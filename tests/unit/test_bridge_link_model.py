@@ -18,6 +18,7 @@ from understudyd.bridge.words import (
     Acknowledge,
     Action,
     AskSource,
+    Batch,
     CloseSource,
     CloseTarget,
     Finished,
@@ -214,7 +215,9 @@ class Model(RuleBasedStateMachine):
     def tell_of(self, tags: list[int], messages: list[int]) -> None:
         parcels = [parcel(b"%d" % message) for message in messages]
         back = [tag for tag, message in zip(tags, messages, strict=True) if stays(message)]
-        self.do(self.link.delivered(tags, parcels, self.now, max(tags, default=0), back, back))
+        self.do(
+            self.link.delivered(Batch(tags, parcels, back, back), self.now, max(tags, default=0))
+        )
 
     @precondition(lambda self: not self.source_wanted)
     @rule(first=st.integers(1, 20), count=st.integers(1, 20))

@@ -14,6 +14,7 @@ from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import (
     Acknowledge,
     Action,
+    Batch,
     CloseSource,
     CloseTarget,
     ParkAtSource,
@@ -195,11 +196,11 @@ def test_a_target_that_closes_over_the_first_message_is_no_hot_loop() -> None:
 def test_what_has_no_words_at_the_target_is_parked_one_after_the_other() -> None:
     made = running()
     parcels = [parcel(b"%d" % tag) for tag in (1, 2, 3)]
-    first = made.delivered([1, 2, 3], parcels, 0.0, 3, [1, 3])
+    first = made.delivered(Batch([1, 2, 3], parcels, [1, 3]), 0.0, 3)
     assert bodies(first) == [b"2"]
     one = only(ParkAtSource, first)
     assert one == ParkAtSource(1, parcels[0])
-    again = made.delivered([4], [parcel(b"4")], 0.0, 4, [4])
+    again = made.delivered(Batch([4], [parcel(b"4")], [4]), 0.0, 4)
     assert again == [], "one is under way"
     made.confirmed([(1, 0, True)], 0.0)
     assert only(ParkAtSource, made.park_done(one, 0.0)).tag == 3
@@ -210,7 +211,7 @@ def test_what_has_no_words_at_the_target_is_parked_one_after_the_other() -> None
 def test_one_that_cannot_be_parked_lets_the_others_go_first() -> None:
     made = running()
     parcels = [parcel(b"%d" % tag) for tag in (1, 2)]
-    one = only(ParkAtSource, made.delivered([1, 2], parcels, 0.0, 2, [1, 2]))
+    one = only(ParkAtSource, made.delivered(Batch([1, 2], parcels, [1, 2]), 0.0, 2))
     assert made.park_failed("no", 0.0) == []
     assert "parking at the source: no" in made.reason
     other = only(ParkAtSource, made.tick(1.0))

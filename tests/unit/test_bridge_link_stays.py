@@ -13,6 +13,7 @@ from understudyd.bridge.stays import RATE, SHORTEST
 from understudyd.bridge.words import (
     Acknowledge,
     Action,
+    Batch,
     CloseSource,
     OpenSource,
     ParkAtSource,
@@ -26,7 +27,7 @@ def stay(made: Link, *tags: int, beside: tuple[int, ...] = (), now: float = 0.0)
     """A batch with some that stay."""
     every = sorted((*tags, *beside))
     parcels: list[Parcel] = [parcel(b"%d" % tag) for tag in every]
-    return made.delivered(every, parcels, now, every[-1], aside=tags, stays=tags)
+    return made.delivered(Batch(every, parcels, tags, tags), now, every[-1])
 
 
 def put_all(made: Link, actions: list[Action], now: float = 0.0) -> list[Action]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from understudyd.bridge.addresses import from_amqp, to_amqp
 from understudyd.bridge.content import Expired, Untranslatable
@@ -34,9 +34,10 @@ from understudyd.bridge.wire.methods import encode_publish, split_route
 from understudyd.bridge.wire.properties import append_entry, get_header, set_header
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import encode_entry
+from understudyd.bridge.words import Batch
 from understudyd.bridge.worn import fresh, is_worn
 
-__all__ = ["Batch", "Forwarder"]
+__all__ = ["Forwarder"]
 
 KEPT: Final = 1000  # patched properties, and routes; more are not repeated
 LONGEST_KEPT: Final = 4096  # bytes of properties; larger ones are no loss to patch again
@@ -45,21 +46,6 @@ _PATH_NAME = PATH.encode()
 _UNREADABLE = "its properties cannot be read"
 _HAS_EXPIRATION = 0x01  # in the first byte of the flags
 _head = struct.Struct(">BHIHHQ").pack
-
-
-class Batch(NamedTuple):
-    """What a list of deliveries became."""
-
-    tags: list[int]
-    """Of the deliveries that go on, in order."""
-    parcels: list[Parcel]
-    """What each of these became."""
-    aside: list[int]
-    """Which of the tags are not for the target: their parcels are for the source."""
-    stays: list[int]
-    """Which of these go back to where they came from."""
-    parked: int = 0
-    """How many parcels are bound for the parking queue of the target."""
 
 
 class Forwarder:

@@ -28,7 +28,6 @@ from understudyd.bridge.content import (
 from understudyd.bridge.dedup.identity import hop_id
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.port import StompDelivery
-from understudyd.bridge.forward import Batch
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.mapping import Message, read, relay, write
 from understudyd.bridge.mapping.headers import PATH
@@ -41,6 +40,7 @@ from understudyd.bridge.wire.amqp import FRAME_MIN
 from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish, split_route
 from understudyd.bridge.wire.reader import Delivery
+from understudyd.bridge.words import Batch
 from understudyd.bridge.worn import COUNT, fresh, is_worn_content
 
 __all__ = ["TranslatingForwarder"]
@@ -85,14 +85,17 @@ class TranslatingForwarder:
     def prepare(self, deliveries: Sequence[Delivery | StompDelivery], now: int) -> Batch:
         """The parcels of a batch, in order; ``now`` is milliseconds since 1970."""
         source, target = self._dialects()
-        batch = Batch([], [], [], [])
+        tags: list[int] = []
+        parcels: list[Parcel] = []
+        aside: list[int] = []
+        stays: list[int] = []
         for delivery in deliveries:
             tag = delivery[0]
             try:
                 parcel, goes_on = self._translate(delivery, source, target, now)
                 if not goes_on:
-                    batch.aside.append(tag)
-                    batch.stays.append(tag)
+                    aside.append(tag)
+                    stays.append(tag)
             except Expired:
                 self.expired += 1
                 continue
@@ -101,10 +104,10 @@ class TranslatingForwarder:
                 continue
             except (Untranslatable, ValueError, TypeError) as error:
                 parcel = self._park(delivery, _in_words(error, target), source, now)
-                batch.aside.append(tag)
-            batch.tags.append(tag)
-            batch.parcels.append(parcel)
-        return batch
+                aside.append(tag)
+            tags.append(tag)
+            parcels.append(parcel)
+        return Batch(tags, parcels, aside, stays)
 
     def _translate(
         self, delivery: Delivery | StompDelivery, source: Dialect, target: Dialect, now: int

@@ -38,13 +38,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.parts import ENDING
 from understudyd.bridge.steps import Steps
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
 from understudyd.bridge.words import (
     Action,
+    Batch,
     CloseSource,
     CloseTarget,
     Happening,
@@ -156,20 +156,9 @@ class Link(Steps):
         self._now = now
         self._expect_confirm()
 
-    def delivered(
-        self,
-        tags: list[int],
-        parcels: list[Parcel],
-        now: float,
-        last: int = 0,
-        aside: Sequence[int] = (),
-        stays: Sequence[int] = (),
-        parked: int = 0,
-    ) -> list[Action]:
-        """A batch from the source; what was left out of it, up to the tag ``last``, is settled.
-        The parcels of the tags ``aside`` are for the source: its parking queue, or where they
-        came from (``stays``). So many of the others are for the target's parking queue
-        (``parked``)."""
+    def delivered(self, batch: Batch, now: float, last: int = 0) -> list[Action]:
+        """A batch from the source; what was left out of it, up to the tag ``last``, is settled."""
+        tags, parcels, aside, stays, parked = batch
         self._now = now
         if not self.takes_deliveries:
             return []

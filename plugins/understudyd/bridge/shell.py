@@ -169,9 +169,8 @@ class LinkRunner:
         if not self.link.takes_deliveries:
             return  # so that closing gives them back
         wanted = self._dedup.sift(deliveries, self._source.dialect)
-        tags, parcels, *special = self._forwarder.prepare(wanted, int(time.time() * 1000))
-        last, now = deliveries[-1][0], self._loop.time()
-        self._do(self.link.delivered(tags, parcels, now, last, *special))
+        batch = self._forwarder.prepare(wanted, int(time.time() * 1000))
+        self._do(self.link.delivered(batch, self._loop.time(), deliveries[-1][0]))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
         actions = self.link.confirmed(confirms, self._loop.time())

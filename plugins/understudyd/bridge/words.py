@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from understudyd.bridge.ledger import Parcel
 
@@ -13,6 +14,7 @@ __all__ = [
     "Acknowledge",
     "Action",
     "AskSource",
+    "Batch",
     "CloseSource",
     "CloseTarget",
     "Finished",
@@ -27,6 +29,22 @@ __all__ = [
     "Timer",
     "Widen",
 ]
+
+
+class Batch(NamedTuple):
+    """What a list of deliveries became."""
+
+    tags: list[int]
+    """Of the deliveries that go on, in order."""
+    parcels: list[Parcel]
+    """What each of these became."""
+    aside: Sequence[int] = ()
+    """Which of the tags are not for the target: their parcels are for the source, its
+    parking queue or where they came from."""
+    stays: Sequence[int] = ()
+    """Which of these go back to where they came from."""
+    parked: int = 0
+    """How many parcels are bound for the parking queue of the target."""
 
 
 class State(Enum):

@@ -17,6 +17,7 @@ from understudyd.bridge.wire.properties import build
 from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import (
     Action,
+    Batch,
     Send,
     State,
 )
@@ -68,7 +69,7 @@ def running(**given: Any) -> Link:
 
 
 def deliver(to: Link, *tags: int, now: float = 0.0) -> list[Action]:
-    return to.delivered(list(tags), [parcel(b"%d" % tag) for tag in tags], now)
+    return to.delivered(Batch(list(tags), [parcel(b"%d" % tag) for tag in tags]), now)
 
 
 def only(kind: type[A], actions: list[Action]) -> A:
