@@ -160,6 +160,24 @@ def test_files_do_what_the_one_in_memory_does(tmp_path: Path) -> None:
     files.release()
 
 
+def test_what_is_no_file_or_was_not_finished_is_none_of_ours(tmp_path: Path) -> None:
+    first = f"{1:020d}.segment"
+    (tmp_path / first).mkdir()
+    (tmp_path / f"{2:020d}.segment").symlink_to(tmp_path / "nowhere")
+    (tmp_path / f"{3:020d}.segment.new").write_bytes(b"torn")
+    files = folder(tmp_path)
+    files.claim()
+    assert set(files.names()) == {"lock", "spool.json"}
+    store = Store(files, 1 << 20, Random(1))
+    store.open()
+    with pytest.raises(IsADirectoryError):
+        store.prepare()
+    (tmp_path / first).rmdir()
+    store.prepare()
+    assert store.append([b"a"], b"meta") == 1
+    files.release()
+
+
 def test_a_limit_of_the_system_is_a_full_disk(tmp_path: Path) -> None:
     files = folder(tmp_path)
     files.claim()

@@ -73,7 +73,7 @@ def test_a_bit_that_flips_is_seen(payload: bytes, place: int, bit: int) -> None:
     raw = bytearray(encode_record(5, payload, 7, begins=True))
     raw[place % len(raw)] ^= 1 << bit
     assert read_records(bytes(raw), 7, 5).records == []
-    head = bytearray(encode_head(3, 9, b"some"))
+    head = bytearray(encode_head(3, 9, b"some", 1000))
     head[place % len(head)] ^= 1 << bit
     with pytest.raises(FormatError):
         head_of(bytes(head))
@@ -229,6 +229,45 @@ def test_a_segment_without_a_head_that_held_something_is_kept_for_people() -> No
     assert all_of(again) == []
     assert again.damage[0].startswith(f"{name} cannot be read: ")
     assert name.replace(".segment", ".damaged") in files.names()
+
+
+@pytest.mark.parametrize("reopens", [1, 2])
+@pytest.mark.parametrize("left", [0, 20, 90, 140, 1000])
+def test_a_last_segment_that_was_cut_off_is_told_and_kept(left: int, reopens: int) -> None:
+    files = MemoryFiles(Random(1))
+    store = opened(files)
+    for payload in (b"first", b"second", b"third"):
+        store.append([payload], META)
+    for _ in range(reopens - 1):  # which shortens it on purpose
+        assert not opened(files).damage
+    (name,) = (name for name in files.names() if name.endswith(".segment"))
+    del files.seen[name][min(left, len(files.seen[name]) - 1) :]
+    again = opened(files)
+    found = all_of(again)
+    assert found == [b"first", b"second", b"third"][: len(found)]
+    assert len(again.damage) == 1
+    assert again.damage[0].startswith(f"{name} ")
+    assert again.append([b"fourth"], META) == 1
+    assert all_of(opened(files)) == [*found, b"fourth"]
+    again.acknowledge(again.next, again.bytes)
+    assert name.replace(".segment", ".damaged") in files.names()
+
+
+def test_files_that_are_named_otherwise_are_left_alone() -> None:
+    files = MemoryFiles(Random(1))
+    names = [
+        "zzz.segment",
+        "1.segment",
+        "0" * 19 + "\u0661.segment",
+        "00000000000000000001.damaged",
+    ]
+    for name in names:
+        files.create(name, 10, b"theirs")
+    store = opened(files)
+    assert store.append([b"a"], META) == 1
+    store.acknowledge(2, store.bytes)
+    assert set(names) < set(files.names())
+    assert not store.damage
 
 
 def test_bytes_of_a_message_are_taken_for_no_record() -> None:

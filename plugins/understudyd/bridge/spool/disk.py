@@ -4,6 +4,7 @@ Rules
 * One process has the folder, for as long as it holds the lock: flock, which the kernel lets go of
   with the process.
 * The folder says whose it is: what was taken for one bridge is not given to another.
+* A file gets its name when it is whole: whatever has one of ours and says nothing is damaged.
 * A file that could not be synced is closed, so that nothing is written to it by way of what the
   kernel believes to be on disk.
 """
@@ -25,6 +26,7 @@ __all__ = ["Folder"]
 OWNER = "spool.json"
 LOCK = "lock"
 VERSION = 1
+NEW = ".new"  # behind the name of a file that is being made
 KEPT = 8  # files that stay open
 MODE = 0o600  # messages are nobody else's business
 _NO_SUCH_CALL = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
@@ -51,6 +53,7 @@ class Folder:
         lock = os.open(self._path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_unfinished()
             self._check_owner()
         except BlockingIOError:
             os.close(lock)
@@ -69,24 +72,25 @@ class Folder:
             self._lock = None
 
     def names(self) -> list[str]:
-        return os.listdir(self._path)
+        with os.scandir(self._path) as found:
+            return [one.name for one in found if one.is_file(follow_symlinks=False)]
 
     def create(self, name: str, size: int, head: bytes) -> None:
-        path = self._path / name
-        self._close(name)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._open[name] = os.open(path, flags, MODE)
+        new = name + NEW
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        self._close(new)
+        self._open[new] = os.open(self._path / new, flags, MODE)
         try:
-            self._reserve(name, size)
-            self.write(name, 0, head)
-            self.sync(name)
+            self._reserve(new, size)
+            self.write(new, 0, head)
+            self.sync(new)
+            self.rename(new, name)
             self._sync_folder()
         except BaseException:
-            self._close(name)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            for one in (new, name):
+                self._close(one)
+                with contextlib.suppress(OSError):
+                    (self._path / one).unlink()
             raise
 
     def size(self, name: str) -> int:
@@ -117,6 +121,7 @@ class Folder:
 
     def rename(self, name: str, other: str) -> None:
         self._close(name)
+        self._close(other)
         (self._path / name).rename(self._path / other)
 
     def delete(self, name: str) -> None:
@@ -129,8 +134,7 @@ class Folder:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self.create(f"{OWNER}.new", 0, json.dumps(said, indent=1).encode())
-            self.rename(f"{OWNER}.new", OWNER)
+            self.create(OWNER, 0, json.dumps(said, indent=1).encode())
             return
         except ValueError:
             raise SpoolFailed(f"{path} cannot be read: is this the folder of a spool?") from None
@@ -143,8 +147,14 @@ class Folder:
                 "configure it as it was until the spool is empty, or name another folder"
             )
 
+    def _remove_unfinished(self) -> None:
+        for name in self.names():
+            if name.endswith(NEW):
+                self.delete(name)
+
     def _reserve(self, name: str, size: int) -> None:
         """Take the room on the disk; where the filesystem cannot, it is taken as it is used."""
+        os.ftruncate(self._file(name), size)
         if size and hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._file(name), 0, size)

@@ -1,8 +1,9 @@
 """What lies in the files of a spool: bytes in, records out. No I/O.
 
-    segment  =  head, records, and zeros up to its size
-    head     =  magic (with the version), number of the first record, seed, meta
+    segment  =  head, records, and an end or zeros up to its size
+    head     =  magic (with the version), number of the first record, seed, size, meta
     record   =  magic, checksum, number, length with a mark, payload
+    end      =  magic, checksum, number of the record that would be next
 
 Rules
 * Records are numbered 1, 2, 3 ... over all segments. A checksum (CRC32) is of number, length and
@@ -11,6 +12,7 @@ Rules
 * What is synced at a time is a commit, whose first record has a mark. A commit is written when the
   one before it is on disk. So what cannot be read is the torn end of the last commit unless a later
   commit follows: then the disk has lost what it had promised to keep (`Damage`).
+* A segment has the size that its head says, or an end: then it was shortened on purpose.
 * The cursor is written to two places in turn: one of them is always whole.
 """
 
@@ -28,10 +30,11 @@ __all__ = [
     "Read",
     "cursor_of",
     "encode_cursor",
+    "encode_end",
     "encode_head",
     "encode_record",
-    "has_records",
     "head_of",
+    "is_end",
     "length_at",
     "next_record",
     "read_records",
@@ -39,10 +42,12 @@ __all__ = [
 
 _SEGMENT: Final = b"uspool01"
 _RECORD: Final = b"\xf5rec"
+_END: Final = b"\xf5end"
 _CURSOR: Final = b"\xf5cur"
 _MARK: Final = 1 << 31  # in the length: the first record of a commit
-_head = struct.Struct(">8sIQQI")  # magic, checksum, first, seed, length of meta
+_head = struct.Struct(">8sIQQQI")  # magic, checksum, first, seed, size, length of meta
 _record = struct.Struct(">4sIQI")  # magic, checksum, number, length and mark
+_end = struct.Struct(">4sIQ")  # magic, checksum, number
 _cursor = struct.Struct(">4sIQQ")  # magic, checksum, turn, number
 _SLOT: Final = 4096  # bytes; no two are in one sector
 
@@ -61,7 +66,9 @@ class Head(NamedTuple):
     seed: int
     meta: bytes
     size: int
-    """Bytes of it: where the first record is."""
+    """Bytes that the segment was made with."""
+    end: int
+    """Where the first record is."""
 
 
 class Read(NamedTuple):
@@ -75,8 +82,9 @@ class Read(NamedTuple):
     """Where the last commit among them begins."""
 
 
-def encode_head(first: int, seed: int, meta: bytes) -> bytes:
-    rest = _head.pack(_SEGMENT, 0, first, seed, len(meta))[12:] + meta
+def encode_head(first: int, seed: int, meta: bytes, size: int) -> bytes:
+    """``size`` is that of the whole segment in bytes."""
+    rest = _head.pack(_SEGMENT, 0, first, seed, size, len(meta))[12:] + meta
     return b"%b%b%b" % (_SEGMENT, struct.pack(">I", crc32(rest)), rest)
 
 
@@ -84,13 +92,13 @@ def head_of(data: bytes) -> Head:
     """Raises FormatError."""
     if len(data) < _head.size:
         raise FormatError("it is too short")
-    magic, checksum, first, seed, length = _head.unpack_from(data)
+    magic, checksum, first, seed, size, length = _head.unpack_from(data)
     end = _head.size + length
     if magic != _SEGMENT:
         raise FormatError("it is of another version, or no segment")
     if len(data) < end or crc32(data[12:end]) != checksum:
         raise FormatError("its head is damaged")
-    return Head(first, seed, data[_head.size : end], end)
+    return Head(first, seed, data[_head.size : end], size, end)
 
 
 def encode_record(number: int, payload: bytes, seed: int, *, begins: bool) -> bytes:
@@ -143,9 +151,14 @@ def next_record(
     return None
 
 
-def has_records(data: bytes) -> bool:
-    """Whether anything looks like one, also where the head cannot be read."""
-    return _RECORD in data
+def encode_end(number: int, seed: int) -> bytes:
+    """What says that the records end before this number."""
+    return _end.pack(_END, crc32(struct.pack(">Q", number), seed & 0xFFFFFFFF), number)
+
+
+def is_end(data: bytes, number: int, seed: int, at: int) -> bool:
+    """Whether that was said there."""
+    return data.startswith(encode_end(number, seed), at)
 
 
 def length_at(data: bytes, at: int = 0) -> int:

@@ -21,11 +21,12 @@ class Files(Protocol):
     """Files in one folder. Every method may raise OSError; what was asked is in doubt then."""
 
     def names(self) -> list[str]:
-        """Of all files."""
+        """Of all regular files."""
 
     def create(self, name: str, size: int, head: bytes) -> None:
         """A new file that begins with ``head`` and has room for ``size`` bytes; on disk, with its
-        name, when this returns. One that was there goes; nothing is left when it fails."""
+        name, when this returns, and never without its head. One that was there goes; nothing is
+        left when it fails."""
 
     def size(self, name: str) -> int: ...
 

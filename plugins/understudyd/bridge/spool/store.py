@@ -11,17 +11,21 @@ Rules
   it is written and synced again.
 * A segment takes its room when it is made, so that a full disk is known before messages are taken.
 * It goes when all its records are acknowledged and the cursor is on disk.
+* The room behind the last record is given back with an end. A last segment that is shorter than it
+  was made and has none has lost what was at its end.
 * What the disk has lost is told (`damage`) and passed over; the file stays, as ``*.damaged``.
+* Only what is named as a segment is one: other files in the folder are left alone.
 * All segments have no more than the quota together, but one message that alone is larger.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from understudyd.bridge.spool.format import (
     CURSOR_SIZE,
@@ -29,10 +33,11 @@ from understudyd.bridge.spool.format import (
     FormatError,
     cursor_of,
     encode_cursor,
+    encode_end,
     encode_head,
     encode_record,
-    has_records,
     head_of,
+    is_end,
     length_at,
     next_record,
     read_records,
@@ -44,6 +49,7 @@ __all__ = ["CURSOR", "SUFFIX", "Batch", "Store"]
 CURSOR = "cursor"
 SUFFIX = ".segment"
 DAMAGED = ".damaged"
+_NAMED: Final = re.compile("[0-9]{20}" + re.escape(SUFFIX))
 LARGEST = 16 << 20  # bytes of a segment, unless one message is larger
 SEGMENTS = 8  # of them at least have room in a quota
 ROOM = 0.75  # of the quota in use: below that there is room again
@@ -59,6 +65,7 @@ class Segment:
     first: int
     seed: int
     meta: bytes
+    start: int  # of the first record
     size: int  # in the folder
     end: int  # of what is on disk
     next: int
@@ -107,7 +114,7 @@ class Store:
         self._segments, self._is_writable, self._reading = [], False, None
         self._read_cursor()
         self.bytes, self.next = 0, self.cursor
-        names = sorted(name for name in self._files.names() if name.endswith(SUFFIX))
+        names = sorted(name for name in self._files.names() if _NAMED.fullmatch(name))
         firsts = [int(name.removesuffix(SUFFIX)) for name in names]
         for place, name in enumerate(names):
             until = firsts[place + 1] if place + 1 < len(names) else None
@@ -202,17 +209,17 @@ class Store:
     def _begin(self, needed: int, meta: bytes) -> None:
         """Another segment, with room for so many bytes of records."""
         seed = self._rng.getrandbits(64)
-        head = encode_head(self.next, seed, meta)
+        start = len(encode_head(self.next, seed, meta, 0))
         self._is_writable = False
         self._end_last()
-        size, left = max(self._largest, len(head) + needed), self._quota - self.used
+        size, left = max(self._largest, start + needed), self._quota - self.used
         if size > left and self._segments:
             size = left
-        if size < len(head) + needed:
+        if size < start + needed:
             raise SpoolFull(f"{self.used} of {self._quota} bytes are in use (spool_size)")
         name = f"{self.next:020d}{SUFFIX}"
-        self._files.create(name, size, head)
-        segment = Segment(name, self.next, seed, meta, size, len(head), self.next)
+        self._files.create(name, size, encode_head(self.next, seed, meta, size))
+        segment = Segment(name, self.next, seed, meta, start, size, start, self.next)
         self._segments.append(segment)
         self._is_writable = True
 
@@ -224,10 +231,18 @@ class Store:
         if last.next <= self.cursor or last.next == last.first:
             self._segments.pop()
             self._delete(last)
-        elif last.size > last.end:
+        else:
             with suppress(OSError):  # then it keeps its room
-                self._files.cut(last.name, last.end)
-                last.size = last.end
+                self._shorten(last)
+
+    def _shorten(self, segment: Segment) -> None:
+        """Give back the room behind the last record, and say so."""
+        end = encode_end(segment.next, segment.seed)
+        if segment.size > segment.end + len(end) and not segment.is_damaged:
+            self._files.write(segment.name, segment.end, end)
+            self._files.sync(segment.name)
+            self._files.cut(segment.name, segment.end + len(end))
+            segment.size = segment.end + len(end)
 
     # The end where they are read
 
@@ -237,7 +252,7 @@ class Store:
             reading, due, at = self._reading
             if reading is segment and due <= number:
                 return at, due
-        return len(encode_head(segment.first, segment.seed, segment.meta)), segment.first
+        return segment.start, segment.first
 
     def _behind(self, segment: Segment, at: int, due: int) -> tuple[int, int]:
         """Pass over what cannot be read."""
@@ -280,10 +295,10 @@ class Store:
         try:
             head = head_of(data)
         except FormatError as error:
-            self._headless(name, data, first, until, str(error))
+            self._headless(name, first, until, str(error))
             return None
-        segment = Segment(name, first, head.seed, head.meta, size, head.size, first)
-        at, due, commit = head.size, first, head.size
+        segment = Segment(name, first, head.seed, head.meta, head.end, size, head.end, first)
+        at, due, commit = head.end, first, head.end
         while until is None or due < until:
             records, end, commit = read_records(data, head.seed, due, at)
             for number, payload in records:
@@ -302,18 +317,18 @@ class Store:
         if until is not None and due < until:
             self._lost(segment, due, until)
             segment.next = until
+        if size < head.size and not is_end(data, segment.next, head.seed, segment.end):
+            segment.is_damaged = True
+            if until is None:
+                self.damage.append(f"{name} was cut off: what was behind its end cannot be read")
         if until is None:
             self._files.write(name, commit, data[commit : segment.end])
             self._files.sync(name)
-            self._files.cut(name, segment.end)
-            segment.size = segment.end
+            self._shorten(segment)
         return segment
 
-    def _headless(self, name: str, data: bytes, first: int, until: int | None, why: str) -> None:
-        """One that says nothing: begun when we died, or damaged."""
-        if until is None and not has_records(data):
-            self._files.delete(name)
-            return
+    def _headless(self, name: str, first: int, until: int | None, why: str) -> None:
+        """One that says nothing is damaged."""
         missing = "" if until is None else f" ({until - first} messages)"
         self.damage.append(f"{name} cannot be read{missing}: {why}")
         self._files.rename(name, name.removesuffix(SUFFIX) + DAMAGED)
