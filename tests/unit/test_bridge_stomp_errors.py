@@ -49,6 +49,16 @@ def test_an_error_has_the_code_of_amqp(message: str, body: str, code: int) -> No
     assert message in closed.text
 
 
+def test_what_is_hidden_of_an_address_counts_nevertheless() -> None:
+    """What stands behind a colon of one may be a password, but is the class of what happened."""
+    message = "temp-queue://ID:host-1:2:1"
+    body = (
+        b"org.apache.activemq.broker.region.DestinationDoesNotExistException: " + message.encode()
+    )
+    closed = of_error(RawFrame("ERROR", {"message": message}, body))
+    assert (closed.code, closed.text) == (404, "temp-queue://ID:**")
+
+
 def test_a_message_can_be_at_fault_but_not_for_what_a_broker_lacks() -> None:
     """What is not known is judged by sending it alone: see `outcomes`."""
     assert {311, 406, 502} <= LETHAL.keys()

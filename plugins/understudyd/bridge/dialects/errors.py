@@ -45,14 +45,22 @@ _SAID: Final = (
         541,
         re.compile(r"(IO|SQL|Interrupted)Exception|(?i:timed out)"),
     ),
-    (404, re.compile(r"InvalidDestinationException|(?i:does not exist|unknown destination)")),
+    (
+        404,
+        re.compile(
+            r"(InvalidDestination|DestinationDoesNotExist)Exception"
+            r"|(?i:does not exist|unknown destination)"
+        ),
+    ),
 )
 
 
 def of_error(frame: RawFrame) -> Closed:
     """The end of a connection over this ERROR."""
-    text = error_text(frame)
-    code = _NAMED.get(frame.headers.get("message", ""))
+    message = frame.headers.get("message", "")
+    code = _NAMED.get(message)
     if code is None:
-        code = next((code for code, said in _SAID if said.search(text)), _SYNTAX_ERROR)
-    return Closed("connection", code, text)
+        first = frame.body.decode("utf-8", "replace").strip().partition("\n")[0]
+        whole = f"{message}\n{first}"  # what is told of it may lack what stands behind an address
+        code = next((code for code, said in _SAID if said.search(whole)), _SYNTAX_ERROR)
+    return Closed("connection", code, error_text(frame))
