@@ -22,7 +22,7 @@ from understudyd.bridge.ends.stomp_source import StompSource
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.wire.amqp import Closed, Login, Session, SessionEvent
-from understudyd.bridge.wire.methods import Method
+from understudyd.bridge.wire.methods import Method, encode_method
 from understudyd.bridge.wire.reader import Confirms, Deliveries, Told
 
 T = TypeVar("T")
@@ -37,8 +37,10 @@ class Transport:
         self._connection = connection
         self._script = script
         self.is_aborted = False
+        self.written = b""
 
     def write(self, data: bytes) -> None:
+        self.written += data
         if self._script and data:
             loop = asyncio.get_running_loop()
             loop.call_soon(self._connection._dispatch, self._script.pop(0))
@@ -263,6 +265,23 @@ def test_an_end_that_is_closed_over_what_it_tells_tells_no_more_of_that_read() -
         source_dialer.connection._dispatch([Deliveries([one]), Deliveries([one])])
         assert batches == [[one]]
         await goodbyes[1]
+
+    run(scenario())
+
+
+def test_a_source_that_is_to_rest_over_its_first_message_rests() -> None:
+    """RabbitMQ confirms the consumer and delivers in one go; `open()` goes on after both."""
+
+    async def scenario() -> None:
+        one = (1, 0, b"", b"\0\0", 0, b"")
+        dialer = AmqpDialer(
+            [told(Method.BASIC_QOS_OK)],
+            [told(Method.BASIC_CONSUME_OK, "t.1"), Deliveries([one])],
+        )
+        source = AmqpSource(dialer, "q", "t", SourceHooks(lambda _: source.rest(), print))  # type: ignore[arg-type]
+        await source.open(1, 4096)
+        cancel = encode_method(Method.BASIC_CANCEL, "t.1", 1)
+        assert dialer.connection._transport.written.endswith(cancel)  # type: ignore[union-attr]
 
     run(scenario())
 

@@ -102,6 +102,7 @@ class AmqpSource:
         self._connection, self._wanted = connection, None  # deliveries may come before the answer
         await connection.call(self._consume(), Method.BASIC_CONSUME_OK)
         self._is_starting = False
+        self._replace()  # where that was wanted over what came with the answer
 
     async def _subscribe(self, connection: Connection, wanted: Binding) -> None:
         await _declare(connection, self._queue, self._declared)
