@@ -123,6 +123,25 @@ def test_what_cannot_be_parked_for_an_unknown_reason_is_told() -> None:
     run(scenario)
 
 
+def test_a_batch_that_nobody_can_make_anything_of_is_not_settled_by_the_next() -> None:
+    """Its tags would be below those that are acknowledged: it is given back, and told."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.start()
+
+        def prepare(*_: object) -> None:
+            raise KeyError("odd")
+
+        bench.runner._forwarder.prepare = prepare  # type: ignore[method-assign, assignment]
+        bench.runner._source_hooks().on_deliveries([(1, 0, b"", b"\0\0", 0, b"")])
+        assert bench.source.closed == 1
+        assert "unexpected: KeyError" in bench.runner.link.reason
+        assert not bench.runner.link.takes_deliveries
+        await bench.until(lambda: bench.state is State.RUNNING)
+
+    run(scenario)
+
+
 def test_a_source_that_is_closed_delivers_nothing_more_in_the_same_turn() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.start()

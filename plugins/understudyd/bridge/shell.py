@@ -5,6 +5,8 @@ Rules
 * The source's frames are no larger than the target's: bodies go on in the frames they came in.
 * Opening and closing take time, see `worker`. What the machine has closed tells nothing more, also
   in the same turn.
+* A batch that nobody can make anything of is given back: an acknowledgement of the next would
+  settle it.
 * A message that is parked, a question and the look for a preferred broker are errands: of each kind
   the last one counts, and none ends without a word.
 """
@@ -168,8 +170,13 @@ class LinkRunner:
     def _forward(self, deliveries: list[Any]) -> None:
         if not self.link.takes_deliveries:
             return  # so that closing gives them back
-        wanted = self._dedup.sift(deliveries, self._source.dialect)
-        batch = self._forwarder.prepare(wanted, int(time.time() * 1000))
+        try:
+            wanted = self._dedup.sift(deliveries, self._source.dialect)
+            batch = self._forwarder.prepare(wanted, int(time.time() * 1000))
+        except Exception as error:
+            self._source_worker.close()
+            self._on_source_failed(unexpected(error))
+            return
         self._do(self.link.delivered(batch, self._loop.time(), deliveries[-1][0]))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:
