@@ -134,9 +134,9 @@ def test_a_batch_that_nobody_can_make_anything_of_is_not_settled_by_the_next() -
 
         bench.runner._forwarder.prepare = prepare  # type: ignore[method-assign, assignment]
         bench.runner._source_hooks().on_deliveries([(1, 0, b"", b"\0\0", 0, b"")])
-        assert bench.source.closed == 1
         assert "unexpected: KeyError" in bench.runner.link.reason
         assert not bench.runner.link.takes_deliveries
+        await bench.until(lambda: bench.source.closed == 1)
         await bench.until(lambda: bench.state is State.RUNNING)
 
     run(scenario)
