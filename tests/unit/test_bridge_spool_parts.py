@@ -215,6 +215,22 @@ def test_what_no_link_reads_any_more_is_found(tmp_path: Path) -> None:
     assert left_over(spooling, "c", [other]) == []
 
 
+def test_a_spool_whose_messages_all_went_on_was_not_left_behind(tmp_path: Path) -> None:
+    spooling, one = Spooling(tmp_path, 1 << 20), Pattern.parse("queue://a")
+    path = folder_of(spooling, "b", one)
+    files = Folder(path, {"bridge": "b"})
+    files.claim()
+    store = Store(files, 1 << 20, Random(1))
+    store.open()
+    store.append([b"x", b"y"], b"meta")
+    for count, left in ((0, [path]), (1, [path]), (2, [])):
+        store.acknowledge(1 + count, 0)
+        assert left_over(spooling, "b", []) == left
+    store.append([b"z"], b"other meta")
+    assert left_over(spooling, "b", []) == [path]
+    files.release()
+
+
 # The configuration
 
 PLAIN = """
