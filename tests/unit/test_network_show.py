@@ -59,15 +59,18 @@ def test_why_one_does_not_run_comes_first() -> None:
 
 
 def test_what_is_not_known_is_told_alike_everywhere() -> None:
-    look = Look([bridge(dropped=4)])
+    look = Look([bridge(dropped=4, requests=5, replies=3)])
     (whole, link, *_) = show.lines(look)
     assert " oldest - waiting ? " in whole
     assert " oldest - waiting ? " in link
     assert " dropped 8 expired 0 " in whole
+    assert " requests 10 replies 6 replies-lost 0 " in whole
     table = printed(look, 200)
     assert "?" in table
     assert "dropped" in table
     assert "expired" not in table
+    assert "replies" in table
+    assert "replies-lost" not in table
     assert "waiting ?" in printed(look, 60)
     assert "bridge" in printed(Look([], ("absent",)), 80)
 

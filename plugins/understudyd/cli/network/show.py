@@ -25,7 +25,10 @@ from understudyd.cli.parts import empty_table
 __all__ = ["Overview", "lines", "parked_lines", "parked_table", "retried_lines"]
 
 STYLES = {"running": "green", "paused": "cyan", "pausing": "cyan"}
-RARE = ("dropped", "expired", "duplicates", "spooled", "spooled-bytes")
+RARE = (
+    *("dropped", "expired", "duplicates", "spooled", "spooled-bytes"),
+    *("requests", "replies", "replies-lost"),
+)
 """Left out of a table while nothing was."""
 
 
@@ -43,6 +46,9 @@ def _facts(told: dict[str, Any]) -> dict[str, str]:
         "duplicates": str(told.get("duplicates", 0)),
         "spooled": _or_none(told.get("spooled")),
         "spooled-bytes": _or_none(told.get("spooled_bytes")),
+        "requests": str(told.get("requests", 0)),
+        "replies": str(told.get("replies", 0)),
+        "replies-lost": str(told.get("replies_lost", 0)),
     }
 
 
