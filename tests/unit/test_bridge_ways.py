@@ -128,6 +128,10 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
         ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
+        (
+            {"source": "failover:(amqp://a)?blockedTimeout=5"},
+            "blockedTimeout has no effect at a source",
+        ),
         ({"statically_included": ("queue://x", "queue://x")}, "'queue://x' .* in common"),
         ({"statically_included": ("topic://x.*", "topic://x.y")}, "'topic://x.y' .* in common"),
         ({"statically_included": ("topic://*.y", "topic://x.>")}, "'topic://x.>' .* in common"),

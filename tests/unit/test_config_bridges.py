@@ -67,7 +67,6 @@ def test_a_group_is_an_end_with_its_nodes_in_order(tmp_path: Path) -> None:
         ("reply_ttl = '1m'", True, 60.0),
         ("replies = false", False, 300.0),
         ("bridge_temp_destinations = false", False, 300.0),
-        ("bridge_temp_destinations = false\nreplies = true", True, 300.0),
     ],
 )
 def test_replies_come_back_unless_told_otherwise_in_either_name(
@@ -92,6 +91,13 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("statically_included", "dynamically_included"), "forwarding on demand"),
         (("[bridges.orders]", "[bridges.orders]\nduplex = 1"), "duplex = 1 must be true or false"),
         (("[bridges.orders]", "[bridges.orders]\nprefetch_size = 0"), "from 1 to 65535"),
+        (
+            (
+                "[bridges.orders]",
+                "[bridges.orders]\nreplies = true\nbridge_temp_destinations = true",
+            ),
+            "bridge_temp_destinations is replies by another name",
+        ),
         (("[bridges.orders]", "[bridges.orders]\nhold_time = 5"), "a duration with its unit"),
         (("amqp://app:s3cret@a/shop", "sight"), "is neither an address"),
         (("amqp://app:s3cret@a/shop", "kafka://u:s3cret@h"), 'scheme "kafka" .valid: amqp'),

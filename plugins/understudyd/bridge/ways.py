@@ -124,6 +124,12 @@ def _check(way: Way) -> None:
     for end in (way.source, way.target):
         check_list(parse(end.reveal()))
         check_end(end)
+    source = parse(way.source.reveal())
+    if source.origins.get("blockedTimeout", "default") != "default" and not way.bridge.duplex:
+        raise ConfigurationError(
+            f"{way.source}: blockedTimeout has no effect at a source, which a bridge only reads: "
+            "leave it out"
+        )
     check_routes(way.routes)
     check_headers(way.bridge.headers_set, is_stomp=speaks_stomp(way.target))
     _check_length("the bridge's name, which its queues are named after,", way.bridge.name, 200)

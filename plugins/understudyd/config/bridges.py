@@ -161,6 +161,9 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     """What one option means together with others."""
     if not bridge.statically_included:
         table.refuse(("statically_included",), None, "names nothing")
+    if "replies" in table and "bridge_temp_destinations" in table:
+        why = "is replies by another name; leave one of them out"
+        table.refuse(("bridge_temp_destinations",), None, why)
     if not bridge.replies and "reply_ttl" in table:
         table.refuse(("reply_ttl",), None, "has no effect with replies = false; leave one out")
     if bridge.spool is None and "spool_size" in table:
