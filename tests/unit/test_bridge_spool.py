@@ -2,154 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
-from collections.abc import Callable, Coroutine
-from random import Random
 from typing import Any
 
 import pytest
 
-from understudy.core.backoff import Backoff
-from understudyd.bridge.dialects import RABBITMQ_AMQP, Dialect
-from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks
-from understudyd.bridge.settings import FIRST_WINDOW, LinkSettings
+from understudyd.bridge.ends.port import ConnectionFailed
+from understudyd.bridge.settings import FIRST_WINDOW
 from understudyd.bridge.spool.port import SpoolFailed
-from understudyd.bridge.spool.shelf import Shelf
-from understudyd.bridge.spool.source import SpooledSource
-from understudyd.bridge.spool.store import CURSOR, Store
-from understudyd.bridge.wire.bodies import body_frames, join_body
-from understudyd.bridge.wire.properties import build
-from understudyd.testing.spooled import MemoryFiles
-
-PATIENCE = 30.0  # s
-PROPERTIES = build({"delivery_mode": 2})
-ROUTE = b"\0\x06orders"
-
-
-def amqp(tag: int, body: bytes, properties: bytes = PROPERTIES) -> Any:
-    return (tag, 0, ROUTE, properties, len(body), body_frames(body, 4096))
-
-
-class Source:
-    """Delivers what the test gives it."""
-
-    frame_max = 4096
-
-    def __init__(self, hooks: SourceHooks[Any]) -> None:
-        self.hooks = hooks
-        self.dialect: Dialect | None = None
-        self.opened = self.closed = self.rests = 0
-        self.trouble: list[ConnectionFailed] = []
-        self.acknowledged: list[int] = []
-        self.windows: list[int] = []
-        self.waits = 0
-        self.is_reading = True
-
-    async def open(self, window: int, frame_max: int) -> None:
-        self.opened += 1
-        self.windows.append(window)
-        if self.trouble:
-            raise self.trouble.pop(0)
-        self.dialect = RABBITMQ_AMQP
-
-    def widen(self, window: int) -> None:
-        self.windows.append(window)
-
-    async def ready(self) -> int:
-        return self.waits
-
-    def read(self, is_wanted: bool) -> None:
-        self.is_reading = is_wanted
-
-    def acknowledge(self, tag: int) -> None:
-        self.acknowledged.append(tag)
-
-    async def close(self) -> None:
-        self.closed += 1
-
-
-class RestingSource(Source):
-    def rest(self) -> None:
-        self.rests += 1
-
-
-class Bench:
-    """The folder outlives the bridge: `bridge()` makes another one."""
-
-    def __init__(self, **given: Any) -> None:
-        self.files = MemoryFiles(Random(1))
-        self.files.claim = lambda: None  # type: ignore[attr-defined]
-        self.files.release = lambda: None  # type: ignore[attr-defined]
-        self.given: dict[str, Any] = {
-            "quota": 1 << 20,
-            "watch_time": PATIENCE,
-            "kind": RestingSource,
-            **given,
-        }
-        self.bridge()
-
-    def bridge(self) -> None:
-        settings = LinkSettings(
-            backoff=Backoff(1.0, 1.0), watch_time=self.given["watch_time"], prefetch=100
-        )
-        store = Store(self.files, self.given["quota"], Random(1))
-        shelf = Shelf(self.files, store, "/spool")  # type: ignore[arg-type]
-        self.got: list[Any] = []
-        self.lost: list[str] = []
-        self.failed = 0
-        hooks: SourceHooks[Any] = SourceHooks(self.got.extend, self.lost.append)
-        self.spool = SpooledSource(self._make, shelf, settings, hooks, Random(1), self._fail)
-
-    def _make(self, hooks: SourceHooks[Any]) -> Any:
-        self.source: Source = self.given["kind"](hooks)
-        return self.source
-
-    def _fail(self) -> None:
-        self.failed += 1
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [join_body(delivery[5]) for delivery in self.got]
-
-    @property
-    def shown(self) -> tuple[str, str]:
-        return self.spool.shown("running", "")
-
-    async def until(self, check: Callable[[], Any]) -> None:
-        async def wait() -> None:
-            while not check():
-                await asyncio.sleep(0.001)
-
-        await asyncio.wait_for(wait(), PATIENCE)
-
-    async def fill(self, *deliveries: Any) -> None:
-        """Take these in, on disk and settled."""
-        self.spool.follow("waiting-target")
-        await self.until(lambda: self.shown == ("running", ""))
-        before = len(self.source.acknowledged)
-        self.source.hooks.on_deliveries(list(deliveries))
-        last = deliveries[-1][0]
-        await self.until(lambda: last in self.source.acknowledged[before:])
-
-    async def end(self) -> None:
-        await self.spool.close()
-        await asyncio.wait_for(self.spool.end(), PATIENCE)
-
-
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], **given: Any) -> None:
-    async def main() -> None:
-        bench = Bench(**given)
-        try:
-            await scenario(bench)
-        finally:
-            await bench.end()
-
-    asyncio.run(main())
+from understudyd.bridge.spool.store import CURSOR
+from understudyd.testing.spool_bench import RestlessSource, SpoolBench, amqp, run
 
 
 def test_messages_are_taken_without_a_target_and_given_in_order_when_it_is_there() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(amqp(1, b"a"), amqp(2, b"b"))
         assert (bench.spool.spooled, bench.got) == (2, [])
         await bench.spool.open(10, 131072)
@@ -164,7 +30,7 @@ def test_messages_are_taken_without_a_target_and_given_in_order_when_it_is_there
 
 
 def test_what_was_not_acknowledged_comes_again_also_to_another_process() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(*[amqp(tag, b"%d" % tag) for tag in range(1, 6)])
         await bench.spool.open(10, 131072)
         await bench.until(lambda: len(bench.got) == 5)
@@ -186,7 +52,7 @@ def test_what_was_not_acknowledged_comes_again_also_to_another_process() -> None
 
 
 def test_no_more_than_the_window_is_given_and_nothing_while_the_link_does_not_read() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.spool.open(2, 131072)
         bench.spool.read(False)
         await bench.fill(*[amqp(tag, b"%d" % tag) for tag in range(1, 8)])
@@ -208,7 +74,7 @@ def test_no_more_than_the_window_is_given_and_nothing_while_the_link_does_not_re
 
 
 def test_while_the_link_rests_the_source_does_so_too_if_it_can() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.spool.open(10, 131072)
         await bench.fill(*[amqp(tag, b"") for tag in range(1, FIRST_WINDOW + 1)])
         bench.spool.rest()
@@ -224,7 +90,7 @@ def test_while_the_link_rests_the_source_does_so_too_if_it_can() -> None:
 
 
 def test_a_source_that_cannot_rest_is_closed_meanwhile_and_its_window_stays() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.spool.open(10, 131072)
         await bench.fill(*[amqp(tag, b"") for tag in range(1, FIRST_WINDOW + 1)])
         bench.spool.rest()
@@ -236,11 +102,11 @@ def test_a_source_that_cannot_rest_is_closed_meanwhile_and_its_window_stays() ->
         await bench.until(lambda: bench.source.opened == 3)
         assert bench.source.windows[3:] == [FIRST_WINDOW]
 
-    run(scenario, kind=Source)
+    run(scenario, kind=RestlessSource)
 
 
 def test_nothing_is_settled_that_is_not_on_disk() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(amqp(1, b"a"))
         bench.files.fails.add("sync")
         bench.source.hooks.on_deliveries([amqp(2, b"b")])
@@ -257,7 +123,7 @@ def test_nothing_is_settled_that_is_not_on_disk() -> None:
 
 
 def test_the_source_is_closed_when_it_is_full_and_opened_when_there_is_room() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         body = bytes(3000)
         await bench.fill(amqp(1, body))
         bench.source.hooks.on_deliveries([amqp(tag, body) for tag in range(2, 40)])
@@ -280,7 +146,7 @@ def test_the_source_is_closed_when_it_is_full_and_opened_when_there_is_room() ->
 
 
 def test_a_full_disk_is_told_and_waited_for_without_taking_anything() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         bench.files.room = 9000
         bench.spool.follow("running")
         await bench.until(lambda: bench.shown[0] == "spool-failed")
@@ -293,7 +159,7 @@ def test_a_full_disk_is_told_and_waited_for_without_taking_anything() -> None:
 
 
 def test_a_source_that_is_lost_is_told_and_opened_again() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         bench.source.trouble.append(ConnectionFailed("refused"))
         await bench.fill(amqp(1, b"a"))
         assert (bench.source.opened, bench.failed) == (2, 1)
@@ -310,7 +176,7 @@ def test_a_source_that_is_lost_is_told_and_opened_again() -> None:
 
 
 def test_a_source_that_is_silent_though_messages_wait_is_opened_anew() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         bench.source.waits = 3
         bench.spool.follow("running")
         await bench.until(lambda: bench.source.opened == 2)
@@ -319,7 +185,7 @@ def test_a_source_that_is_silent_though_messages_wait_is_opened_anew() -> None:
 
 
 def test_the_window_of_the_source_grows_with_what_was_settled() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(*[amqp(tag, b"") for tag in range(1, FIRST_WINDOW + 1)])
         assert bench.source.windows == [FIRST_WINDOW, 2 * FIRST_WINDOW]
 
@@ -331,7 +197,7 @@ def test_a_cursor_that_cannot_be_written_is_told_and_the_link_goes_on(
 ) -> None:
     monkeypatch.setattr("understudyd.bridge.spool.source.AGAIN", 0.001)
 
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(amqp(1, b"a"), amqp(2, b"b"))
         await bench.spool.open(10, 131072)
         await bench.until(lambda: len(bench.got) == 2)
@@ -354,7 +220,7 @@ def test_a_cursor_that_cannot_be_written_is_told_and_the_link_goes_on(
 
 
 def test_what_cannot_be_read_is_a_source_that_is_lost() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         await bench.fill(amqp(1, b"a"))
         bench.files.fails.add("read")
         await bench.spool.open(10, 131072)
@@ -366,8 +232,28 @@ def test_what_cannot_be_read_is_a_source_that_is_lost() -> None:
     run(scenario)
 
 
+def test_what_comes_while_nothing_can_be_read_is_not_passed_over() -> None:
+    async def scenario(bench: SpoolBench) -> None:
+        await bench.fill(amqp(1, b"broken"))
+        (name,) = (name for name in bench.files.names() if name.endswith(".segment"))
+        bench.files.seen[name][bench.files.seen[name].index(b"broken")] ^= 1
+        shelf, read = bench.spool._shelf, bench.spool._shelf.read
+
+        async def slow(number: int) -> Any:
+            batch = await read(number)
+            shelf.read = read  # type: ignore[method-assign]
+            await bench.fill(amqp(2, b"new"))
+            return batch
+
+        shelf.read = slow  # type: ignore[method-assign]
+        await bench.spool.open(10, 131072)
+        await bench.until(lambda: bench.bodies == [b"new"])
+
+    run(scenario)
+
+
 def test_a_folder_that_cannot_be_had_is_why_the_link_cannot_open_it() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         def claim() -> None:
             raise SpoolFailed("/spool is in use by another process")
 
@@ -379,7 +265,7 @@ def test_a_folder_that_cannot_be_had_is_why_the_link_cannot_open_it() -> None:
 
 
 def test_a_backlog_is_read_in_parts() -> None:
-    async def scenario(bench: Bench) -> None:
+    async def scenario(bench: SpoolBench) -> None:
         for first in range(1, 400, 50):
             await bench.fill(
                 *[amqp(tag, b"%d" % tag + bytes(9_000)) for tag in range(first, first + 50)]

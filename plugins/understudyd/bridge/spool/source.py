@@ -243,7 +243,7 @@ class SpooledSource:
             self._fetching = self._run(self._read_on(self._next))
 
     async def _read_on(self, number: int) -> None:
-        failed = ""
+        failed, upto = "", self._shelf.next
         try:
             meta, records = await self._shelf.read(number)
             if not self._is_open or self._next != number:
@@ -251,7 +251,7 @@ class SpooledSource:
             elif records:
                 self._add(records, meta)
             else:
-                self._next = self._shelf.next  # nothing of it can be read
+                self._next = upto  # nothing of it can be read; more may have come since
         except SpoolFailed as error:
             failed = f"spool {error}"
         except Exception as error:
