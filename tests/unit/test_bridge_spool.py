@@ -232,6 +232,27 @@ def test_what_cannot_be_read_is_a_source_that_is_lost() -> None:
     run(scenario)
 
 
+def test_a_record_that_is_no_delivery_is_not_settled_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(bench: SpoolBench) -> None:
+        def odd(*_: object, **__: object) -> None:
+            raise KeyError("odd")
+
+        await bench.fill(amqp(1, b"a"))
+        with monkeypatch.context() as patch:
+            patch.setattr("understudyd.bridge.spool.source.decode", odd)
+            await bench.spool.open(10, 131072)
+            await bench.until(lambda: bench.lost)
+        assert bench.lost == ["unexpected: KeyError: 'odd'"]
+        await bench.fill(amqp(2, b"b"))
+        assert bench.got == []
+        await bench.spool.open(10, 131072)
+        await bench.until(lambda: bench.bodies == [b"a", b"b"])
+
+    run(scenario)
+
+
 def test_what_comes_while_nothing_can_be_read_is_not_passed_over() -> None:
     async def scenario(bench: SpoolBench) -> None:
         await bench.fill(amqp(1, b"broken"))

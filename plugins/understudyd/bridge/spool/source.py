@@ -202,6 +202,16 @@ class SpooledSource:
         if not self._ahead:
             self._fetch()
             return
+        try:
+            batch = self._next_batch()
+        except Exception as error:
+            self._fail(str(unexpected(error)))
+            return
+        if batch:
+            self._wake()
+            self._hooks.on_deliveries(batch)
+
+    def _next_batch(self) -> list[Any]:
         room, size = self._window - len(self._given), 0
         batch: list[Any] = []
         assert self._meta is not None
@@ -215,9 +225,7 @@ class SpooledSource:
                 decode(self._tag, payload, self._meta, self._given_frame_max, is_again=is_again)
             )
         self._ahead_size -= size
-        if batch:
-            self._wake()
-            self._hooks.on_deliveries(batch)
+        return batch
 
     def _kept(self, first: int, payloads: list[bytes], meta: bytes) -> None:
         """These have come to disk."""
@@ -257,10 +265,14 @@ class SpooledSource:
         except Exception as error:
             failed = str(unexpected(error))
         self._fetching = None
-        if failed and self._is_open:
-            self._is_open = False
-            self._hooks.on_lost(failed)
+        if failed:
+            self._fail(failed)
         self._wake()
+
+    def _fail(self, why: str) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._hooks.on_lost(why)
 
     # To the disk
 
