@@ -157,6 +157,7 @@ class Model(RuleBasedStateMachine):
         self.unacknowledged.clear()
         self.tags = 0
         self.source_open = self.source_wanted = False
+        self.held_since = None
 
     def close_target(self) -> None:
         self.under_way.clear()
@@ -237,6 +238,7 @@ class Model(RuleBasedStateMachine):
             pieces = self.under_way.pop(each)
             if is_ack:
                 self.arrived.add(message_of(pieces))
+                self.held_since = None
         self.do(self.link.confirmed([(number, int(multiple), is_ack)], self.now))
 
     @precondition(lambda self: self.under_way)
