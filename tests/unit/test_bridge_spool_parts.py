@@ -124,6 +124,9 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     first.release()
     second = folder(path)
     second.claim()
+    store = Store(second, 1 << 20, Random(1))
+    store.open()
+    store.append([b"x"], b"meta")
     second.release()
     with pytest.raises(SpoolFailed, match=r"source 'here', and here it is source 'there'"):
         folder(path, source="there").claim()
@@ -131,6 +134,26 @@ def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     with pytest.raises(SpoolFailed, match="is this the folder of a spool"):
         folder(path).claim()
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_without_messages_is_had_by_whoever_comes(tmp_path: Path) -> None:
+    """As the error says of one that has some."""
+    first = folder(tmp_path)
+    first.claim()
+    store = Store(first, 1 << 20, Random(1))
+    store.open()
+    store.append([b"x"], b"meta")
+    store.acknowledge(2, store.bytes)
+    first.release()
+    second = folder(tmp_path, source="there")
+    second.claim()
+    again = Store(second, 1 << 20, Random(2))
+    again.open()
+    assert (again.messages, again.cursor) == (0, 2)
+    again.append([b"y"], b"meta")
+    second.release()
+    with pytest.raises(SpoolFailed, match=r"source 'there', and here it is source 'here'"):
+        folder(tmp_path).claim()
 
 
 def test_files_do_what_the_one_in_memory_does(tmp_path: Path) -> None:
@@ -214,6 +237,16 @@ def test_what_no_link_reads_any_more_is_found(tmp_path: Path) -> None:
     assert left_over(spooling, "b", [other]) == [folder_of(spooling, "b", one)]
     assert left_over(spooling, "c", [other]) == []
 
+    async def finish() -> None:
+        shelf = shelf_of(spooling, "b", one, "here", "there")
+        await shelf.open()
+        await shelf.prepare()
+        await shelf.acknowledge(2, shelf.size)
+        await shelf.close()
+
+    asyncio.run(finish())
+    assert left_over(spooling, "b", [other]) == []
+
 
 def test_a_spool_whose_messages_all_went_on_was_not_left_behind(tmp_path: Path) -> None:
     spooling, one = Spooling(tmp_path, 1 << 20), Pattern.parse("queue://a")
@@ -222,6 +255,8 @@ def test_a_spool_whose_messages_all_went_on_was_not_left_behind(tmp_path: Path) 
     files.claim()
     store = Store(files, 1 << 20, Random(1))
     store.open()
+    store.prepare()
+    assert left_over(spooling, "b", []) == []
     store.append([b"x", b"y"], b"meta")
     for count, left in ((0, [path]), (1, [path]), (2, [])):
         store.acknowledge(1 + count, 0)

@@ -3,7 +3,8 @@
 Rules
 * One process has the folder, for as long as it holds the lock: flock, which the kernel lets go of
   with the process.
-* The folder says whose it is: what was taken for one bridge is not given to another.
+* The folder says whose it is: what was taken for one bridge is not given to another. One that
+  holds nothing any more is had by whoever comes.
 * A file gets its name when it is whole: whatever has one of ours and says nothing is damaged.
 * A file that could not be synced is closed, so that nothing is written to it by way of what the
   kernel believes to be on disk.
@@ -19,6 +20,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from understudyd.bridge.spool.glance import is_done
 from understudyd.bridge.spool.port import SpoolFailed
 
 __all__ = ["Folder"]
@@ -134,11 +136,13 @@ class Folder:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            self.create(OWNER, 0, json.dumps(said, indent=1).encode())
+            self._say(said)
             return
         except ValueError:
             raise SpoolFailed(f"{path} cannot be read: is this the folder of a spool?") from None
-        if found != said:
+        if found != said and found.get("version") == VERSION and is_done(self._path):
+            self._say(said)
+        elif found != said:
             differs = [key for key in said if found.get(key) != said[key]]
             theirs = ", ".join(f"{key} {found.get(key)!r}" for key in differs)
             ours = ", ".join(f"{key} {said[key]!r}" for key in differs)
@@ -146,6 +150,9 @@ class Folder:
                 f"{self._path} holds messages of another: {theirs}, and here it is {ours}; "
                 "configure it as it was until the spool is empty, or name another folder"
             )
+
+    def _say(self, whose: Mapping[str, object]) -> None:
+        self.create(OWNER, 0, json.dumps(whose, indent=1).encode())
 
     def _remove_unfinished(self) -> None:
         for name in self.names():

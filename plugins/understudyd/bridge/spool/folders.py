@@ -10,9 +10,9 @@ from random import Random
 
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.spool.disk import Folder
-from understudyd.bridge.spool.format import FormatError, cursor_of, head_of, next_record
+from understudyd.bridge.spool.glance import is_done
 from understudyd.bridge.spool.shelf import Shelf
-from understudyd.bridge.spool.store import CURSOR, SUFFIX, Store
+from understudyd.bridge.spool.store import SUFFIX, Store
 from understudyd.bridge.spool.words import Spooling
 
 __all__ = ["folder_of", "left_over", "shelf_of"]
@@ -40,21 +40,7 @@ def left_over(spooling: Spooling, bridge: str, patterns: Collection[Pattern]) ->
     changed."""
     read = {folder_of(spooling, bridge, pattern) for pattern in patterns}
     found = spooling.folder.glob(f"{_prefix(spooling, bridge)}*/*{SUFFIX}")
-    return sorted(one for one in {segment.parent for segment in found} - read if not _is_done(one))
-
-
-def _is_done(folder: Path) -> bool:
-    """Whether all that it holds is acknowledged; False where that cannot be told."""
-    last = max(folder.glob(f"*{SUFFIX}"))  # the others go when they are acknowledged
-    try:
-        data, cursor = last.read_bytes(), cursor_of((folder / CURSOR).read_bytes())
-        head = head_of(data)
-        if cursor is None or head.first > cursor[1]:
-            return False
-    except (OSError, FormatError):
-        return False
-    number, at = cursor[1] - 1, head.end - 1
-    return next_record(data, head.seed, number, at, in_commit=False) is None
+    return sorted(one for one in {segment.parent for segment in found} - read if not is_done(one))
 
 
 def _prefix(spooling: Spooling, bridge: str) -> str:
