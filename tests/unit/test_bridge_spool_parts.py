@@ -237,16 +237,6 @@ def test_what_no_link_reads_any_more_is_found(tmp_path: Path) -> None:
     assert left_over(spooling, "b", [other]) == [folder_of(spooling, "b", one)]
     assert left_over(spooling, "c", [other]) == []
 
-    async def finish() -> None:
-        shelf = shelf_of(spooling, "b", one, "here", "there")
-        await shelf.open()
-        await shelf.prepare()
-        await shelf.acknowledge(2, shelf.size)
-        await shelf.close()
-
-    asyncio.run(finish())
-    assert left_over(spooling, "b", [other]) == []
-
 
 def test_a_spool_whose_messages_all_went_on_was_not_left_behind(tmp_path: Path) -> None:
     spooling, one = Spooling(tmp_path, 1 << 20), Pattern.parse("queue://a")
