@@ -103,6 +103,25 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+def test_what_waits_when_the_link_is_paused_wakes_nobody() -> None:
+    async def work() -> None:
+        bench = Bench()
+        bench.come(request(1, "amq.rabbitmq.reply-to.a"))
+        bench.come(request(2, "amq.rabbitmq.reply-to.b"))
+        await turns()
+        bench.replies.pause("so")
+        bench.runner.may.set()
+        await turns()
+        assert bench.went == []
+        assert bench.runner.link.state is State.PAUSED
+        bench.replies.resume()
+        bench.come(request(1, "amq.rabbitmq.reply-to.b"))
+        await turns()
+        assert bench.went == [(1, "for amq.rabbitmq.reply-to.b")]
+
+    run(work)
+
+
 def test_what_has_no_private_reply_to_goes_on_at_once() -> None:
     async def work() -> None:
         bench = Bench()

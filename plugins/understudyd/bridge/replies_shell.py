@@ -203,6 +203,7 @@ class Replies(NoReplies):
             self._runner.reopen()
 
     def pause(self, reason: str) -> None:
+        self.let_go()  # none of it is taken any more, and its requesters would wake the runner
         if self._runner.link.state is not State.IDLE:
             self._runner.pause(reason)
         for runner in self._retired:
