@@ -2,9 +2,9 @@
 
 Rules
 * Written before the source is told: what is missing is sent once more. A write reaches the kernel,
-  not the disk, so it outlives a ``kill -9`` of the bridge, and after a crash of the machine the
-  last of it may be missing. As that may be what was to be forgotten, what is known by its content
-  alone is not believed then.
+  and never waits for the disk, which would hold up the loop: it outlives a ``kill -9`` of the
+  bridge, and after a crash of the machine any of it may be missing. As that may be what was to be
+  forgotten, what is known by its content alone is not believed then.
 * A file that cannot be read or written is begun anew, or done without, and that is told; the bridge
   goes on either way.
 * One process at a time has it open.
@@ -82,12 +82,12 @@ class Journal:
 
     def _open(self) -> list[Row]:
         database = self._database = sqlite3.connect(self._file, timeout=0, check_same_thread=False)
+        database.execute("PRAGMA synchronous = OFF")
         (found,) = database.execute("PRAGMA user_version").fetchone()
         if found not in (0, FORMAT):
             raise sqlite3.DatabaseError(f"its format is {found}, not {FORMAT}")
         database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = NORMAL")
         with database:
             database.executescript(_TABLES)
             database.execute(f"PRAGMA user_version = {FORMAT}")
