@@ -277,6 +277,14 @@ def test_a_bridge_names_the_folder_and_its_size(tmp_path: Path) -> None:
     assert load_bridges(file, {})["orders"].spool_size == 1 << 30
 
 
+def test_nobodys_home_is_guessed(tmp_path: Path) -> None:
+    """A folder that is called ``~`` would be made."""
+    file = tmp_path / "understudy.toml"
+    file.write_text(f'{PLAIN}spool = "~/kept"')
+    with pytest.raises(ConfigurationError, match=r'spool = "~/kept" must be a path without ~'):
+        load_bridges(file, {})
+
+
 @pytest.mark.parametrize("size", ['"1GB"', '"1023KiB"', '"-1GiB"', "1000000000", '"0MiB"'])
 def test_a_size_has_its_unit(tmp_path: Path, size: str) -> None:
     file = tmp_path / "understudy.toml"

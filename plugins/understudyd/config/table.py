@@ -117,7 +117,10 @@ class Table:
 
     def file_path(self, value: object) -> Path:
         """A path; what is relative starts at the configuration's folder."""
-        return self.source.file.parent.absolute() / text(value)
+        path = text(value)
+        if path.startswith("~"):
+            raise Bad("must be a path without ~: write the whole of it")
+        return self.source.file.parent.absolute() / path
 
     def table(self, name: str) -> Table:
         """A table in this one; empty when it is not there."""
