@@ -24,7 +24,8 @@ def bridge(config: Path, names: tuple[str, ...]) -> int:
 
     SIGTERM settles what is in flight and ends, a second one ends at once; SIGHUP reads the
     configuration again. Exit code 0 after SIGTERM, 1 after a second, 2 for a configuration that
-    can't be run. `understudy network` looks at them and pauses them.
+    can't be run, 3 when a bridge had given up, as the URI of an end says. `understudy network`
+    looks at them and pauses them.
     """
     from understudyd.bridge.run import run  # not before the options were understood
 

@@ -138,6 +138,8 @@ def drain(path: str, name: str | None, as_json: bool, wait: float) -> int:
 def resume(path: str, name: str | None, as_json: bool, wait: float) -> int:
     """End a pause, and see for some seconds whether the bridge runs again.
 
+    One that has given up begins anew.
+
     NAME may be left out where the file has one bridge.
     """
     return _order(path, name, as_json, "resume", wait)
