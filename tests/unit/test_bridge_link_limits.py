@@ -249,6 +249,14 @@ def test_reconnect_false_ends_with_the_first_loss() -> None:
     assert made.stop(1.0) == [Finished()]
 
 
+def test_a_source_that_is_lost_while_its_messages_are_held_is_lost_too() -> None:
+    made = running(source_limits=Limits(reconnects=False))
+    made.target_lost("reset", 0.0)
+    assert made.source_lost("cut", 0.0) == GIVE_UP
+    assert made.shown == "given-up"
+    assert made.reason == "source: cut; lost, and reconnect=false"
+
+
 def test_what_we_close_ourselves_is_not_lost() -> None:
     made = running(source_limits=Limits(reconnects=False), hold_time=1.0)
     made.target_lost("reset", 0.0)

@@ -67,7 +67,7 @@ class Steps(Parts):
         for step in steps:
             self._steps[step]()
 
-    def _make_steps(self) -> Mapping[Step, Callable[[], None]]:
+    def _make_steps(self) -> Mapping[Step, Callable[[], object]]:
         return {
             Step.OPEN_TARGET: self._open_target,
             Step.CLOSE_TARGET: partial(self._do, CloseTarget()),
@@ -77,6 +77,7 @@ class Steps(Parts):
             Step.OPEN_SOURCE: self._open_source,
             Step.CLOSE_SOURCE: self._close_source,
             Step.SOURCE_LATER: partial(self._connect_later, Timer.SOURCE),
+            Step.COUNT_SOURCE: partial(self._may_connect, Timer.SOURCE),
             Step.FORGET: self._forget,
             Step.RESUME: self._resume,
             Step.RETRY_LATER: partial(self._back_off, Timer.RETRY),
@@ -156,10 +157,17 @@ class Steps(Parts):
 
     def _connect_later(self, end: Timer) -> None:
         """Always the last step: it may be that the end is not connected again."""
-        if why := self._patience[end].failed():
-            self._happen_within(Happening.GIVE_UP, self.reasons.fail(f"{self.reason}; {why}"))
-        else:
+        if self._may_connect(end):
             self._back_off(end)
+
+    def _may_connect(self, end: Timer) -> bool:
+        """Always the last step, too."""
+        why = self._patience[end].failed()
+        if why:
+            self._happen_within(
+                Happening.GIVE_UP, self.reasons.fail(f"{self.reasons.last_error}; {why}")
+            )
+        return not why
 
     def _give_up(self) -> None:
         self._timers.clear()

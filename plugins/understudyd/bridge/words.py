@@ -118,6 +118,7 @@ class Step(Enum):
     OPEN_SOURCE = "connect to the source"
     CLOSE_SOURCE = "give back what was not acknowledged, and close"
     SOURCE_LATER = "connect to the source after a back-off"
+    COUNT_SOURCE = "see whether the source may be connected again when the target is back"
     FORGET = "what was known of the source's connection is void"
     RESUME = "send what waits"
     RETRY_LATER = "send again after a back-off"
