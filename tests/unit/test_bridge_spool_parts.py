@@ -26,7 +26,9 @@ from understudyd.bridge.spool.words import ASKED, Spooling, Trouble, shown
 from understudyd.bridge.status import TROUBLE
 from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.properties import build, get
+from understudyd.bridge.wire.tables import Typed
 from understudyd.bridge.words import State
+from understudyd.bridge.worn import is_worn
 from understudyd.config.bridges import load_bridges
 
 PROPERTIES = build({"delivery_mode": 2})
@@ -51,6 +53,18 @@ def test_a_delivery_comes_back_as_it_was() -> None:
         tag, back = decode(3, encode((1, content), dialect, NOW), meta, 131072)
         assert (tag, back.headers, back.body) == (3, content.headers, content.body)
         assert meta.dialect is dialect
+
+
+def test_a_message_on_disk_is_not_worn_by_the_queue_it_came_from() -> None:
+    """Else it would go back to the tail of that queue."""
+    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096))
+    raw = build({"headers": {"x-delivery-count": Typed("l", 15)}})
+    assert is_worn(raw)
+    kept = decode(1, encode(amqp(1, b"", raw), RABBITMQ_AMQP, NOW), meta, 4096)[3]
+    assert not is_worn(kept)
+    told = StompContent({"x-delivery-count": "15"}, b"")
+    meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0))
+    assert not decode(1, encode((1, told), RABBITMQ_STOMP, NOW), meta, 0)[1].headers
 
 
 def test_frames_are_no_larger_than_the_target_takes() -> None:

@@ -5,6 +5,7 @@ Rules
   headers and the body. Tags are not: they end with the connection.
 * A time to live that counts from when a broker gets the message is bound to the time it came here
   (`mapping.times`), so that the time on disk is spent.
+* How often its queue had delivered a message in vain (`worn`) is not kept: it is in no queue now.
 * Who wrote them is kept with them: the kind of broker, and the largest frame that it may have sent.
 """
 
@@ -29,6 +30,7 @@ from understudyd.bridge.spool.port import SpoolFailed
 from understudyd.bridge.wire.bodies import body_frames, join_body
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.properties import get, get_header, patch, set_header
+from understudyd.bridge.worn import COUNT, fresh
 
 __all__ = ["Meta", "decode", "decode_meta", "encode", "encode_meta"]
 
@@ -64,12 +66,13 @@ def encode(delivery: Any, dialect: Dialect, now: int) -> bytes:
     """``now`` is milliseconds since 1970."""
     if dialect.is_amqp:
         _, redelivered, route, raw, size, frames = delivery
+        raw = _unworn(raw)
         if raw and raw[0] & _HAS_EXPIRATION:
             raw = _bound(raw, now)
         head = _amqp.pack(redelivered, len(route), len(raw), size)
         return b"".join((head, route, raw, frames))
     content: StompContent = delivery[1]
-    headers = content.headers
+    headers = {name: text for name, text in content.headers.items() if name != COUNT}
     if dialect.expiry is Expiry.RELATIVE:
         headers = _bound_headers(headers, dialect, now)
     told = json.dumps(headers).encode()
@@ -94,6 +97,13 @@ def decode(tag: int, payload: bytes, meta: Meta, frame_max: int, *, is_again: bo
         frames = body_frames(join_body(frames), frame_max)
     redelivered |= is_again
     return tag, redelivered, payload[_amqp.size : at], payload[at:end], size, frames
+
+
+def _unworn(raw: bytes) -> bytes:
+    try:
+        return fresh(raw)
+    except WireError:
+        return raw  # whoever reads it is told
 
 
 def _bound(raw: bytes, now: int) -> bytes:
