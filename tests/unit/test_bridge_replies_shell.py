@@ -14,9 +14,11 @@ from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.joints import dialer_of
 from understudyd.bridge.names import Pattern
-from understudyd.bridge.replies import NoReplies, Requester
+from understudyd.bridge.replies import NoReplies, ReplyBook, Requester
+from understudyd.bridge.replies_runner import ReplyRunner
 from understudyd.bridge.replies_shell import Replies
 from understudyd.bridge.routes import Options, Routes
+from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.properties import build
 from understudyd.bridge.wire.reader import Delivery
@@ -118,6 +120,27 @@ def test_what_waits_when_the_link_is_paused_wakes_nobody() -> None:
         bench.come(request(1, "amq.rabbitmq.reply-to.b"))
         await turns()
         assert bench.went == [(1, "for amq.rabbitmq.reply-to.b")]
+
+    run(work)
+
+
+def test_a_requester_that_goes_with_its_reply_at_once_is_not_looked_for() -> None:
+    async def work() -> None:
+        rng = Random(1)
+        here, there = dialer_of("amqp://127.0.0.1:1", {}, rng), dialer_of("amqp://h:2", {}, rng)
+        book, direct = ReplyBook("b", "queue://a", 300.0), "amq.rabbitmq.reply-to.x"
+        routes = Routes(Options(), "here", "there")
+        runner = ReplyRunner("b", there, here, book, routes, LinkSettings(), rng)
+        book.enter(direct, RABBITMQ_AMQP, 0.0).address = "address"
+        now = asyncio.get_running_loop().time()
+        book.use(direct, now)
+        runner._doubt(direct)
+        assert not runner._doubts
+        book.use(direct, now - 60.0)
+        runner._doubt(direct)
+        assert runner._doubts == {direct: 1}
+        runner.stop()
+        await runner.finished
 
     run(work)
 

@@ -20,7 +20,7 @@ from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.amqp import AmqpTarget
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
 from understudyd.bridge.ends.port import ConnectionFailed, SourceHooks, TargetEnd, TargetHooks
-from understudyd.bridge.ends.reply_looks import AmqpLook, StompLook
+from understudyd.bridge.ends.reply_looks import LATENESS, AmqpLook, StompLook
 from understudyd.bridge.ends.reply_sources import AmqpReplySource, StompReplySource
 from understudyd.bridge.ends.reply_targets import StompReplyTarget
 from understudyd.bridge.ends.stream import within
@@ -182,7 +182,7 @@ class ReplyRunner(LinkRunner):
     def _doubt(self, where: str) -> None:
         now = self._loop.time()
         asked_at = self._book.used_at(_reply_to(where))
-        if now < self._trusted.get(where, 0.0) or now < asked_at + self._looks.lateness:
+        if now < self._trusted.get(where, 0.0) or now < asked_at + LATENESS:
             return
         self._doubts[where] += 1
         self._is_doubtful.set()

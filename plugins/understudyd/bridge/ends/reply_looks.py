@@ -1,6 +1,8 @@
 """Whether somebody is there still to whom a reply went, where RabbitMQ does not say.
 
 Rules
+* A requester that goes with its reply at once would be gone before it is looked for: a reply within
+  `LATENESS` of its request is taken to be in time.
 * Over AMQP a direct reply-to is asked for by a declaration that makes nothing: it is there, or
   NOT_FOUND, which ends the connection.
 * Over STOMP a queue is subscribed to: RESOURCE_LOCKED says that its requester has it, NOT_FOUND
@@ -16,17 +18,17 @@ from understudyd.bridge.ends.stomp_connection import StompHooks
 from understudyd.bridge.ends.stream import goodbye, within
 from understudyd.bridge.wire.methods import Method, encode_look
 
-__all__ = ["AmqpLook", "StompLook"]
+__all__ = ["LATENESS", "AmqpLook", "StompLook"]
 
 NOT_FOUND = 404
 TIMEOUT = 5.0  # s
+LATENESS = 1.0  # s
 
 
 class AmqpLook:
     """Keeps its connection, as long as what is asked for is there."""
 
     trust = 1.0  # s after a look in which a requester is taken to be there still
-    lateness = 0.0  # s after its request, before which a reply is taken to be in time
 
     def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
@@ -55,11 +57,9 @@ class AmqpLook:
 
 
 class StompLook:
-    """Takes a connection for each look, and a line in the broker's log; a requester that goes with
-    its reply at once would be gone before that."""
+    """Takes a connection for each look, and a line in the broker's log."""
 
     trust = 10.0  # s
-    lateness = 1.0  # s
 
     def __init__(self, dialer: StompDialer) -> None:
         self._dialer = dialer
