@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,9 @@ import pytest
 
 from understudy.errors import ConfigurationError
 from understudyd.api.routes import Asked, Command, Reply
+from understudyd.bridge.front import Front
 from understudyd.bridge.pauses import Pauses
+from understudyd.bridge.run import _serve
 from understudyd.bridge.status import Glance, summary
 from understudyd.bridge.web.routes import VERBS, View, route
 from understudyd.config.model import Api, Place, Secret
@@ -204,3 +209,21 @@ def test_where_it_listens(tmp_path: Path) -> None:
         read('[network]\nlisten = "0.0.0.0:8900"\n')
     with pytest.raises(ConfigurationError, match=r"network\.apy is no known key.*api"):
         read('[network]\napy = "0.0.0.0:8900"\n')
+
+
+def test_a_signal_while_the_place_is_taken_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was asked to end while it tried; what had not begun then cannot be stopped."""
+
+    def start(_: Front) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ConfigurationError("can't listen")
+
+    monkeypatch.setattr(Front, "start", start)
+    file = tmp_path / "understudy.toml"
+    file.write_text('[network]\napi = "127.0.0.1:1"\n')
+    network = load_network(file, {})
+    with pytest.raises(ConfigurationError, match="can't listen"):
+        asyncio.run(_serve([], network, Pauses(None), lambda: []))
+    assert "Exception" not in caplog.text

@@ -49,6 +49,7 @@ __all__ = ["links_of", "run"]
 
 FORCED = 1  # exit code after a second signal
 GAVE_UP = 3  # exit code when a bridge had given up, as the URI of an end says
+ENDING = (signal.SIGTERM, signal.SIGINT)
 GC_THRESHOLD = 50_000  # objects; a batch makes thousands that are gone with it
 
 _log = logging.getLogger("understudyd.bridge")
@@ -109,11 +110,17 @@ async def _serve(
             service.front.configure(ApiSettings(said.listen, said.shared))
         return bridges
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ENDING:
         loop.add_signal_handler(number, stop)
     loop.add_signal_handler(signal.SIGHUP, lambda: service.reload(again))
     try:
         service.front.start()
+    except BaseException:
+        for number in ENDING:  # came meanwhile; there is nothing to stop
+            loop.remove_signal_handler(number)
+        service.front.close()
+        raise
+    try:
         await service.run()
     finally:
         service.front.close()
@@ -163,23 +170,7 @@ def links_of(
         "connection_name": f"understudy.bridge.{bridge.name}",
     }
     pace = None if bridge.rate is None else Pace(bridge.rate)
-    source, target = parse(way.source.reveal()), parse(way.target.reveal())
-    settings = LinkSettings(
-        prefetch=min(bridge.prefetch_size, pace.window) if pace else bridge.prefetch_size,
-        hold_time=bridge.hold_time,
-        source_backoff=backoff_of(source),
-        target_backoff=backoff_of(target),
-        source_limits=limits_of(source),
-        target_limits=limits_of(target),
-        blocked_time=blocked_time_of(target),
-        reading=way.reading,
-        parking=way.parking,
-        spool=_spooling(way),
-        hop=hop_of(bridge, way.routes),
-        shards=bridge.shards,
-        shard_by=bridge.shard_by,
-        hint=one_broker_hint(way.source, way.target, way.routes),
-    )
+    settings = _settings_of(way, pace)
 
     def link_of(pattern: Pattern) -> LinkRunner:
         here = dialer_of(way.source.reveal(), about, rng)
@@ -195,6 +186,28 @@ def links_of(
         )
 
     return [link_of(pattern) for pattern in way.patterns]
+
+
+def _settings_of(way: Way, pace: Pace | None) -> LinkSettings:
+    """Of all links of a way, which share the pace."""
+    bridge = way.bridge
+    source, target = parse(way.source.reveal()), parse(way.target.reveal())
+    return LinkSettings(
+        prefetch=min(bridge.prefetch_size, pace.window) if pace else bridge.prefetch_size,
+        hold_time=bridge.hold_time,
+        source_backoff=backoff_of(source),
+        target_backoff=backoff_of(target),
+        source_limits=limits_of(source),
+        target_limits=limits_of(target),
+        blocked_time=blocked_time_of(target),
+        reading=way.reading,
+        parking=way.parking,
+        spool=_spooling(way),
+        hop=hop_of(bridge, way.routes),
+        shards=bridge.shards,
+        shard_by=bridge.shard_by,
+        hint=one_broker_hint(way.source, way.target, way.routes),
+    )
 
 
 def _spooling(way: Way) -> Spooling | None:
