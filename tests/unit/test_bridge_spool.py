@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_the_source_is_closed_when_it_is_full_and_opened_when_there_is_room() ->
         bench.spool.acknowledge(kept)
         await bench.until(lambda: bench.source.opened == 2)
         await bench.until(lambda: bench.shown == ("running", ""))
+
+    run(scenario, quota=64 << 10)
+
+
+def test_a_source_is_not_opened_again_and_again_over_what_has_no_room() -> None:
+    """Each time would count as a delivery in vain."""
+
+    async def scenario(bench: SpoolBench) -> None:
+        await bench.fill(*[amqp(tag, bytes(3000)) for tag in range(1, 11)])
+        bench.source.hooks.on_deliveries([amqp(11, bytes(40 << 10))])
+        await bench.until(lambda: bench.shown[0] == "spool-full")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert bench.source.opened == 1
+        await bench.spool.open(100, 131072)
+        await bench.until(lambda: len(bench.got) == 10)
+        bench.spool.acknowledge(10)
+        await bench.until(lambda: bench.source.opened == 2)
 
     run(scenario, quota=64 << 10)
 

@@ -145,6 +145,28 @@ def test_a_message_larger_than_the_quota_is_taken_alone() -> None:
     assert all_of(store) == [b"b"]
 
 
+def test_there_is_room_again_when_what_had_none_would_have_it() -> None:
+    """Else the source would be opened and closed over one large message, as fast as it goes."""
+    files = MemoryFiles(Random(1))
+    store = opened(files)
+    payloads = [bytes(1000)] * 30
+    assert store.append(payloads, META) == 30
+    assert store.has_room
+    with pytest.raises(SpoolFull):
+        store.append([bytes(QUOTA * 5 // 8)], META)
+    assert not store.has_room
+    store.prepare()
+    with pytest.raises(SpoolFull):
+        store.append([bytes(QUOTA * 5 // 8)], META)
+    number = 2
+    while not store.has_room:
+        store.acknowledge(number, size_of(payloads[0]))
+        number += 1
+    assert store.messages
+    assert store.append([bytes(QUOTA * 5 // 8)], META) == 1
+    assert store.has_room is (store.used <= 0.75 * QUOTA)
+
+
 def test_a_full_disk_is_known_before_anything_is_taken() -> None:
     files = MemoryFiles(Random(1))
     store = opened(files)

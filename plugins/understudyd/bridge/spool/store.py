@@ -84,6 +84,7 @@ class Store:
         self._segments: list[Segment] = []
         self._is_writable = False  # the last segment
         self._turn = 0
+        self._lacked = 0  # bytes that there was no room for
         self._reading: tuple[Segment, int, int] | None = None  # number and place of what is next
         self.cursor = 1
         """Below it everything is acknowledged."""
@@ -107,7 +108,8 @@ class Store:
     @property
     def has_room(self) -> bool:
         """Whether it is worth while to take messages again after it was full."""
-        return not self.messages or self.used <= ROOM * self._quota
+        most = min(ROOM * self._quota, self._quota - self._lacked)
+        return not self.messages or self.used <= most
 
     def open(self) -> None:
         """Find what is there; also after anything failed. Raises OSError."""
@@ -215,7 +217,8 @@ class Store:
         size, left = max(self._largest, start + needed), self._quota - self.used
         if size > left and self._segments:
             size = left
-        if size < start + needed:
+        self._lacked = start + needed if size < start + needed else 0
+        if self._lacked:
             raise SpoolFull(f"{self.used} of {self._quota} bytes are in use (spool_size)")
         name = f"{self.next:020d}{SUFFIX}"
         self._files.create(name, size, encode_head(self.next, seed, meta, size))
