@@ -132,6 +132,11 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
             {"source": "failover:(amqp://a)?blockedTimeout=5"},
             "blockedTimeout has no effect at a source",
         ),
+        (
+            {"source": "failover:(amqp://a)?maxReconnectAttempts=5", "spool": Path("/s")},
+            "maxReconnectAttempts has no effect at the source of a spool",
+        ),
+        ({"source": "failover:(amqp://a)?reconnect=false", "spool": Path("/s")}, "tried for ever"),
         ({"statically_included": ("queue://x", "queue://x")}, "'queue://x' .* in common"),
         ({"statically_included": ("topic://x.*", "topic://x.y")}, "'topic://x.y' .* in common"),
         ({"statically_included": ("topic://*.y", "topic://x.>")}, "'topic://x.>' .* in common"),

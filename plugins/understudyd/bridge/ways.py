@@ -119,17 +119,25 @@ def _way(
     return way
 
 
+def _check_source(way: Way) -> None:
+    """What only a target heeds, or nobody."""
+    why = {"blockedTimeout": "at a source, which a bridge only reads"}
+    if way.bridge.spool is not None:
+        limits = ("reconnect", "maxReconnectAttempts", "startupMaxReconnectAttempts")
+        why |= dict.fromkeys(limits, "at the source of a spool, which is tried for ever")
+    origins = parse(way.source.reveal()).origins
+    for option, where in why.items():
+        if origins.get(option, "default") != "default":
+            raise ConfigurationError(f"{way.source}: {option} has no effect {where}: leave it out")
+
+
 def _check(way: Way) -> None:
     """What cannot be, or has no effect, between these ends."""
     for end in (way.source, way.target):
         check_list(parse(end.reveal()))
         check_end(end)
-    source = parse(way.source.reveal())
-    if source.origins.get("blockedTimeout", "default") != "default" and not way.bridge.duplex:
-        raise ConfigurationError(
-            f"{way.source}: blockedTimeout has no effect at a source, which a bridge only reads: "
-            "leave it out"
-        )
+    if not way.bridge.duplex:
+        _check_source(way)
     check_routes(way.routes)
     check_headers(way.bridge.headers_set, is_stomp=speaks_stomp(way.target))
     _check_length("the bridge's name, which its queues are named after,", way.bridge.name, 200)
