@@ -82,9 +82,9 @@ def test_several_who_wait_with_a_deadline_do_not_wake_each_other(bench: Bench) -
 
     began = time.monotonic()
     calls = [start(acquire, supervisor, on_wait=on_wait) for _ in range(3)]
-    for _ in range(3 * 6):  # their entering may wake the others, so count generously
+    for _ in range(3 * 20):  # some of these because a caller enters, or a member fails
         assert looks.acquire(timeout=LONG)
-    assert time.monotonic() - began > 2 * supervisor_module.SLICE
+    assert time.monotonic() - began > 5 * supervisor_module.SLICE
     supervisor.close()
     for call in calls:
         with pytest.raises(ConnectFailed):

@@ -77,6 +77,7 @@ def test_what_a_foreign_bridge_brought_without_our_header_goes_back(from_activem
     assert pair.arrived() == [b"fresh"]
 
 
+@pytest.mark.slow
 def test_over_rabbitmqs_stomp_it_goes_back_to_the_tail_at_a_bounded_rate(
     from_rabbitmq: Pair,
 ) -> None:
