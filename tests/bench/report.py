@@ -63,8 +63,12 @@ class Progress:
     def step(self) -> None:
         self._bars.advance(self._task)
 
-    def end(self) -> None:
+    def end(self, found: Sequence[Outcome]) -> None:
+        """Tell what was found: a run that is cut off later has said so much."""
         self._say(f"{self._name}: done in {time.monotonic() - self._began:.1f} s")
+        for outcome in found:
+            figure = f"{outcome.value:.2f}{outcome.unit} ({outcome.spread})"
+            self._say(f"{outcome.name}: {outcome.ours}, peer {outcome.peer}, {figure}")
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:

@@ -70,15 +70,17 @@ def main(arguments: list[str] | None = None) -> int:
                 progress.step()
 
             faulthandler.dump_traceback_later(STUCK, exit=True)
+            found: list[Outcome] = []
             try:
-                outcomes += case.measure(lab, rounds, step)
+                found = case.measure(lab, rounds, step)
             except ServerMissing as missing:
                 print(f"bench: a server is missing: {missing}", file=sys.stderr)
                 return 1
             except Exception:
                 failed.append(case.name)
                 traceback.print_exc()
-            progress.end()
+            progress.end(found)
+            outcomes += found
         faulthandler.cancel_dump_traceback_later()
         facts = settings(lab, began)
     print_table(outcomes, facts)
