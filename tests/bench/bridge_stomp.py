@@ -124,10 +124,10 @@ def _move(
             looks = iter(arrivals.wait, None)
         with mover as pid:
             run = _span(looks, (pid, source.pid, target.pid), COUNT, in_flight)
+            if in_flight:  # what is given back at a stop would be missing
+                _empty(target, queue)
         if arrivals:
             arrivals.settle()
-    if in_flight:
-        _empty(target, queue)
     return run
 
 
