@@ -201,6 +201,26 @@ def test_a_cursor_that_could_not_be_written_is_in_force_and_written_later() -> N
     assert all_of(opened(files)) == [b"b"]
 
 
+@pytest.mark.parametrize("method", ["write", "sync"])
+@pytest.mark.parametrize("reopens", [False, True])
+def test_nothing_goes_before_the_cursor_is_on_disk(method: str, reopens: bool) -> None:
+    """Else its absence would look like damage after a power cut."""
+    files = MemoryFiles(Random(1))
+    opened(files).append([b"a"], META)
+    store = opened(files)
+    store.append([b"b"], b"other")
+    files.fails.add(method)
+    with pytest.raises(OSError, match="Input/output"):
+        store.acknowledge(3, size_of(b"a", b"b"))
+    if reopens:
+        store = opened(files)
+    store.append([b"c"], META)
+    files.die()
+    again = opened(files)
+    assert not again.damage
+    assert all_of(again)[-1] == b"c"
+
+
 def test_without_its_cursor_everything_that_is_there_comes_again() -> None:
     files = MemoryFiles(Random(1))
     store = opened(files)

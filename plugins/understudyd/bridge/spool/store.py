@@ -10,7 +10,8 @@ Rules
   commit that is found then may be in the kernel's memory alone, which may have given up writing it:
   it is written and synced again.
 * A segment takes its room when it is made, so that a full disk is known before messages are taken.
-* It goes when all its records are acknowledged and the cursor is on disk.
+* It goes when all its records are acknowledged and the cursor is on disk. One that is found may be
+  in the kernel's memory alone, so it is written and synced again too.
 * The room behind the last record is given back with an end. A last segment that is shorter than it
   was made and has none has lost what was at its end.
 * What the disk has lost is told (`damage`) and passed over; the file stays, as ``*.damaged``.
@@ -84,6 +85,7 @@ class Store:
         self._segments: list[Segment] = []
         self._is_writable = False  # the last segment
         self._turn = 0
+        self._done = 1  # the cursor that is on disk
         self._lacked = 0  # bytes that there was no room for
         self._reading: tuple[Segment, int, int] | None = None  # number and place of what is next
         self.cursor = 1
@@ -174,9 +176,7 @@ class Store:
         `OVERHEAD`. Raises OSError; it is in force in any case."""
         self.cursor = number
         self.bytes -= size
-        self._turn += 1
-        self._files.write(CURSOR, *encode_cursor(self._turn, number))
-        self._files.sync(CURSOR)
+        self._write_cursor()
         self._delete_done()
 
     # The end where records are appended
@@ -231,7 +231,7 @@ class Store:
         if not self._segments:
             return
         last = self._segments[-1]
-        if last.next <= self.cursor or last.next == last.first:
+        if last.next <= self._done or last.next == last.first:
             self._segments.pop()
             self._delete(last)
         else:
@@ -268,7 +268,7 @@ class Store:
 
     def _delete_done(self) -> None:
         """Those that are acknowledged but the one that is written to."""
-        while self._segments and self._segments[0].next <= self.cursor:
+        while self._segments and self._segments[0].next <= self._done:
             if self._is_writable and len(self._segments) == 1:
                 break
             self._delete(self._segments.pop(0))
@@ -289,7 +289,16 @@ class Store:
             self._turn, self.cursor = 0, 1
             self._files.create(CURSOR, CURSOR_SIZE, b"")
         else:
-            self._turn, self.cursor = found
+            turn, self.cursor = found
+            self._turn = turn - 1  # the same place is written again
+        self._write_cursor()
+
+    def _write_cursor(self) -> None:
+        """A place that could not be written is tried again: the other one is whole."""
+        turn, number = self._turn + 1, self.cursor
+        self._files.write(CURSOR, *encode_cursor(turn, number))
+        self._files.sync(CURSOR)
+        self._turn, self._done = turn, number
 
     def _found(self, name: str, first: int, until: int | None) -> Segment | None:
         """A segment, whose records end before ``until``; without that it is the last one."""
