@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from understudy import __version__
 
 __all__ = [
+    "FENCING_FAILED",
     "BrokerStatus",
     "ClusterStatus",
     "HistoryEntry",
@@ -35,6 +36,9 @@ class Role:
     MASTER = "master"  # it has the lock and its broker was started
     STANDBY = "standby"  # ready to take over
     NONE = "none"  # neither: just starting, stopping, refused or not to be master
+
+
+FENCING_FAILED = "fencing_failed"  # the state of a node whose broker can't be killed
 
 
 def stamp(moment: float) -> str:

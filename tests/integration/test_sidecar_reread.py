@@ -21,10 +21,10 @@ from understudy.errors import ConfigurationError
 from understudyd.api.words import Order
 from understudyd.sidecar import handover, successor
 from understudyd.sidecar.handover import Handover
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.reread import Reread, Rereader
 from understudyd.sidecar.settings import Settings, read
 from understudyd.sidecar.successor import Trial
-from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.worker import Inbox, are_interruptible
 from understudyd.testing.estate import SidecarEstate, eventually
 

@@ -16,6 +16,7 @@ from understudyd.api.page import Pulse, Snapshot
 from understudyd.api.routes import ALIVE, GETS, STALE, Asked, Command, Reply, View, route
 from understudyd.config.model import Api, Secret
 from understudyd.status import (
+    FENCING_FAILED,
     BrokerStatus,
     ClusterStatus,
     HistoryEntry,
@@ -115,6 +116,23 @@ def test_health_is_the_brokers_on_a_master() -> None:
     assert code("/health") == 200
     assert code("/health", of(MASTER, broker=BrokerStatus(False, 42))) == 503
     assert code("/readiness", of(MASTER, broker=BrokerStatus(False, 42))) == 503
+
+
+def test_a_broker_that_cannot_be_killed_is_an_alarm() -> None:
+    """Catalogue 17."""
+    stuck = of(MASTER, role=Role.NONE, state=FENCING_FAILED)
+    assert stuck.snapshot is not None
+    stuck = replace(stuck, snapshot=replace(stuck.snapshot, trouble="FENCING FAILED"))
+    for path in ("/health", "/readiness"):
+        assert (code(path, stuck), json.loads(get(path, stuck).body)["reason"]) == (
+            503,
+            "FENCING FAILED",
+        )
+    assert code("/liveness", stuck) == 200  # to start it again would not help
+    assert (
+        'understudy_fencing_failed{group="g",node="a"} 1.0' in get("/metrics", stuck).body.decode()
+    )
+    assert 'understudy_fencing_failed{group="g",node="a"} 0.0' in get("/metrics").body.decode()
 
 
 def test_status_counts_the_lease_now() -> None:

@@ -14,7 +14,8 @@ from understudyd.lock.memory import Store
 from understudyd.lock.port import Observation
 from understudyd.lock.record import LockRecord
 from understudyd.lock.words import Hint
-from understudyd.sidecar.tenure import STAMPING, Phase
+from understudyd.sidecar.phase import Phase
+from understudyd.sidecar.tenure import SILENCE, STAMPING
 from understudyd.sidecar.words import (
     Close,
     Demote,
@@ -86,6 +87,44 @@ def test_an_unkillable_broker_keeps_the_lock(master: NodeContender, store: Store
     (note,) = (action for action in done if isinstance(action, Note))
     assert note.cause == "the broker ended: exit code 1"
     assert note.took_s == pytest.approx(60.0)
+
+
+def test_a_broker_that_is_not_heard_to_be_dead_is_an_alarm(
+    master: NodeContender, store: Store
+) -> None:
+    """Whatever keeps its driver from telling; the lock is kept, and it may be dead after all."""
+    token = master.token
+    assert names(master.feed(Slept(5.0))) == ["Kill"]
+    limit = master.machine.group.timings.kill + SILENCE
+    master.go_on(limit - 0.1)
+    assert not master.machine.tenure.alarm
+    master.go_on(0.2)
+    assert master.machine.phase is Phase.STUCK
+    assert master.said[-1].startswith("FENCING FAILED, the lock is kept: it is not heard")
+    master.go_on(60)
+    assert store.record is not None
+    assert (store.record.token, store.record.released) == (token, False)
+    assert names(master.feed(Dead(token, 70.0)))[:3] == ["Close", "Note", "Follow"]
+    assert not master.machine.tenure.alarm
+
+
+def test_a_fence_command_has_its_own_limit_before_that(store: Store) -> None:
+    fence = Command(("fence",), 2.5)
+    node = NodeContender(store, a_group(driver="exec", fence=fence)).become_master()
+    node.feed(Slept(5.0))
+    node.go_on(2.4 + SILENCE)
+    assert not node.machine.tenure.alarm
+    node.go_on(0.2)
+    assert node.machine.tenure.alarm
+
+
+def test_a_stop_of_which_nothing_is_heard_becomes_a_kill(master: NodeContender) -> None:
+    master.feed(Stop())
+    limit = 20 + master.machine.group.timings.kill + SILENCE
+    assert names(master.go_on(limit - 0.1)) == []
+    assert names(master.go_on(0.2)) == ["Kill"]
+    master.go_on(limit)
+    assert master.machine.phase is Phase.STUCK
 
 
 def test_a_crash_hands_over_at_once_and_sits_out(master: NodeContender, store: Store) -> None:

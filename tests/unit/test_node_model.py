@@ -24,7 +24,7 @@ from understudyd.lock.timings import PRESETS
 from understudyd.lock.words import Extend, Failed, Read, Swap, Tick
 from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.node import Machine
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.view import member
 from understudyd.sidecar.words import (
     Action,

@@ -10,7 +10,7 @@ from understudyd.board.port import Request
 from understudyd.guard.words import Dead, Exited
 from understudyd.lock.memory import Store
 from understudyd.lock.timings import PRESETS
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.words import (
     Action,
     Asked,

@@ -13,8 +13,8 @@ from understudyd.lock.memory import Store
 from understudyd.lock.timings import PRESETS
 from understudyd.lock.words import Extend, Failed, Swap, Tick
 from understudyd.sidecar.legacy import Legacy
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.restart import Move, Restart
-from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.words import Asked, Check, Kill
 from understudyd.status import Role
 from understudyd.testing.contender import Contender, T, a_master

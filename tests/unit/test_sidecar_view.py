@@ -13,7 +13,7 @@ from understudyd.lock.words import Failed
 from understudyd.sidecar import view
 from understudyd.sidecar.billboard import News
 from understudyd.sidecar.words import Asked, Stop
-from understudyd.status import Member, Role
+from understudyd.status import FENCING_FAILED, Member, Role
 from understudyd.testing.node_contender import NodeContender
 
 
@@ -85,6 +85,18 @@ def test_a_node_that_the_lock_does_not_answer_is_not_ready(standby: NodeContende
     shown = view.snapshot(standby.machine, standby.now, News(), {})
     assert shown.trouble == "the lock does not answer: refused"
     assert shown.status.warnings == (shown.trouble,)
+
+
+def test_a_broker_that_cannot_be_killed_is_told_to_everybody(master: NodeContender) -> None:
+    """Catalogue 17: by `cluster list`, which shows warnings, and by the probes."""
+    token = master.token
+    master.feed(Exited(token, 1), Dead(token, 0.4, ("java (12)",)))
+    shown = view.snapshot(master.machine, master.now, News(), {})
+    text = "FENCING FAILED, the lock is kept: java (12) can't be killed"
+    assert (shown.is_ready, shown.trouble) == (False, text)
+    assert (shown.status.state, shown.status.warnings) == (FENCING_FAILED, (text,))
+    master.feed(Dead(token, 9.0))
+    assert view.status(master.machine, master.now).warnings == ()
 
 
 def test_a_node_that_sits_out_is_no_candidate(master: NodeContender) -> None:

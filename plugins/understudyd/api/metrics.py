@@ -17,6 +17,7 @@ METRICS = {
     "master": ("gauge", "1 while /master answers 200"),
     "ready": ("gauge", "1 while /readiness answers 200"),
     "broker_healthy": ("gauge", "1 while the last health checks of the broker succeeded"),
+    "fencing_failed": ("gauge", "1 while this node's broker can't be killed; it keeps the lock"),
     "paused": ("gauge", "1 while the group is paused"),
     "token": ("gauge", "fencing token of the group's last known master"),
     "lease_remaining_seconds": ("gauge", "how long this node's lease may still be relied on"),

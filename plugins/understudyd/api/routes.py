@@ -22,7 +22,7 @@ from understudyd.api.metrics import METRICS, Sample, render
 from understudyd.api.page import Pulse, Snapshot
 from understudyd.api.words import COMMANDS
 from understudyd.config.model import Api
-from understudyd.status import NodeStatus, Role, believed
+from understudyd.status import FENCING_FAILED, NodeStatus, Role, believed
 
 __all__ = [
     "GETS",
@@ -139,9 +139,12 @@ def _not_standby(view: View) -> str:
 
 def _not_healthy(view: View) -> str:
     reason = _not_fresh(view)
-    if reason or view.snapshot is None or view.snapshot.status.role != Role.MASTER:
+    if reason or view.snapshot is None:
         return reason
-    return _not_master(view)
+    status = view.snapshot.status
+    if status.state == FENCING_FAILED:
+        return view.snapshot.trouble or status.state
+    return _not_master(view) if status.role == Role.MASTER else ""
 
 
 def _not_ready(view: View) -> str:
@@ -224,6 +227,7 @@ def _metrics(view: View, _: Mapping[str, str]) -> Reply:
         samples += [
             ("info", 1, {"version": status.version}),
             ("broker_healthy", status.broker.healthy, {}),
+            ("fencing_failed", status.state == FENCING_FAILED, {}),
             ("paused", cluster.is_paused, {}),
             ("token", cluster.token or 0, {}),
             ("lease_remaining_seconds", _status(view)["lease_remaining_s"] or 0, {}),

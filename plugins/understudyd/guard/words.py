@@ -144,6 +144,13 @@ class Exited:
     status: int  # exit code; -N for signal N
     reason: str = ""  # why it could not even be started
 
+    @property
+    def how(self) -> str:
+        """For people."""
+        if self.reason:
+            return self.reason
+        return f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
+
 
 @dataclass(frozen=True)
 class Fencing:

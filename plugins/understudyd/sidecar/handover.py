@@ -20,9 +20,9 @@ from understudyd.sidecar.face import Face
 from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.restart import Move, Restart
 from understudyd.sidecar.successor import Trial
-from understudyd.sidecar.tenure import Phase
 from understudyd.sidecar.words import Stop
 from understudyd.sidecar.worker import Inbox, Worker, are_interruptible
 from understudyd.systemd import notify, notify_reloading

@@ -29,7 +29,8 @@ from understudyd.sidecar.killing import KillTime
 from understudyd.sidecar.legacy import Legacy
 from understudyd.sidecar.moves import Moves
 from understudyd.sidecar.penalty import Penalty
-from understudyd.sidecar.tenure import Phase, Tenure
+from understudyd.sidecar.phase import Phase
+from understudyd.sidecar.tenure import Tenure
 from understudyd.sidecar.tidings import Reigns
 from understudyd.sidecar.words import Action, Asked, Event, Peers, Quit, Reply, Slept, Stop, say
 from understudyd.status import Role

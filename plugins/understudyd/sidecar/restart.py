@@ -12,7 +12,7 @@ from enum import Enum
 
 from understudyd.lock.keeper import Keeper
 from understudyd.lock.timings import Timings
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.phase import Phase
 
 __all__ = ["Move", "Restart"]
 

@@ -7,23 +7,11 @@ Rules
 * Promotion: the lock is ours -> fence the old holder, stamp the stores, pre_promote, which may veto
   -> start the broker -> healthy -> master. Demotion: no master any more -> clean stop while there
   is time, or kill at once -> dead and reaped -> let the lock go.
-* A broker that can't be killed keeps its lock: renewals go on, and so does the alarm.
+* A broker that can't be killed, or of which nothing is heard, keeps its lock: renewals go on, and
+  so does the alarm.
 * Exclusion goes before everything, a pause too: who loses the lock loses the broker. What a pause
   does stop is to hand over for an ill broker; that is made up for when it is over.
 * A reign that ends badly keeps this node out for a while, twice as long each time, until one lasts.
-
-==============  ===============================================================================
-phase           means
-==============  ===============================================================================
-STANDBY         without the lock
-PREPARING       the lock is ours; hooks and stamp
-STARTING        the broker was told to start and has not been healthy yet
-MASTER          the broker was healthy
-STOPPING        it is to stop cleanly
-FENCING         it is being killed
-STUCK           it can't be killed
-RELEASING       it is dead; the tombstone is being written
-==============  ===============================================================================
 """
 
 from __future__ import annotations
@@ -31,7 +19,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, TypeAlias
 
 from understudyd.config.model import Group, Node
@@ -41,6 +28,7 @@ from understudyd.lock import words as lock
 from understudyd.lock.keeper import Keeper, State
 from understudyd.sidecar.checks import Checks
 from understudyd.sidecar.penalty import Penalty
+from understudyd.sidecar.phase import BOUNDED, LIVING, Phase
 from understudyd.sidecar.sight import Sight
 from understudyd.sidecar.tidings import Illness
 from understudyd.sidecar.words import (
@@ -59,21 +47,11 @@ from understudyd.sidecar.words import (
 )
 from understudyd.status import Role
 
-__all__ = ["STAMPING", "Phase", "Tenure"]
+__all__ = ["STAMPING", "Tenure"]
 
 STAMPING = 5.0  # s to stamp the stores
 GRACE = 1.0  # s beyond their own limits until hooks count as unanswered
-
-
-class Phase(Enum):
-    STANDBY = "standby"
-    PREPARING = "preparing"
-    STARTING = "starting"
-    MASTER = "master"
-    STOPPING = "stopping"
-    FENCING = "fencing"
-    STUCK = "fencing_failed"
-    RELEASING = "releasing"
+SILENCE = 5.0  # s beyond the limit of stop or kill; a guard that stands still is replaced after 3
 
 
 class Tenure:
@@ -87,6 +65,7 @@ class Tenure:
         self.sight = Sight()
         self.pid: int | None = None
         self.is_paused = False
+        self.alarm = ""  # STUCK: what is wrong, for people
         self.could_not_fence = False
         self._permit = lock.Permit(False)
         self._token = 0
@@ -96,13 +75,13 @@ class Tenure:
         self._crash = ""  # how the broker ended by itself
         self._illness = Illness()
         self.ill = ""  # MASTER and paused: what would have been a reason to hand over
-        self._until = math.inf  # when PREPARING or STARTING has taken too long
+        self._until = math.inf  # when a phase of `BOUNDED` has taken too long
 
     @property
     def due(self) -> float:
         """When to feed `Tick` at the latest."""
         moments = [self.keeper.due]
-        if self.phase in (Phase.PREPARING, Phase.STARTING):
+        if self.phase in BOUNDED:
             moments.append(self._until)
         if self.phase in (Phase.STARTING, Phase.MASTER):
             moments.append(self.checks.due)
@@ -145,8 +124,11 @@ class Tenure:
         if self.phase in (Phase.STARTING, Phase.MASTER):
             return self._look_after(now)
         if self.phase is Phase.STOPPING and now >= self.keeper.deadline:
-            self.phase = Phase.FENCING
-            return self._kill("the lease is over")
+            return self._kill("the lease is over", now)
+        if self.phase is Phase.STOPPING and now >= self._until:
+            return self._kill("it is not heard to have stopped", now)
+        if self.phase is Phase.FENCING and now >= self._until:
+            return self._stick("it is not heard that the broker is dead")
         return []
 
     def step_down(
@@ -208,16 +190,24 @@ class Tenure:
     def _fence(self, event: lock.Fence, now: float) -> list[Action]:
         self._notice(event, now)
         if not self._is_clean or event.is_lost:
-            self.phase = Phase.FENCING
-            return self._kill(event.cause)
+            return self._kill(event.cause, now)
         self.phase = Phase.STOPPING
         limit = self.node.broker.stop_timeout
+        self._until = now + limit + self._patience
         return [
             say(f"stopping the broker, {limit:g} s at most: {event.cause}"),
             Demote(now + limit),
         ]
 
-    def _kill(self, cause: str) -> list[Action]:
+    @property
+    def _patience(self) -> float:
+        """s, from the order to kill until the silence is an alarm."""
+        fence = self.node.broker.fence
+        return SILENCE + (fence.timeout if fence else self.group.timings.kill)
+
+    def _kill(self, cause: str, now: float) -> list[Action]:
+        self.phase = Phase.FENCING
+        self._until = now + self._patience
         return [say(f"killing the broker: {cause}", logging.WARNING), Kill(cause)]
 
     def _notice(self, event: lock.Fence, now: float) -> list[Action]:
@@ -231,6 +221,7 @@ class Tenure:
         """No broker of ours lives."""
         self.phase = Phase.RELEASING
         self.pid = None
+        self.alarm = ""
         self.checks.end()
         return self._feed(lock.Fenced(), now)
 
@@ -270,7 +261,7 @@ class Tenure:
         return []
 
     def _exited(self, event: Exited, now: float) -> list[Action]:
-        self._crash = f"the broker ended: {_how_ended(event)}"
+        self._crash = f"the broker ended: {event.how}"
         self.checks.end()
         return [say(self._crash, logging.WARNING)]  # Dead follows
 
@@ -296,13 +287,16 @@ class Tenure:
 
     def _dead(self, event: Dead, now: float) -> list[Action]:
         if event.left:
-            self.phase = Phase.STUCK
-            self.could_not_fence = True
-            text = f"FENCING FAILED, the lock is kept: {', '.join(event.left)} can't be killed"
-            return [say(text, logging.CRITICAL)]
+            return self._stick(f"{', '.join(event.left)} can't be killed")
         has_obeyed = self.phase is Phase.STOPPING
         how = "has ended" if has_obeyed else f"is dead after {event.took_s:.3f} s"
         return [say(f"the broker {how}"), *self._reaped(now)]
+
+    def _stick(self, why: str) -> list[Action]:
+        self.phase = Phase.STUCK
+        self.could_not_fence = True
+        self.alarm = f"FENCING FAILED, the lock is kept: {why}"
+        return [say(self.alarm, logging.CRITICAL)]
 
     def _guard_lost(self, event: GuardLost, _: float) -> list[Action]:
         return [say(f"a guard was lost: {event.cause}", logging.WARNING)]
@@ -358,15 +352,8 @@ class Tenure:
         return Reign(self._token, record.incarnation if record else "")
 
 
-def _how_ended(event: Exited) -> str:
-    if event.reason:
-        return event.reason
-    return f"signal {-event.status}" if event.status < 0 else f"exit code {event.status}"
-
-
 _BEFORE = ("fence", "pre_promote")  # hooks that promotion waits for
 _OF_THE_KEEPER = (lock.Seen, lock.Failed, lock.Hint, lock.Tick)
-_LIVING = (Phase.STARTING, Phase.MASTER, Phase.STOPPING, Phase.FENCING, Phase.STUCK)
 
 Handler: TypeAlias = Callable[[Tenure, Any, float], list[Action]]
 
@@ -378,7 +365,7 @@ def _in(handler: Handler, *phases: Phase) -> dict[Phase, Handler]:
 _TABLE: dict[type, dict[Phase, Handler]] = {
     # of the keeper
     lock.Promote: _in(Tenure._promoted, Phase.STANDBY),
-    lock.Extend: _in(Tenure._extended, *_LIVING),
+    lock.Extend: _in(Tenure._extended, *LIVING),
     lock.Fence: _in(Tenure._fence, Phase.STARTING, Phase.MASTER, Phase.STOPPING)
     | _in(Tenure._notice, Phase.STUCK)
     | _in(Tenure._nothing_to_kill, Phase.PREPARING, Phase.RELEASING),

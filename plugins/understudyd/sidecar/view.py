@@ -9,7 +9,7 @@ from dataclasses import replace
 from understudyd.api.page import Snapshot
 from understudyd.sidecar.billboard import News
 from understudyd.sidecar.node import Machine
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.phase import Phase
 from understudyd.status import BrokerStatus, ClusterStatus, Member, NodeStatus, Role
 
 __all__ = ["cluster", "lease", "member", "snapshot", "status", "urgent"]
@@ -102,8 +102,8 @@ def cluster(machine: Machine, now: float, others: Iterable[Member]) -> ClusterSt
 
 
 def _trouble(machine: Machine, now: float) -> str:
-    if machine.keeper.refused:
-        return machine.keeper.refused
+    if machine.tenure.alarm or machine.keeper.refused:
+        return machine.tenure.alarm or machine.keeper.refused
     sight = machine.tenure.sight
     if sight.age(now) <= machine.group.timings.lease:
         return ""

@@ -11,7 +11,7 @@ from understudyd.lock.keeper import Keeper
 from understudyd.lock.memory import Store
 from understudyd.lock.words import Extend, Read, Seen, Swap, Tick
 from understudyd.sidecar.node import Machine
-from understudyd.sidecar.tenure import Phase
+from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.words import (
     Action,
     Check,
