@@ -81,6 +81,11 @@ def test_a_pattern_of_one_kind_does_not_match_another() -> None:
         ("queue://a,b", "list each"),
         ("queue://a?consumer.priority=9", "options"),
         ("topic://a.b*", "stands alone"),
+        ("topic://a.#", "is > here"),
+        ("queue://a\nb", "a control character in it: leave it out, or write %0A"),
+        ("exchange://a\tb/c", "or write %09"),
+        ("queue:// a", "a blank at one end"),
+        ("queue://a ", "or write %20"),
     ],
 )
 def test_what_is_no_name_is_refused_with_what_would_be(text: str, told: str) -> None:

@@ -76,6 +76,7 @@ def test_duplex_over_one_queue_is_refused_and_over_two_is_not() -> None:
 def test_one_broker_is_no_circle_of_queues() -> None:
     given = {"source": "amqp://a", "target": "amqp://a", "statically_included": ("queue://x",)}
     assert only(**given, rename={"queue://x": "queue://y"})
+    assert only(**given, rename={"queue://x": "queue://y"}, source_name="one", target_name="one")
     circle = {**given, "statically_included": ("queue://x", "queue://y")}
     with pytest.raises(ConfigurationError, match="to and fro"):
         only(**circle, rename={"queue://x": "queue://y", "queue://y": "queue://x"})
@@ -125,6 +126,16 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"parking": "topic://x"}, "it is one queue"),
         ({"parking": "queue://x.*"}, "it is one queue"),
         ({"parking": "queue://x"}, "one of the queues that are forwarded"),
+        ({"statically_included": ("queue://understudy.parking.b",)}, "one of the queues that are"),
+        (
+            {"rename": {"queue://x": "queue://p"}, "parking": "queue://p"},
+            "the target of a rename as well; name another",
+        ),
+        ({"parking": "queue://amq.x"}, "lets nobody make a queue; name another"),
+        ({"source_name": "hq", "target_name": "hq"}, "both called 'hq'.*names of their own"),
+        ({"source_name": "b:5672/"}, "both called 'b:5672/'"),
+        ({"source": "tcp://a:61616"}, "tcp://a:61616 does not say what .* stomp://"),
+        ({"hold_time": 3600.0}, "hold_time = 3600s: .* given back after 900 s"),
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),
         ({"target": "failover:(amqp://b)?timeout=5"}, "timeout has no effect here"),
@@ -144,6 +155,11 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"excluded": ("queue://zzz",)}, "nothing in statically_included matches it"),
         ({"rename": {"queue://z": "queue://y"}}, "is not in statically_included"),
         ({"rename": {"queue://x": "topic://y"}}, "a topic keeps nothing"),
+        ({"rename": {"queue://x": "queue://x"}}, "the name that it has"),
+        (
+            {"rename": {"queue://*": "queue://y.*", "queue://x": "queue://y"}},
+            "since 'queue://\\*' stands before it",
+        ),
         ({"headers_set": {"message-id": "x"}, "target": "stomp://b"}, "meaning of its own"),
         ({"source": "amqp://u:pw1@"}, r"amqp://u:\*\*@ names no host"),
         ({"source": "amqp://u:pw1@:5672"}, "names no host"),
@@ -163,6 +179,14 @@ def test_what_cannot_be_is_told_at_load(given: dict[str, Any], why: str) -> None
 def test_what_looks_odd_and_is_none_is_taken() -> None:
     assert only(source="amqp://", target="amqp://u:p@b//?auth_mechanism=external")
     assert only(headers_set={"message-id": "x"})
+    assert only(**BY_STOMP, parking="queue://amq.x", hold_time=3600.0)
+    assert only(source_name="b", target_name="a")
+    assert only(
+        **BY_STOMP,
+        statically_included=("queue://x.*",),
+        excluded=("queue://x.parked",),
+        parking="queue://x.parked",
+    )
     assert only(
         statically_included=("topic://x.*",),
         excluded=("topic://*.y",),

@@ -17,7 +17,7 @@ from understudy.errors import ConfigurationError
 from understudyd.api.routes import Asked, Command, Reply
 from understudyd.bridge.front import Front
 from understudyd.bridge.pauses import Pauses
-from understudyd.bridge.run import _serve
+from understudyd.bridge.run import _serve, run
 from understudyd.bridge.status import Glance, summary
 from understudyd.bridge.web.routes import VERBS, View, route
 from understudyd.config.model import Api, Place, Secret
@@ -209,6 +209,17 @@ def test_where_it_listens(tmp_path: Path) -> None:
         read('[network]\nlisten = "0.0.0.0:8900"\n')
     with pytest.raises(ConfigurationError, match=r"network\.apy is no known key.*api"):
         read('[network]\napy = "0.0.0.0:8900"\n')
+    with pytest.raises(ConfigurationError, match=r"network\.token belongs to \[api\]"):
+        read('[network]\napi = "mq1:8900"\ntoken = "hush"\n')
+    with pytest.raises(ConfigurationError, match=r"api\.listen belongs to \[network\]"):
+        read('[api]\nlisten = "mq1:8900"\n')
+
+
+def test_a_certificate_that_is_not_there_is_told_with_its_key(tmp_path: Path) -> None:
+    file = tmp_path / "understudy.toml"
+    file.write_text('[network]\napi = "127.0.0.1:1"\n[api]\ntls_cert = "c"\ntls_key = "k"\n')
+    with pytest.raises(ConfigurationError, match=r"api\.tls_cert: .*/c can't be read: No such"):
+        run(file, [])
 
 
 def test_a_signal_while_the_place_is_taken_changes_nothing(

@@ -33,6 +33,7 @@ from understudyd.config.model import Secret
 __all__ = ["check_end", "check_headers", "check_routes", "one_broker_hint"]
 
 MECHANISM = "auth_mechanism"  # of AMQP
+OF_ANY_PROTOCOL = ("tcp", "ssl")
 TLS_FILES = ("cafile", "certfile", "keyfile")
 
 
@@ -46,12 +47,23 @@ def check_routes(routes: Routes) -> None:
                 "common, of which messages would come twice or out of order; leave one of them "
                 "out, or make it narrower"
             )
-    for left, right in routes.renames:
+    for place, (left, right) in enumerate(routes.renames):
         if not _is_included(left, routes.static):
             raise ConfigurationError(
                 f"rename {left.text!r}: is not in statically_included, so it has no effect; "
                 "include it, or leave it out"
             )
+        if left.text == right.text:
+            raise ConfigurationError(
+                f"rename {left.text!r}: is given the name that it has, which has no effect; leave "
+                "it out, or give it another"
+            )
+        for before, _ in routes.renames[:place]:
+            if left.is_exact and before.matches(left.destination):
+                raise ConfigurationError(
+                    f"rename {left.text!r}: has no effect, since {before.text!r} stands before it "
+                    "and matches it too; write the narrower one first"
+                )
         if left.kind == QUEUE and right.kind == TOPIC:
             raise ConfigurationError(
                 f"rename {left.text!r} = {right.text!r}: a topic keeps nothing for who is not "
@@ -89,6 +101,12 @@ def check_end(uri: Secret) -> None:
             "members the scheme of one of them, with its port"
         )
     for one in members:
+        if one.scheme in OF_ANY_PROTOCOL:
+            raise ConfigurationError(
+                f"{one} does not say what is spoken there; write amqp:// or amqps:// (RabbitMQ), "
+                "or stomp:// or stomp+ssl:// (ActiveMQ, usually port 61613; RabbitMQ) instead of "
+                f"{one.scheme}://"
+            )
         _check_member(one)
 
 

@@ -9,7 +9,8 @@ Rules
   them, none too: ``A.>`` also matches ``A``, as in ActiveMQ and as ``A.#`` in RabbitMQ.
 * A wildcard stands alone between its dots. The characters themselves are written percent-encoded,
   as are ``,`` and ``?``: ActiveMQ takes those for a list of names and for options, which a bridge
-  refuses. The name of an exchange has no wildcard; a ``/`` in it is written ``%2F``.
+  refuses. So are control characters, a blank at either end, and ``#`` alone between its dots, which
+  are hardly meant. The name of an exchange has no wildcard; a ``/`` in it is written ``%2F``.
 * What only one kind of broker can say is widened in a subscription (``is_exact`` is False then),
   and the bridge filters what came too much.
 """
@@ -29,13 +30,15 @@ QUEUE, TOPIC, EXCHANGE = "queue", "topic", "exchange"
 
 ONE = "*"  # one word
 ANY = ">"  # any number of words
+MANY = "#"  # what RabbitMQ calls that
 
 _FORM = re.compile(r"(queue|topic|exchange)://(.*)", re.DOTALL)
 _VALID = (
     "queue://NAME, topic://NAME or exchange://EXCHANGE/KEY, words parted by dots, with * for one "
     "word and > for any number of words"
 )
-_UNSAFE = re.compile(r"[%,?*>\x00-\x20\x7f]")
+_UNSAFE = re.compile(r"[%,?*>#\x00-\x20\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CAPTURE = {ONE: r"([^.]*)\.", ANY: r"((?:[^.]*\.)*)"}
 
 #: What brokers, their plugins and bridges make for themselves; nobody means these by ``>``.
@@ -88,6 +91,7 @@ class Pattern:
         if not found:
             raise ConfigurationError(f"{text!r} is no destination: write {_VALID}")
         kind, rest = found.groups()
+        _check_characters(text, rest)
         exchange = ""
         if kind == EXCHANGE:
             exchange, _, rest = rest.partition("/")
@@ -103,6 +107,11 @@ class Pattern:
                     f"{text!r}: a wildcard stands alone between dots, as in queue://orders.*; "
                     "write %2A or %3E for the character itself"
                 )
+        if MANY in words:
+            raise ConfigurationError(
+                f"{text!r}: the wildcard for any number of words is > here, on RabbitMQ too; "
+                "write %23 for the character itself"
+            )
         decoded = tuple(unquote(word, errors="surrogateescape") for word in words)
         return cls(kind, decoded, wild, unquote(exchange, errors="surrogateescape"), text)
 
@@ -202,6 +211,19 @@ def _check_exchange(text: str, exchange: str) -> None:
     if ONE in exchange or ANY in exchange:
         raise ConfigurationError(
             f"{text!r}: wildcards are for the key; name the exchange, as in exchange://X/>"
+        )
+
+
+def _check_characters(text: str, name: str) -> None:
+    if found := _CONTROL.search(name):
+        raise ConfigurationError(
+            f"{text!r} has a control character in it: leave it out, or write "
+            f"{_quoted(found)} where the name has it"
+        )
+    if name != name.strip(" "):
+        raise ConfigurationError(
+            f"{text!r} has a blank at one end of the name: leave it out, or write %20 where the "
+            "name has it"
         )
 
 

@@ -288,7 +288,9 @@ def _rename(left: str, right: str) -> tuple[Pattern, Pattern]:
 
 def _check_headers(names: Sequence[str]) -> None:
     for name in names:
-        if not name or name.lower().startswith(_OWN):
+        if not name:
+            raise ConfigurationError("a header to set or remove has an empty name; write its name")
+        if name.lower().startswith(_OWN):
             raise ConfigurationError(
                 f"the header {name!r} cannot be set or removed: headers that begin with {_OWN} "
                 "are the bridge's own"

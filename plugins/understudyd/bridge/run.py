@@ -42,6 +42,8 @@ from understudyd.bridge.spool.words import Spooling
 from understudyd.bridge.ways import Way, ways_of
 from understudyd.bridge.wire.tables import Table
 from understudyd.config.bridges import BridgeConfig, load_bridges
+from understudyd.config.here import check_api
+from understudyd.config.model import Estate
 from understudyd.config.network import NetworkConfig, load_network
 from understudyd.logs import log_to_stderr
 
@@ -58,13 +60,20 @@ _log = logging.getLogger("understudyd.bridge")
 def run(file: Path, names: Iterable[str]) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     file, names = file.absolute(), tuple(names)
-    network = load_network(file, os.environ)
+    network = _network_of(file)
     ways = _read(file, names, network)
     pauses = Pauses(network.state)
     log_to_stderr("understudyd.bridge", "")
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
     return asyncio.run(_serve(ways, network, pauses, lambda: _read(file, names, network)))
+
+
+def _network_of(file: Path) -> NetworkConfig:
+    network = load_network(file, os.environ)
+    if network.listen is not None:
+        check_api(Estate(file, {}, network.shared))
+    return network
 
 
 def _read(file: Path, names: tuple[str, ...], network: NetworkConfig) -> list[Way]:
@@ -102,7 +111,7 @@ async def _serve(
         service.stop()
 
     def again() -> list[Bridge]:
-        bridges, said = _bridges(reread(), network.state), load_network(network.file, os.environ)
+        bridges, said = _bridges(reread(), network.state), _network_of(network.file)
         if (said.listen is None) != (network.listen is None):
             change = "removed" if said.listen is None else "added"
             _log.warning("[network] api was %s: that takes a restart of this process", change)

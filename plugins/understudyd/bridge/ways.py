@@ -7,6 +7,7 @@ Rules
 * Two opposite ways over one queue would hand its messages to and fro, so they are refused, within a
   bridge and between the bridges of one file. What two files do to each other is kept from
   circulating by the path of the messages.
+* No way reads its own parking queue, and nothing else is sent there.
 * A broker's name in a path is the one that is configured, else the least of its members' addresses:
   in whatever order they are listed, a list is one broker.
 * What is known to have no effect between these two ends is refused; what depends on which broker
@@ -32,12 +33,14 @@ from understudyd.bridge.lists import speaks_stomp as is_of_stomp
 from understudyd.bridge.names import QUEUE, Pattern
 from understudyd.bridge.queues import LONGEST_NAME
 from understudyd.bridge.routes import Options, Routes, check_duplex
-from understudyd.bridge.settings import Reading
+from understudyd.bridge.settings import LONGEST_IN_FLIGHT, Reading
 from understudyd.bridge.transform import Transformer, load
 from understudyd.config.bridges import BridgeConfig, places
 from understudyd.config.model import Secret
 
 __all__ = ["Way", "speaks_stomp", "ways_of"]
+
+RESERVED = "amq."
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,21 @@ def _way(
     )
     here = source_name or _name_of(parse(source.reveal()), "source_name")
     there = target_name or _name_of(parse(target.reveal()), "target_name")
+    if here == there and places(source) != places(target):
+        raise ConfigurationError(
+            f"source and target are both called {here!r}, so what was at one of them would count "
+            "as having been at the other; give them names of their own in source_name and "
+            "target_name"
+        )
+    routes = Routes(options, here, there)
     way = Way(
         bridge,
         source,
         target,
-        Routes(options, here, there),
+        routes,
         tuple(map(Pattern.parse, bridge.statically_included)),
         Reading(bridge.selector, bridge.durable_expires, bridge.lowers_priority, bridge.priority),
-        _parking_of(bridge),
+        _parking_of(bridge, routes),
     )
     _check(way)
     return way
@@ -146,6 +156,12 @@ def _check(way: Way) -> None:
         if pattern.is_exact and not way.routes.permits(pattern.destination):
             raise ConfigurationError(f"{pattern.text!r} is included, and excluded as well")
     if not speaks_stomp(way.source):
+        if way.bridge.hold_time > LONGEST_IN_FLIGHT and way.bridge.spool is None:
+            raise ConfigurationError(
+                f"hold_time = {way.bridge.hold_time:g}s: what comes from RabbitMQ is given back "
+                f"after {LONGEST_IN_FLIGHT:g} s, before RabbitMQ loses its patience; valid is up "
+                "to that"
+            )
         for pattern in way.patterns:
             _check_length(pattern.text[:40], subscription(pattern, RABBITMQ_AMQP).name)
             _check_length(pattern.text[:40], pattern.exchange)
@@ -186,19 +202,25 @@ def _check_opposite(one: Way, other: Way) -> None:
         raise ConfigurationError(f"{_where(one.bridge)}{names} are opposite: {error}") from error
 
 
-def _parking_of(bridge: BridgeConfig) -> str:
-    if not bridge.parking:
-        return f"understudy.parking.{bridge.name}"
-    pattern = Pattern.parse(bridge.parking)
+def _parking_of(bridge: BridgeConfig, routes: Routes) -> str:
+    given = bridge.parking or f"queue://understudy.parking.{bridge.name}"
+    pattern = Pattern.parse(given)
+    said = f"parking = {given!r}"
     if pattern.kind != QUEUE or not pattern.is_exact:
+        raise ConfigurationError(f"{said}: it is one queue, as queue://orders.parked")
+    queue = pattern.destination
+    if queue.name.startswith(RESERVED) and not (
+        speaks_stomp(bridge.source) and speaks_stomp(bridge.target)
+    ):
         raise ConfigurationError(
-            f"parking = {bridge.parking!r}: it is one queue, as queue://orders.parked"
+            f"{said}: names that begin with {RESERVED} are RabbitMQ's own, of which it lets nobody "
+            "make a queue; name another"
         )
-    if any(Pattern.parse(text).matches(pattern.destination) for text in bridge.statically_included):
-        raise ConfigurationError(
-            f"parking = {bridge.parking!r} is one of the queues that are forwarded; name another"
-        )
-    return pattern.destination.name
+    if routes.permits(queue) and any(one.matches(queue) for one in routes.static):
+        raise ConfigurationError(f"{said} is one of the queues that are forwarded; name another")
+    if any(right.is_exact and right.destination == queue for _, right in routes.renames):
+        raise ConfigurationError(f"{said} is the target of a rename as well; name another")
+    return queue.name
 
 
 def _name_of(uri: FailoverURI, option: str) -> str:

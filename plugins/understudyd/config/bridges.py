@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,13 @@ Place: TypeAlias = tuple[object, ...]  # host, port and vhost
 
 BODIES = ("auto", "bytes", "text")
 DEDUPS = ("off", "journal", "target")
-DESTINATIONS = values.several(values.text, "queue://orders")
+EXAMPLE = "queue://orders"
+DESTINATIONS = values.several(values.text, EXAMPLE)
 NAMES = values.several(values.text, "x-internal")
 PRIORITIES = values.whole(-127, 127)  # ActiveMQ keeps one in a byte
 MOST_SHARDS = 32  # connections for each destination
 SMALLEST_SPOOL = 1 << 20  # bytes
+SEVERAL = 'for one of several brokers write "failover:(amqp://one,amqp://two)"'
 LONGEST_EXPIRY = 1000 * 3600.0  # s; RabbitMQ takes 2 ** 32 ms
 
 
@@ -116,7 +119,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
     for option in (*table, *REFUSED):
         if option in table and (why := REFUSED.get(snake_case(option))):
             table.refuse((option,), None, why)
-    included = table.take("statically_included", DESTINATIONS)
+    included: tuple[str, ...] = table.take("statically_included", DESTINATIONS, ())
     default = BridgeConfig
     ttl = table.take("network_ttl", _ttl, default.network_ttl)
     replies = table.take("bridge_temp_destinations", values.flag, default.replies)
@@ -125,16 +128,16 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         table.secret("source", lambda value: _end(value, estate)),
         table.secret("target", lambda value: _end(value, estate)),
         included,
-        _texts(table.table("rename")),
+        _texts(table, "rename", '{ "queue://a" = "queue://b" }'),
         table.take("excluded", DESTINATIONS, ()),
-        _texts(table.table("headers_set")),
+        _texts(table, "headers_set", '{ from = "branch" }'),
         table.take("headers_remove", NAMES, ()),
         table.take("prefetch_size", values.whole(1, 65535), default.prefetch_size),
         table.take("hold_time", values.duration, default.hold_time),
         duplex=table.take("duplex", values.flag, default.duplex),
         network_ttl=table.take("message_ttl", _ttl, ttl),
-        source_name=table.take("source_name", values.text, None),
-        target_name=table.take("target_name", values.text, None),
+        source_name=table.take("source_name", values.name, None),
+        target_name=table.take("target_name", values.name, None),
         selector=table.take("selector", values.text, default.selector),
         rate=table.take("rate", values.number(0.1, 1_000_000), None),
         transformer=table.take("transformer", _callable, default.transformer),
@@ -147,7 +150,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         replies=table.take("replies", values.flag, replies),
         reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         shards=table.take("shards", values.whole(1, MOST_SHARDS), default.shards),
-        shard_by=table.take("shard_by", values.text, default.shard_by),
+        shard_by=table.take("shard_by", values.name, default.shard_by),
         spool=table.take("spool", table.file_path, None),
         spool_size=table.take("spool_size", values.size(SMALLEST_SPOOL), default.spool_size),
         file=table.source.file,
@@ -160,7 +163,11 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
 def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     """What one option means together with others."""
     if not bridge.statically_included:
-        table.refuse(("statically_included",), None, "names nothing")
+        why = f'names nothing to forward: write statically_included = ["{EXAMPLE}"]'
+        table.refuse(("statically_included",), None, why)
+    for name in bridge.headers_remove:
+        if name in bridge.headers_set:
+            table.refuse(("headers_remove",), name, "is in headers_set too; leave one of them out")
     if "replies" in table and "bridge_temp_destinations" in table:
         why = "is replies by another name; leave one of them out"
         table.refuse(("bridge_temp_destinations",), None, why)
@@ -206,6 +213,8 @@ def _shared(here: Iterable[Place], there: Iterable[Place], estate: Estate) -> st
 
 def _end(value: object, estate: Estate) -> Secret:
     """A URI of any form, or a group."""
+    if isinstance(value, list):
+        raise Bad(f"must be one text; {SEVERAL}")
     address = values.text(value)
     if group := estate.groups.get(address):
         members = [node.uri.reveal() for node in group.nodes.values()]
@@ -217,7 +226,8 @@ def _end(value: object, estate: Estate) -> Secret:
         return Secret(address, str(parse(address)))
     except ConfigurationError as exc:
         if ":" in address:
-            raise Bad(f"is no address of a broker: {exc}") from None
+            listed = f"; {SEVERAL}" if re.search(r",\s*[a-z+]+://", address) else ""
+            raise Bad(f"is no address of a broker: {exc}{listed}") from None
         there = ", ".join(estate.groups) or "none"
         raise Bad(
             "is neither an address of a broker, as amqp://host, nor the name of a group (there "
@@ -244,5 +254,6 @@ def _is_queue(text: str) -> bool:
     return text.startswith("queue:")
 
 
-def _texts(table: Table) -> dict[str, str]:
+def _texts(outer: Table, key: str, example: str) -> dict[str, str]:
+    table = outer.table(key, f"must be a table, as {example}")
     return {name: table.take(name, values.text) for name in table}

@@ -17,7 +17,7 @@ from understudy.core.option_reader import nearest
 from understudy.errors import ConfigurationError
 from understudyd.config.model import EXEC_COMMANDS, Estate, Group, Node
 
-__all__ = ["about", "check_here", "select_group", "select_node"]
+__all__ = ["about", "check_api", "check_here", "select_group", "select_node"]
 
 PATIENCE = 5.0  # s for a store to answer
 ROOT = Path("/")  # where commands run that no folder is named for
@@ -87,14 +87,20 @@ def check_here(estate: Estate, group: Group, node: Node) -> None:
     for name, hook in group.hooks.items():
         with about(estate, f"{base}.hooks.{name}"):
             _check_program(hook.argv, None, ROOT)
+    check_api(estate)
+
+
+def check_api(estate: Estate) -> None:
+    """Raises ConfigurationError for what is wrong in the files of TLS."""
+    api = estate.api
     for name in ("tls_cert", "tls_key"):
-        file = getattr(estate.api, name)
+        path = getattr(api, name)
         with about(estate, f"api.{name}"):
-            if file is not None:
-                _check_file(file)
-    if estate.api.tls_cert is not None and estate.api.tls_key is not None:
+            if path is not None:
+                _check_file(path)
+    if api.tls_cert is not None and api.tls_key is not None:
         with about(estate, "api.tls_cert"):
-            _check_certificate(estate.api.tls_cert, estate.api.tls_key)
+            _check_certificate(api.tls_cert, api.tls_key)
 
 
 def _check_folder(folder: Path, what: str, *, writable: bool = True) -> None:

@@ -78,7 +78,9 @@ def read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as exc:
-        why = "it is no UTF-8" if isinstance(exc, UnicodeDecodeError) else exc
+        why = "it is no UTF-8" if isinstance(exc, UnicodeDecodeError) else str(exc)
+        if "Invalid value" in why:
+            why += "; texts stand in quotes, true and false in small letters"
         raise ConfigurationError(f"{file}: is no valid TOML: {why}") from None
 
 
@@ -263,6 +265,10 @@ def _health(table: Table, uri: Secret) -> Health:
 
 
 def _api(table: Table) -> Api:
+    for name in table:
+        if name in ("api", "listen"):
+            where = "[network], of bridges, or to a node, as [groups.NAME.nodes.NAME]"
+            table.refuse((name,), None, f"belongs to {where}")
     api = Api(
         token=table.secret("token", values.secret, None),
         tls_cert=table.take("tls_cert", table.file_path, None),

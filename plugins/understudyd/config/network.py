@@ -19,6 +19,8 @@ from understudyd.config.table import Source, Table
 
 __all__ = ["NetworkConfig", "load_network"]
 
+SHARED = ("token", "token_file", "tls_cert", "tls_key", "tls_ca", "allow")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -41,6 +43,9 @@ def load_network(path: str | Path, environ: Mapping[str, str]) -> NetworkConfig:
     file = Path(path).absolute()
     estate = load(file, environ)
     table = Table(Source(file, environ), (), read_toml(file)).table("network")
+    for name in table:
+        if name in SHARED:
+            table.refuse((name,), None, "belongs to [api], which all that answer have in common")
     api = table.take("api", values.place, None)
     listen = table.take("listen", values.place, api)
     state = table.take("state", table.file_path, None)

@@ -69,12 +69,19 @@ class Source:
 
 
 class Table:
-    def __init__(self, source: Source, path: tuple[str, ...], data: object) -> None:
+    def __init__(
+        self,
+        source: Source,
+        path: tuple[str, ...],
+        data: object,
+        valid: str = "must be a table",
+    ) -> None:
+        """``valid`` is told of what is no table."""
         self.source = source
         self.path = path
         self._known: list[str] = []
         if not isinstance(data, dict):
-            self.refuse((), data, "must be a table")
+            self.refuse((), data, valid)
         self._data: dict[str, Any] = data
 
     def __iter__(self) -> Iterator[str]:
@@ -122,14 +129,15 @@ class Table:
             raise Bad("must be a path without ~: write the whole of it")
         return self.source.file.parent.absolute() / path
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str, valid: str = "must be a table") -> Table:
         """A table in this one; empty when it is not there."""
         self._known.append(name)
-        return Table(self.source, (*self.path, name), self._data.get(name, {}))
+        return Table(self.source, (*self.path, name), self._data.get(name, {}), valid)
 
     def tables(self, name: str) -> dict[str, Table]:
         """The named tables in a table, as ``nodes``."""
-        outer = self.table(name)
+        valid = f"must be a table: write [{dotted((*self.path, name))}.NAME]"
+        outer = self.table(name, valid)
         seen: dict[str, str] = {}
         for key in outer:
             if not NAME.fullmatch(key):
@@ -137,11 +145,11 @@ class Table:
             other = seen.setdefault(variable(key), key)
             if other != key:
                 outer.refuse((key,), None, f"has the name of {other} but for case or signs")
-        return {key: outer.table(key) for key in outer}
+        return {key: outer.table(key, valid) for key in outer}
 
     def skip(self, name: str) -> None:
-        """A table that somebody else reads."""
-        self.table(name)
+        """A key that somebody else reads."""
+        self._known.append(name)
 
     def finish(self) -> None:
         """Refuse keys that nobody has asked for."""

@@ -31,6 +31,7 @@ __all__ = [
     "duration_up_to",
     "flag",
     "lock",
+    "name",
     "network",
     "number",
     "place",
@@ -50,6 +51,7 @@ SIZE = re.compile(r"([0-9]{1,9})(KiB|MiB|GiB|TiB)")
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 LONGEST = 86_400.0  # s; a day, to catch a unit too large
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
@@ -66,11 +68,20 @@ class Said(str):
 
 
 def text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
+        raise Bad("must be a text that is not empty, in quotes")
+    if not value.strip():
         raise Bad("must be a text that is not empty")
     if "\0" in value:
         raise Bad(NUL)
     return str(value)
+
+
+def name(value: object) -> str:
+    word = text(value)
+    if CONTROL.search(word):
+        raise Bad("must be without control characters, as a new line or a tab")
+    return word
 
 
 def whole(lowest: int, highest: int) -> Callable[[object], int]:
@@ -78,7 +89,7 @@ def whole(lowest: int, highest: int) -> Callable[[object], int]:
         if isinstance(value, Said) and re.fullmatch(r"-?[0-9]{1,9}", value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-            raise Bad(f"must be a whole number from {lowest} to {highest}")
+            raise Bad(f"must be a whole number from {lowest} to {highest}{_unquoted(value)}")
         return value
 
     return read
@@ -90,7 +101,7 @@ def number(lowest: float, highest: float) -> Callable[[object], float]:
             value = float(value)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not lowest <= value <= highest:  # type: ignore[operator]
-            raise Bad(f"must be a number from {lowest:g} to {highest:.10g}")
+            raise Bad(f"must be a number from {lowest:g} to {highest:.10g}{_unquoted(value)}")
         return float(value)  # type: ignore[arg-type]
 
     return read
@@ -100,8 +111,13 @@ def flag(value: object) -> bool:
     if isinstance(value, Said):
         value = {"true": True, "false": False}.get(value.casefold(), value)
     if not isinstance(value, bool):
-        raise Bad("must be true or false")
+        raise Bad(f"must be true or false{_unquoted(value)}")
     return value
+
+
+def _unquoted(value: object) -> str:
+    is_said = isinstance(value, Said)
+    return ", without quotes" if isinstance(value, str) and not is_said else ""
 
 
 def choice(valid: Iterable[str], what: str) -> Callable[[object], str]:
