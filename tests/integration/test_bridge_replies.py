@@ -109,6 +109,39 @@ def _lose(link: RunningLink, answering: Responder, asked: Request, others: int =
     until(is_lost, "the loss is seen")
 
 
+@over(("amqp", "amqp"), ("activemq", "rabbitmq-stomp"))
+def test_two_processes_of_one_bridge_leave_each_other_the_addresses(
+    pair: Pair, answering: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both have given out the same one; when either knows that nobody waits there, the other goes
+    on reading it."""
+    with pair.link(reply_ttl=TTL) as one, pair.link(reply_ttl=TTL) as other:
+
+        def serve_both(asking: Requester) -> None:
+            before = [link.glance.requests for link in (one, other)]
+
+            def have_served() -> bool:
+                _served(pair, asking, answering, b"a")
+                now = [link.glance.requests for link in (one, other)]
+                return all(was < count for was, count in zip(before, now, strict=True))
+
+            until(have_served, "both have served it")
+
+        with closing(requester(pair.source)) as going:
+            serve_both(going)
+            going.ask(pair.here, b"late", "late")
+            asked = answering.take(pair.there)
+
+        def is_known() -> bool:
+            answering.answer(asked, b"nobody")
+            return one.glance.requesters == 0 or other.glance.requesters == 0
+
+        until(is_known, "one of them sees the loss")
+        with closing(requester(pair.source)) as asking:
+            serve_both(asking)
+    assert "waiting-source" not in caplog.text
+
+
 @over(("amqp", "amqp"), ("activemq", "amqp"), ("rabbitmq-stomp", "activemq"))
 def test_an_ordinary_reply_queue_is_left_as_it_is(pair: Pair, answering: Responder) -> None:
     """It has a bridge of its own, or none; no address is made, and nothing connects."""

@@ -2,13 +2,15 @@
 
 Rules
 * On RabbitMQ a reply's queue is durable and expires when nobody has read it for the book's ``ttl``,
-  so that it outlives a connection and goes when the bridge does not come back. On ActiveMQ, where
-  nobody could remove a queue, it is a temporary one, and goes with our connection, not before: what
-  comes late is read, so that it does not pile up. A connection with too many of these is `is_worn`.
-  On Artemis it is one that the broker makes and removes by itself.
+  so that it outlives a connection and goes when the bridge does not come back. It is not deleted:
+  another process of the same bridge may read it (if-unused would end the channel over that). On
+  ActiveMQ, where nobody could remove a queue, it is a temporary one, and goes with our connection,
+  not before: what comes late is read, so that it does not pile up. A connection with too many of
+  these is `is_worn`. On Artemis it is one that the broker makes and removes by itself.
 * When the source is opened all requesters of the book get their queues again.
 * Each reply is acknowledged by itself: over STOMP an acknowledgement for all before it would be one
-  for those of its own queue.
+  for those of its own queue. RabbitMQ ends the connection over one for a subscription that is no
+  more: what is not acknowledged by then goes with its queue.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 
-from understudy.wire.stomp import encode
+from understudy.wire.stomp import RawFrame, encode
 from understudyd.bridge.addresses import send_headers
 from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.dialects import Dialect, StompFacts
@@ -36,8 +38,6 @@ __all__ = ["AmqpReplySource", "StompReplySource"]
 
 WINDOW = 100  # replies of one requester that are not acknowledged
 WORN = 500  # temporary queues whose requesters are gone
-IF_UNUSED = 0b001  # of queue.delete
-NO_WAIT = 0b100
 
 _CLOSED = "the connection for replies is closed"
 
@@ -74,13 +74,9 @@ class AmqpReplySource(AmqpSource):
         requester.address = name
 
     def release(self, requester: Requester) -> None:
-        """Nobody waits there any more; a queue that others read stays."""
+        """Nobody waits there any more."""
         if self._connection is not None:
-            name = requester.name
-            self._connection.write(
-                encode_method(Method.BASIC_CANCEL, name, 1)
-                + encode_method(Method.QUEUE_DELETE, 0, name, IF_UNUSED | NO_WAIT)
-            )
+            self._connection.write(encode_method(Method.BASIC_CANCEL, requester.name, 1))
 
     async def ready(self) -> int:
         """-1: they are many."""
@@ -107,10 +103,13 @@ class StompReplySource(StompSource):
         self._book = book
         self._subscribed: dict[str, int] = {}  # by which subscription a queue is read
         self._made: dict[str, int] = {}  # the numbers of temporary queues of this connection
+        self._live: set[str] = set()  # subscriptions
+        self._origins: dict[str, str] = {}  # of what is not acknowledged: its subscription
         self._is_retired = False
 
     async def _begin(self, connection: StompConnection) -> None:
         self._subscribed, self._made = {}, {}
+        self._live, self._origins = set(), {}
         if self._is_retired:
             return
         try:
@@ -149,6 +148,7 @@ class StompReplySource(StompSource):
         """The number of the subscription."""
         self._subscriptions += 1
         number = self._subscriptions
+        self._live.add(str(number))
         told = {"id": str(number), "ack": "client-individual", **where}
         await connection.call("SUBSCRIBE", {**told, **_window(connection.dialect)})
         return number
@@ -166,13 +166,23 @@ class StompReplySource(StompSource):
         """Nobody waits there any more."""
         number = self._subscribed.pop(requester.name, None)
         if self._connection is not None and number is not None:
+            self._live.discard(str(number))
             self._connection.write(encode("UNSUBSCRIBE", {"id": str(number)}))
 
     def widen(self, window: int) -> None:
         """Each queue has its window."""
 
+    def _came(self, frames: list[RawFrame]) -> None:
+        for frame in frames:
+            headers = frame.headers
+            if frame.command == "MESSAGE" and "ack" in headers:
+                self._origins[headers["ack"]] = headers.get("subscription", "")
+        super()._came(frames)
+
     def _settle(self, connection: StompConnection, settled: list[str]) -> None:
-        connection.write(b"".join([encode("ACK", {"id": each}) for each in settled]))
+        kept = [each for each in settled if self._origins.pop(each, "") in self._live]
+        if kept:
+            connection.write(b"".join([encode("ACK", {"id": each}) for each in kept]))
 
     def close(self) -> Awaitable[None]:
         self._forget_addresses()
