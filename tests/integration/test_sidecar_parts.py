@@ -21,9 +21,8 @@ import pytest
 
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.testing.brokers.ports import Port
-from understudyd.config.model import BrokerConfig, Command, Health, Node, Place, Secret
+from understudyd.config.model import BrokerConfig, Health, Node, Place, Secret
 from understudyd.drivers import stamp
-from understudyd.drivers.command import children, run
 from understudyd.health.checks import make
 from understudyd.health.port import Health as Answered
 from understudyd.lock.memory import MemoryBackend, Store
@@ -199,37 +198,6 @@ def end_of_api(face: Face) -> None:
     os.kill(pid, signal.SIGKILL)
     assert select.select([process], [], [], 30)[0]
     os.close(process)
-
-
-def test_a_command_that_hangs_is_killed_with_its_group() -> None:
-    """Catalogue 93, 94."""
-    outcome = run(Command(("sh", "-c", "echo begun; sleep 100 & sleep 100"), 3.0), os.environ)
-    assert not outcome.ok
-    assert outcome.detail == "no end in time: begun"
-    eventually(lambda: not children())
-
-
-@pytest.mark.parametrize(
-    ("script", "told"),
-    [
-        ("echo out; echo err >&2; exit 3", "exit code 3: out err"),
-        ("kill -9 $$", "signal 9"),
-        ("exec /no/such", "exit code 127"),
-    ],
-)
-def test_how_a_command_failed(script: str, told: str) -> None:
-    outcome = run(Command(("sh", "-c", script)), os.environ)
-    assert not outcome.ok
-    assert told in outcome.detail
-    assert "null" in run(Command(("true",)), {"OLD": "a\0b"}).detail  # as a record may say
-    missing = run(Command(("/no/such/program",)), {})
-    assert missing.detail == "can't run /no/such/program: No such file or directory"
-
-
-def test_what_a_command_leaves_in_the_background_goes_on(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    assert run(Command(("sh", "-c", f"sleep 100 & echo $! > {pid}")), os.environ).ok
-    os.kill(int(pid.read_text()), 9)  # it is there
 
 
 # --- the stamp ----------------------------------------------------------------------------------

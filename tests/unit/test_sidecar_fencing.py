@@ -23,6 +23,7 @@ from understudyd.drivers.fencing import (
     TakeOver,
     Tell,
     Tick,
+    Warn,
 )
 from understudyd.guard.words import Dead, Exited, Kill, Launch, Lease, Seen, Started, Stop
 
@@ -70,7 +71,11 @@ FENCED = (*FENCING, OK)
         (FENCING, Kill(7, ""), []),
         (FENCING, OK, [LetGo(), Tell(Dead(7, 0.0, cause="fence succeeded"))]),
         ((*FENCING, Lost()), OK, [Release(7), Quit()]),
-        ((*FENCING, Lost()), FAILED, []),
+        (
+            (*FENCING, Lost()),
+            FAILED,
+            [Warn("the lock is kept, as the sidecar is dead and fence failed: exit code 1")],
+        ),
         ((*NOT_FENCED, Lost()), Tick(), []),
         (FENCED, Lost(), [Release(7), Quit()]),
     ],

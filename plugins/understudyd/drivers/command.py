@@ -11,10 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from understudyd.config.model import Command
-from understudyd.guard.launch import Ids
 
 __all__ = ["Outcome", "Running", "children", "run"]
 
@@ -46,12 +44,11 @@ class Running:
         env: Mapping[str, str],
         *,
         cwd: Path | None = None,
-        ids: Ids | None = None,
         descriptors: Sequence[int] = (),
         before: Callable[[], None] | None = None,
     ) -> None:
-        """``ids``: None = our own. ``before`` is called in the new process, by who has no other
-        threads. Raises OSError when it can't be run."""
+        """``before`` is called in the new process, by who has no other threads, and raises nothing.
+        Raises OSError when it can't be run."""
         # not a pipe, which what it leaves in the background would keep open
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         try:
@@ -66,7 +63,6 @@ class Running:
                     start_new_session=True,
                     pass_fds=descriptors,
                     preexec_fn=before,
-                    **_identity(ids),
                 )
                 _children.append(self.process)
         except BaseException:
@@ -115,10 +111,3 @@ def run(command: Command, env: Mapping[str, str], *, cwd: Path | None = None) ->
 
 def _how(code: int) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _identity(ids: Ids | None) -> dict[str, Any]:
-    if ids is None:
-        return {}
-    user, group, groups = ids
-    return {"user": user, "group": group, "extra_groups": groups}

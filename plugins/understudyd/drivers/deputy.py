@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from understudyd.clock import now
 from understudyd.guard.page import Page
-from understudyd.guard.system import name_process, thaw_with_parent
+from understudyd.guard.system import harden, name_process, thaw_with_parent
 
 __all__ = ["stand_by"]
 
@@ -48,6 +48,7 @@ def stand_by(
         signal.set_wakeup_fd(-1)  # the fencer's
         name_process("understudydeputy")
         thaw_with_parent()
+        harden()
         _close_all_but((page.descriptor, sidecar, fencer))
         _outwait(page, token, fencer, slack)
         while page.read().token == token:

@@ -10,6 +10,8 @@ Rules
   it the one to reap what its commands leave behind: a fence command may wait for a process to be
   gone. The next fencer, when this one is killed, is no ancestor of those: it finds what promote has
   started by a variable, `MARK`, which only a process that was given another environment lacks.
+* It is as hard to kill, to swap out and to keep waiting as the guards of a broker of our own, and
+  hands none of that on.
 * Its own signals are caught, not ignored: what is ignored stays so in every broker it starts.
 * Orders and reports are those of the guards.
 """
@@ -35,12 +37,20 @@ from understudyd.drivers.command import Running
 from understudyd.drivers.fencing import Fencing
 from understudyd.drivers.plan import Plan
 from understudyd.guard import tree
-from understudyd.guard.launch import NOT_STARTED
+from understudyd.guard.launch import NOT_STARTED, Ids, become
 from understudyd.guard.page import Page, Pulse
 from understudyd.guard.release import release
-from understudyd.guard.system import Timer, become_subreaper, die_with_parent, name_process
+from understudyd.guard.system import (
+    Timer,
+    become_subreaper,
+    die_with_parent,
+    harden,
+    name_process,
+)
 from understudyd.guard.wire import Wire
 from understudyd.guard.words import Kill, Launch, Message, Ready, Seen, Stop
+from understudyd.lock.open import open_backend
+from understudyd.logs import log_to_stderr
 
 __all__ = ["main"]
 
@@ -53,12 +63,16 @@ HEEDLESS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal
 class Fencer:
     """Drives a `Fencing` with real commands, one at a time."""
 
-    def __init__(self, plan: Plan, page: Page, sidecar: int, wire: Wire | None) -> None:
-        """``sidecar``: its pidfd. ``wire``: to it; None: it is dead."""
+    def __init__(
+        self, plan: Plan, page: Page, sidecar: int, wire: Wire | None, oom_score: int = 0
+    ) -> None:
+        """``sidecar``: its pidfd. ``wire``: to it; None: it is dead. ``oom_score``: for commands,
+        what `harden` returned."""
         self._plan = plan
         self._page = page
         self._sidecar = sidecar
         self._wire = wire
+        self._oom_score = oom_score
         self._pulse = Pulse(page, "fencer")
         self._fencing = Fencing()
         self._events: deque[fencing.Event] = deque()
@@ -154,9 +168,8 @@ class Fencer:
                 what.argv,
                 env,
                 cwd=Path(self._plan.cwd),
-                ids=self._plan.ids,
                 descriptors=self._descriptors if is_promotion else (),
-                before=partial(_die_with, os.getpid()),
+                before=partial(_begin, os.getpid(), self._plan.ids, self._oom_score),
             )
         except (OSError, ValueError) as error:
             self.feed(fencing.Ended(False, f"can't run {what.argv[0]}: {error}"))
@@ -201,6 +214,9 @@ class Fencer:
     def _tell(self, action: fencing.Tell) -> None:
         self._send(action.report)
 
+    def _warn(self, action: fencing.Warn) -> None:
+        log_to_stderr("understudy.fencer", "fencer ").critical(action.text)
+
     def _let_go(self, _: fencing.LetGo) -> None:
         self._close_descriptors()
 
@@ -243,7 +259,7 @@ class Fencer:
 
     def _succeed(self, token: int) -> None:
         """In the deputy, of the broker that may have lost its fencer."""
-        fencer = Fencer(self._plan, self._page, self._sidecar, None)
+        fencer = Fencer(self._plan, self._page, self._sidecar, None, self._oom_score)
         fencer.feed(fencing.TakeOver(token))
         fencer.feed(fencing.Lost())
         fencer.run()
@@ -270,6 +286,7 @@ _ACTIONS: dict[type, Callable[..., None]] = {
     fencing.Abort: Fencer._abort,
     fencing.Sweep: Fencer._sweep,
     fencing.Tell: Fencer._tell,
+    fencing.Warn: Fencer._warn,
     fencing.LetGo: Fencer._let_go,
     fencing.Release: Fencer._release,
     fencing.EndSidecar: Fencer._end_sidecar,
@@ -277,9 +294,14 @@ _ACTIONS: dict[type, Callable[..., None]] = {
 }
 
 
-def _die_with(parent: int) -> None:
+def _begin(parent: int, ids: Ids | None, oom_score: int) -> None:
     """In the new process: a parent that had died before it was bound to it would not end it."""
-    die_with_parent()
+    try:
+        become(ids, oom_score)
+        die_with_parent()
+    except OSError as error:
+        os.write(2, f"can't become the broker's user: {error}".encode())
+        os._exit(NOT_STARTED)
     if os.getppid() != parent:
         os._exit(NOT_STARTED)
 
@@ -316,7 +338,9 @@ def main() -> None:
     become_subreaper()
     shared = Page(page)
     shared.take_turn()
-    fencer = Fencer(plan, shared, sidecar, end)
+    if not token:  # what its libraries need is loaded now, not when the sidecar has died
+        open_backend(plan.lock.uri, plan.lock.group, plan.lock.attempt).close()
+    fencer = Fencer(plan, shared, sidecar, end, harden())
     if token and shared.read().token == token:  # of a broker that lost its fencer
         fencer.feed(fencing.TakeOver(token))
     with contextlib.suppress(OSError):  # the sidecar has died: there may be a broker all the same

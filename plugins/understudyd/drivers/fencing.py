@@ -11,6 +11,7 @@ Rules
 * The lock is let go of only when the broker is fenced: by the sidecar if it lives, else here. A
   sidecar that does not notice within `PATIENCE` that its broker is dead is frozen, and may have the
   lock open: it is ended.
+* A fence that fails is told to the sidecar; where that is dead, to whoever reads its log.
 
 ===========  ==========================================================================
 state        means
@@ -51,6 +52,7 @@ __all__ = [
     "TakeOver",
     "Tell",
     "Tick",
+    "Warn",
 ]
 
 PATIENCE = 2.0  # s
@@ -126,6 +128,13 @@ class Tell:
 
 
 @dataclass(frozen=True)
+class Warn:
+    """For the log."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class LetGo:
     """Close our copies of the lock's descriptors."""
 
@@ -147,7 +156,7 @@ class Quit:
     """Nothing is left to fence, and nobody to promote for."""
 
 
-Action: TypeAlias = Run | Abort | Sweep | Tell | LetGo | Release | EndSidecar | Quit
+Action: TypeAlias = Run | Abort | Sweep | Tell | Warn | LetGo | Release | EndSidecar | Quit
 
 
 class Fencing:
@@ -243,7 +252,11 @@ class Fencing:
             return self._over("fence succeeded", took, now)
         self.state = State.FAILED
         self._next = now + AGAIN
-        return self._tell(Dead(self.token, took, (f"the broker (fence failed: {event.detail})",)))
+        if self._is_orphan:
+            return [
+                Warn(f"the lock is kept, as the sidecar is dead and fence failed: {event.detail}")
+            ]
+        return [Tell(Dead(self.token, took, (f"the broker (fence failed: {event.detail})",)))]
 
     def _lost_too(self, _: Lost, __: Lease, ___: float) -> list[Action]:
         self._is_orphan = True
@@ -266,9 +279,6 @@ class Fencing:
             return [EndSidecar()]
         self.state = State.FENCING
         return [Run("fence")]
-
-    def _tell(self, report: Dead) -> list[Action]:
-        return [] if self._is_orphan else [Tell(report)]
 
 
 _LIVING = (State.PROMOTING, State.RUNNING, State.DEMOTING)

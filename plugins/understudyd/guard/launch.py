@@ -14,7 +14,7 @@ from understudyd.guard.cgroup import Group
 from understudyd.guard.system import OOM_SCORE, die_with_parent
 from understudyd.guard.words import Launch
 
-__all__ = ["NOT_STARTED", "Ids", "identity", "look_up", "start"]
+__all__ = ["NOT_STARTED", "Ids", "become", "identity", "look_up", "start"]
 
 NOT_STARTED = 127  # exit status, as a shell has it
 Ids: TypeAlias = tuple[int, int, tuple[int, ...]]
@@ -38,6 +38,20 @@ def look_up(user: str) -> Ids:
     ids = entry.pw_uid, entry.pw_gid, tuple(os.getgrouplist(user, entry.pw_gid))
     _known[user] = ids
     return ids
+
+
+def become(ids: Ids | None, oom_score: int) -> None:
+    """In a new process of one that is hardened: give that back, and be this user. Raises OSError.
+
+    A change of user would undo `die_with_parent`, which has to come after it.
+    """
+    with contextlib.suppress(OSError), open(OOM_SCORE, "w", encoding="ascii") as file:
+        file.write(str(oom_score))
+    if ids is not None:
+        user, main_group, groups = ids
+        os.setgroups(groups)
+        os.setgid(main_group)
+        os.setuid(user)
 
 
 def start(
@@ -83,13 +97,7 @@ def _become(
     os.dup2(nothing, 0)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
-    with contextlib.suppress(OSError), open(OOM_SCORE, "w", encoding="ascii") as file:
-        file.write(str(oom_score))
-    if launch.ids is not None:
-        user, main_group, groups = launch.ids
-        os.setgroups(groups)
-        os.setgid(main_group)
-        os.setuid(user)
+    become(launch.ids, oom_score)
     os.umask(launch.umask)
     os.chdir(launch.cwd)
     die_with_parent()  # after the change of user, which would undo it
