@@ -7,12 +7,15 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 
 from understudy.testing import FaultProxy
@@ -20,6 +23,7 @@ from understudy.testing.brokers import RabbitMQ
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.wire.properties import build
 from understudyd.testing.bridged import BridgeProcess, until
+from understudyd.testing.operated import COMMAND
 from understudyd.testing.pairs import Pair
 from understudyd.testing.sides import AmqpSide, StompSide, side
 from understudyd.testing.stomp_ends import Sink, Tap, pieces
@@ -83,6 +87,7 @@ def begin(folder: Path, pair: Pair, source: str = "", **options: Any) -> BridgeP
         "dedup": "journal",
         **options,
     }
+    headers = said.pop("headers_set", {})
     lines = [f"{name} = {json.dumps(value)}" for name, value in said.items()]
     text = [
         "[network]",
@@ -91,6 +96,8 @@ def begin(folder: Path, pair: Pair, source: str = "", **options: Any) -> BridgeP
         *lines,
         "[bridges.test.rename]",
         f'"queue://{pair.here}" = "queue://{pair.there}"',
+        "[bridges.test.headers_set]",
+        *[f"{name} = {json.dumps(value)}" for name, value in headers.items()],
     ]
     return BridgeProcess.of(folder, "\n".join(text))
 
@@ -171,6 +178,30 @@ def test_the_source_is_lost_and_comes_again(tmp_path: Path, pair: Pair) -> None:
             await_still(pair)
             proxy.heal(drop=True)
             assert finish(pair, bridge, sent) == 0
+
+
+def test_what_was_parked_is_sent_when_it_comes_back_to_its_queue(
+    tmp_path: Path, rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """A retry puts it there, and a consumer that dies makes it one that was delivered before."""
+    pair = Pair(AmqpSide(rabbit_a), AmqpSide(rabbit_a), unique)
+    pair.make()
+    large = {"delivery_mode": 2, "message_id": "m", "headers": {"large": "x" * 130_500}}
+    pair.source.put(pair.here, AmqpContent(build(large), b"one"))  # type: ignore[arg-type]
+    parking = f"{unique}.parked"
+    pair.source.make(parking)
+    given = {"parking": f"queue://{parking}"}
+    with begin(tmp_path, pair, **given, headers_set={"too": "y" * 600}) as bridge:
+        until(lambda: pair.source.depth(parking) == 1, "it is parked")
+        assert bridge.stop() == 0
+    retry = [*COMMAND, "network", "parked", "retry", "-c", str(tmp_path / "understudy.toml")]
+    subprocess.run(retry, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbit_a.uri))) as connection:
+        assert connection.channel().basic_get(pair.here)[2] == b"one"
+    with begin(tmp_path, pair, **given) as bridge:
+        assert finish(pair, bridge, [b"one"]) == 0
+    for queue in (pair.here, pair.there, parking):
+        pair.source.remove(queue)
 
 
 @pytest.mark.skipif(not ARTEMIS, reason="no ARTEMIS_URI")

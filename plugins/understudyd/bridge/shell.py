@@ -177,6 +177,9 @@ class LinkRunner:
             self._source_worker.close()
             self._on_source_failed(unexpected(error))
             return
+        if batch.parked:
+            sent = zip(batch.tags, batch.parcels, strict=True)
+            self._dedup.forget([tag for tag, it in sent if self._joint.parking.holds(it)])
         self._do(self.link.delivered(batch, self._loop.time(), deliveries[-1][0]))
 
     def _on_confirms(self, confirms: list[Confirm]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from understudy.testing.brokers import free_port
 from understudyd.testing.bridged import PATIENCE, BridgeProcess, until
 
-__all__ = ["SECRET", "Operated"]
+__all__ = ["COMMAND", "SECRET", "Operated"]
 
 SECRET = "s3cret-Zq7"
 COMMAND = [sys.executable, "-c", "from understudyd.cli import main; main()"]

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from understudyd.bridge.dedup.identity import Identify, identify_by
@@ -39,6 +40,9 @@ class NoFilter:
 
     def confirmed(self, ledger: Ledger) -> None:
         """The target has confirmed something."""
+
+    def forget(self, tags: Sequence[int]) -> None:
+        """These go to a parking queue, and may be sent from there once more."""
 
     def acknowledge(self, tag: int) -> None:
         """The source is about to be told that all up to this tag is settled."""
@@ -90,6 +94,10 @@ class Filter(NoFilter):
             settled, late = ledger.settled, ledger.late
             self._journal.write(self._memory.confirmed(settled, late, ledger.past))
             self._memory.forget(ledger.returned)
+
+    def forget(self, tags: Sequence[int]) -> None:
+        assert self._memory is not None
+        self._memory.forget(tags)
 
     def acknowledge(self, tag: int) -> None:
         if self._memory is not None:
