@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from understudyd.bridge.dialects import (
     RABBITMQ_STOMP,
     Dialect,
 )
+from understudyd.bridge.ends.port import SourceHooks
 from understudyd.bridge.ledger import Ledger
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.rejects import Rejects
@@ -31,6 +33,14 @@ from understudyd.bridge.wire.bodies import body_frames, content_header
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, set_header
 from understudyd.bridge.wire.reader import Returned
+from understudyd.testing.spool_bench import RestlessSource
+
+
+def source_of(dialect: Dialect) -> RestlessSource:
+    source = RestlessSource(SourceHooks(lambda _: None, lambda _: None))
+    source.dialect = dialect
+    return source
+
 
 ROUTE = b"\0\6orders"
 
@@ -381,17 +391,20 @@ TestModel = Model.TestCase
 
 
 def test_what_is_kept_back_is_counted_also_by_the_next_process(tmp_path: Path) -> None:
-    for expected in ([1, 2], []):
-        kept = Filter(Journal(tmp_path / "a.db", "bridge a"))
+    async def process(expected: list[int]) -> None:
+        kept, source = Filter(Journal(tmp_path / "a.db", "bridge a")), source_of(RABBITMQ_AMQP)
         ledger = Ledger()
-        kept.begin(ledger)
+        await kept.begin(ledger)
         again = int(not expected)
         came = [delivery(tag, b"%d" % tag, again=again) for tag in (1, 2)]
-        wanted = kept.sift(came, RABBITMQ_AMQP)
+        wanted = kept.sift(came, source)
         assert [one[0] for one in wanted] == expected
         assert kept.duplicates == 2 - len(expected)
         ledger.take(expected, [(b"", b"", b"", 0)] * len(expected), 0.0)
         ledger.send()
         ledger.confirm([(2, 1, True)])
         kept.confirmed(ledger)
-        kept.close()  # killed: nothing was acknowledged
+        await kept.end()  # killed: nothing was acknowledged
+
+    asyncio.run(process([1, 2]))
+    asyncio.run(process([]))

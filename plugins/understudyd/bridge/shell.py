@@ -79,7 +79,9 @@ class LinkRunner:
         rng, settings = rng or Random(), settings or LinkSettings()
         self.name = name
         self._source_worker = EndWorker(
-            lambda: self._source.close(), self._on_source_up, self._on_source_failed
+            lambda: self._dedup.leave(self._source.close),
+            self._on_source_up,
+            self._on_source_failed,
         )
         self._target_worker = EndWorker(
             lambda: self._target.close(), self._on_target_up, self._on_target_failed
@@ -171,7 +173,7 @@ class LinkRunner:
         if not self.link.takes_deliveries:
             return  # so that closing gives them back
         try:
-            wanted = self._dedup.sift(deliveries, self._source.dialect)
+            wanted = self._dedup.sift(deliveries, self._source)
             batch = self._forwarder.prepare(wanted, int(time.time() * 1000))
         except Exception as error:
             self._source_worker.close()
@@ -247,8 +249,7 @@ class LinkRunner:
             if isinstance(action, Send):
                 self._target.send(action.pieces)
             elif isinstance(action, Acknowledge):
-                self._dedup.acknowledge(action.tag)
-                self._source.acknowledge(action.tag)
+                self._dedup.acknowledge(action.tag, self._source.acknowledge)
             elif isinstance(action, Widen):
                 self._source.widen(action.window)
             elif isinstance(action, Rest) and self._resting is not None:
@@ -276,7 +277,6 @@ class LinkRunner:
             self._target_worker.close()
         elif isinstance(action, OpenSource):
             self._replies.let_go()
-            self._dedup.begin(self.link.ledger)
             self._source_worker.open(partial(self._open_source, action.window))
         elif isinstance(action, CloseSource):
             self._give_up("question")
@@ -289,6 +289,7 @@ class LinkRunner:
             self._run("finish", self._finish())
 
     async def _open_source(self, window: int) -> None:
+        await self._dedup.begin(self.link.ledger)
         await self._source.open(window, self._target.frame_max)
 
     async def _ask_source(self) -> None:
@@ -323,7 +324,7 @@ class LinkRunner:
             await self._spool.end()
             await self._replies.ended()
         finally:
-            self._dedup.close()
+            await self._dedup.end()
             if not self.finished.done():
                 self.finished.set_result(None)
 

@@ -1,20 +1,26 @@
 """Keeps back what the target has already; between what the ends of a link tell, and its machine.
 
 Rules
-* What the target confirmed is written down before the source is told, in the same turn.
+* What the target confirmed is written down before the source is told. Until it is, a source that is
+  to be closed stays open, and hears of it; a source is opened when all is written. On a disk that
+  hangs the link waits, and is tried again as one whose source cannot be had.
 * Without it (`NoFilter`) everything goes through, and costs a call for each batch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from understudyd.bridge.dedup.identity import Identify, identify_by
 from understudyd.bridge.dedup.journal import Journal
 from understudyd.bridge.dedup.memory import Memory
+from understudyd.bridge.dedup.scribe import Scribe
 from understudyd.bridge.dialects import Dialect
+from understudyd.bridge.ends.port import ConnectionFailed, SourceEnd
 from understudyd.bridge.ledger import Ledger
 
 __all__ = ["Filter", "NoFilter"]
@@ -28,10 +34,11 @@ class NoFilter:
     duplicates = 0
     """Messages that were not sent, since the target has them."""
 
-    def begin(self, ledger: Ledger) -> None:
-        """The source is about to be opened; what it delivered before was forgotten."""
+    async def begin(self, ledger: Ledger) -> None:
+        """The source is about to be opened; what it delivered before was forgotten. Raises
+        ConnectionFailed where it is not to be opened now."""
 
-    def sift(self, deliveries: list[Any], source: Dialect | None) -> list[Any]:
+    def sift(self, deliveries: list[Any], source: SourceEnd) -> list[Any]:
         """Those that are to be sent."""
         return deliveries
 
@@ -44,10 +51,15 @@ class NoFilter:
     def forget(self, tags: Sequence[int]) -> None:
         """These go to a parking queue, and may be sent from there once more."""
 
-    def acknowledge(self, tag: int) -> None:
-        """The source is about to be told that all up to this tag is settled."""
+    def acknowledge(self, tag: int, tell: Callable[[int], None]) -> None:
+        """All up to this tag is settled: tell the source, when that may be."""
+        tell(tag)
 
-    def close(self) -> None:
+    def leave(self, close: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+        """Close the source, when it was told all; the goodbye is to be awaited."""
+        return close()
+
+    async def end(self) -> None:
         """The link has ended."""
 
 
@@ -55,25 +67,30 @@ class Filter(NoFilter):
     def __init__(self, journal: Journal, wants_target: str = "") -> None:
         """``wants_target``: who wants the target to know messages again, for the log, where that is
         wanted."""
-        self._journal = journal
+        self._scribe = Scribe(journal)
         self._wants_target = wants_target
         self._told = ""
         self._memory: Memory | None = None
         self._source: Dialect | None = None
         self._identify: Identify
 
-    def begin(self, ledger: Ledger) -> None:
+    async def begin(self, ledger: Ledger) -> None:
+        try:
+            await self._scribe.written()
+            rows = await self._scribe.open()
+        except TimeoutError:
+            raise ConnectionFailed(f"{self._scribe}: the disk does not answer") from None
         if self._memory is None:  # whoever wrote before has ended
-            self._memory = Memory(self._journal.open())
+            self._memory = Memory(rows)
         self._memory.begin(ledger.past)
 
-    def sift(self, deliveries: list[Any], source: Dialect | None) -> list[Any]:
+    def sift(self, deliveries: list[Any], source: SourceEnd) -> list[Any]:
         assert self._memory is not None
-        assert source is not None
-        if source is not self._source:
-            self._source, self._identify = source, identify_by(source)
+        assert source.dialect is not None
+        if source.dialect is not self._source:
+            self._source, self._identify = source.dialect, identify_by(source.dialect)
         wanted, change = self._memory.sift(deliveries, self._identify)
-        self._journal.write(change)
+        self._scribe.write(change)
         self.duplicates += len(deliveries) - len(wanted)
         return wanted
 
@@ -92,16 +109,24 @@ class Filter(NoFilter):
     def confirmed(self, ledger: Ledger) -> None:
         if self._memory is not None:
             settled, late = ledger.settled, ledger.late
-            self._journal.write(self._memory.confirmed(settled, late, ledger.past))
+            self._scribe.write(self._memory.confirmed(settled, late, ledger.past))
             self._memory.forget(ledger.returned)
 
     def forget(self, tags: Sequence[int]) -> None:
         assert self._memory is not None
         self._memory.forget(tags)
 
-    def acknowledge(self, tag: int) -> None:
-        if self._memory is not None:
-            self._journal.write(self._memory.acknowledge(tag))
+    def acknowledge(self, tag: int, tell: Callable[[int], None]) -> None:
+        assert self._memory is not None
+        self._scribe.write(self._memory.acknowledge(tag), partial(tell, tag))
 
-    def close(self) -> None:
-        self._journal.close()
+    def leave(self, close: Callable[[], Awaitable[None]]) -> Awaitable[None]:
+        return close() if self._scribe.is_idle else self._leave(close)
+
+    async def end(self) -> None:
+        await self._scribe.close()
+
+    async def _leave(self, close: Callable[[], Awaitable[None]]) -> None:
+        with suppress(TimeoutError):
+            await self._scribe.written()
+        await close()

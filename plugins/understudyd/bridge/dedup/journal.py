@@ -2,9 +2,9 @@
 
 Rules
 * Written before the source is told: what is missing is sent once more. A write reaches the kernel,
-  and never waits for the disk, which would hold up the loop: it outlives a ``kill -9`` of the
-  bridge, and after a crash of the machine any of it may be missing. As that may be what was to be
-  forgotten, what is known by its content alone is not believed then.
+  and asks for no more (`scribe` minds that it may take long anyway): it outlives a ``kill -9`` of
+  the bridge, and after a crash of the machine any of it may be missing. As that may be what was to
+  be forgotten, what is known by its content alone is not believed then.
 * A file that cannot be read or written is begun anew, or done without, and that is told; the bridge
   goes on either way.
 * One process at a time has it open.
@@ -41,6 +41,9 @@ class Journal:
         self._about = about
         self._database: sqlite3.Connection | None = None
 
+    def __str__(self) -> str:
+        return f"{self._about}: {self._file}"
+
     def open(self) -> list[Row]:
         """What was written; nothing where there is no file yet, or it cannot be used."""
         try:
@@ -57,19 +60,14 @@ class Journal:
             self._do_without(error)
             return []
 
-    def write(self, change: Change) -> None:
-        if self._database is None or not any(change):
+    def write(self, *changes: Change) -> None:
+        """All of them or none, in order."""
+        if self._database is None:
             return
-        ids = [row[:2] for row in change.added if row.has_id]
-        contents = [row[:2] for row in change.added if not row.has_id]
-        gone = [(serial,) for serial in change.gone]
         try:
             with self._database as database:
-                database.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?)", ids)
-                database.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", contents)
-                database.executemany("DELETE FROM contents WHERE serial = ?", gone)
-                if change.ids_below:
-                    database.execute("DELETE FROM ids WHERE serial < ?", (change.ids_below,))
+                for change in changes:
+                    _write(database, change)
         except sqlite3.Error as error:
             self._do_without(error)
             self._remove()  # or a later process would believe what was to be forgotten
@@ -120,3 +118,14 @@ class Journal:
 
     def _named(self, error: Exception) -> tuple[str, Path, Exception]:
         return (self._about, self._file, error)
+
+
+def _write(database: sqlite3.Connection, change: Change) -> None:
+    ids = [row[:2] for row in change.added if row.has_id]
+    contents = [row[:2] for row in change.added if not row.has_id]
+    gone = [(serial,) for serial in change.gone]
+    database.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?)", ids)
+    database.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?)", contents)
+    database.executemany("DELETE FROM contents WHERE serial = ?", gone)
+    if change.ids_below:
+        database.execute("DELETE FROM ids WHERE serial < ?", (change.ids_below,))

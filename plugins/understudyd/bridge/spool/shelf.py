@@ -1,8 +1,6 @@
 """A store in a thread of its own: no fsync ever holds up the loop.
 
-Rules
-* One thread, one call after the other. A caller that is cancelled leaves its call to be done.
-* What the disk refuses is `SpoolFailed`, with folder and cause.
+Rule: what the disk refuses is `SpoolFailed`, with folder and cause.
 """
 
 from __future__ import annotations
@@ -10,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from understudyd.bridge.diskthread import DiskThread
 from understudyd.bridge.spool.disk import Folder
 from understudyd.bridge.spool.port import SpoolFailed
 from understudyd.bridge.spool.store import Batch, Store
@@ -30,7 +28,7 @@ class Shelf:
         self._folder = folder
         self._store = store
         self._told = told
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = DiskThread(f"spool {told}")
         self._opening = asyncio.Lock()
         self._is_open = False
         self._damage = 0  # how much of it was told
@@ -88,10 +86,8 @@ class Shelf:
     async def close(self) -> None:
         """Let go of the folder."""
         async with self._opening:
-            if self._thread is not None:
-                await self._do(self._folder.release)
-                self._thread.shutdown(wait=False)
-                self._thread = None
+            await self._do(self._folder.release)
+            self._thread.end()
             self._is_open = False
 
     def _open(self) -> None:
@@ -99,10 +95,8 @@ class Shelf:
         self._store.open()
 
     async def _do(self, what: Callable[..., Any], *given: Any) -> Any:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "spool")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, what, *given)
+            return await self._thread.do(what, *given)
         except OSError as error:
             raise SpoolFailed(f"{self._told}: {error.strerror or error}") from error
         finally:
