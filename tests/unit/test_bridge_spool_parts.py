@@ -44,12 +44,12 @@ def amqp(tag: int, body: bytes, properties: bytes = PROPERTIES) -> Any:
 
 
 def test_a_delivery_comes_back_as_it_was() -> None:
-    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096))
+    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096, "s"))
     delivery = amqp(7, bytes(range(256)) * 40)
     assert decode(9, encode(delivery, RABBITMQ_AMQP, NOW), meta, 4096) == (9, *delivery[1:])
     content = StompContent({"destination": "/queue/a", "é\n": "\ud83d\0"}, b"\0body")
     for dialect in (ACTIVEMQ, RABBITMQ_STOMP):
-        meta = decode_meta(encode_meta(dialect, 0))
+        meta = decode_meta(encode_meta(dialect, 0, "s"))
         tag, back = decode(3, encode((1, content), dialect, NOW), meta, 131072)
         assert (tag, back.headers, back.body) == (3, content.headers, content.body)
         assert meta.dialect is dialect
@@ -57,18 +57,18 @@ def test_a_delivery_comes_back_as_it_was() -> None:
 
 def test_a_message_on_disk_is_not_worn_by_the_queue_it_came_from() -> None:
     """Else it would go back to the tail of that queue."""
-    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096))
+    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096, "s"))
     raw = build({"headers": {"x-delivery-count": Typed("l", 15)}})
     assert is_worn(raw)
     kept = decode(1, encode(amqp(1, b"", raw), RABBITMQ_AMQP, NOW), meta, 4096)[3]
     assert not is_worn(kept)
     told = StompContent({"x-delivery-count": "15"}, b"")
-    meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0))
+    meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0, "s"))
     assert not decode(1, encode((1, told), RABBITMQ_STOMP, NOW), meta, 0)[1].headers
 
 
 def test_frames_are_no_larger_than_the_target_takes() -> None:
-    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 131072))
+    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 131072, "s"))
     body = bytes(range(256)) * 100
     raw = encode(
         (1, 0, ROUTE, PROPERTIES, len(body), body_frames(body, 131072)), RABBITMQ_AMQP, NOW
@@ -78,7 +78,7 @@ def test_frames_are_no_larger_than_the_target_takes() -> None:
 
 
 def test_the_time_on_disk_is_spent() -> None:
-    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096))
+    meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096, "s"))
     raw = build({"expiration": "5000", "headers": {"a": 1}})
     kept = decode(1, encode(amqp(1, b"", raw), RABBITMQ_AMQP, NOW), meta, 4096)[3]
     assert get(relay(kept, NOW + 3000), "expiration") == "2000"
@@ -89,7 +89,7 @@ def test_the_time_on_disk_is_spent() -> None:
         decode(1, encode(amqp(1, b"", unreadable), RABBITMQ_AMQP, NOW), meta, 4096)[3] == unreadable
     )
     told = StompContent({"expiration": "5000"}, b"")
-    meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0))
+    meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0, "s"))
     back = decode(1, encode((1, told), RABBITMQ_STOMP, NOW), meta, 0)[1]
     assert back.headers["x-understudy-deadline"] == f"{NOW + 5000} 5000"
     absolute = StompContent({"expires": "5000"}, b"")

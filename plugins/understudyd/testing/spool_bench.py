@@ -87,7 +87,7 @@ class SpoolBench:
         }
         self.bridge()
 
-    def bridge(self) -> None:
+    def bridge(self, seed: int = 1) -> None:
         settings = LinkSettings(
             backoff=Backoff(1.0, 1.0), watch_time=self.given["watch_time"], prefetch=100
         )
@@ -97,7 +97,7 @@ class SpoolBench:
         self.lost: list[str] = []
         self.failed = 0
         hooks: SourceHooks[Any] = SourceHooks(self.got.extend, self.lost.append)
-        self.spool = SpooledSource(self._make, shelf, settings, hooks, Random(1), self._fail)
+        self.spool = SpooledSource(self._make, shelf, settings, hooks, Random(seed), self._fail)
 
     def _make(self, hooks: SourceHooks[Any]) -> Any:
         self.source: RestlessSource = self.given["kind"](hooks)

@@ -79,6 +79,11 @@ class MemoryFiles:
         self.seen = {name: bytearray(data) for name, data in self.on_disk.items()}
         self.fails.clear()
 
+    def wipe(self) -> None:
+        """Somebody deletes it all."""
+        for place in (self.seen, self.on_disk, self._dirty):
+            place.clear()
+
     @property
     def _used(self) -> int:
         return sum(map(len, self.seen.values()))

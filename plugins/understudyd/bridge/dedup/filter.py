@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from understudyd.bridge.dedup.identity import Identify, identify_by
+from understudyd.bridge.dedup.identity import HasPlaces, Identify, identify_by
 from understudyd.bridge.dedup.journal import Journal
 from understudyd.bridge.dedup.memory import Memory
 from understudyd.bridge.dedup.scribe import Scribe
@@ -88,7 +88,8 @@ class Filter(NoFilter):
         assert self._memory is not None
         assert source.dialect is not None
         if source.dialect is not self._source:
-            self._source, self._identify = source.dialect, identify_by(source.dialect)
+            places = source if isinstance(source, HasPlaces) else None
+            self._source, self._identify = source.dialect, identify_by(source.dialect, places)
         wanted, change = self._memory.sift(deliveries, self._identify)
         self._scribe.write(change)
         self.duplicates += len(deliveries) - len(wanted)

@@ -9,13 +9,15 @@ Rules
 * RabbitMQ says of each delivery whether it was delivered before, so that the others are not looked
   for. ActiveMQ and Artemis do not say so of all; their ids need no such word.
 * What a broker adds to a redelivery (`COUNTS`) is not part of the message.
+* A source that keeps each message in a place of its own (`HasPlaces`) needs no more than that for
+  those without an id: equal ones are told apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from understudyd.bridge.content import StompContent
 from understudyd.bridge.dialects import Dialect
@@ -23,7 +25,7 @@ from understudyd.bridge.wire.bodies import join_body
 from understudyd.bridge.wire.errors import WireError
 from understudyd.bridge.wire.properties import get, remove_header
 
-__all__ = ["Identify", "Known", "hop_id", "identify_by"]
+__all__ = ["HasPlaces", "Identify", "Known", "hop_id", "identify_by"]
 
 SIZE = 16  # bytes of a key; two of 10 ** 12 are equal by chance once in 10 ** 14 times
 COUNTS: Final = ("x-delivery-count", "x-acquired-count")  # of quorum queues
@@ -42,8 +44,32 @@ class Known(NamedTuple):
 Identify = Callable[[Any], Known]
 
 
-def identify_by(dialect: Dialect) -> Identify:
+@runtime_checkable
+class HasPlaces(Protocol):
+    """A source that keeps each message in a place that has held no other, nor will."""
+
+    def place(self, tag: int) -> tuple[bytes, bool]:
+        """Where that is for a delivery that is not acknowledged, and whether it may have been
+        delivered from there before."""
+
+
+def identify_by(dialect: Dialect, places: HasPlaces | None = None) -> Identify:
     """How deliveries of that source are known again."""
+    usual = _usual(dialect)
+    if places is None:
+        return usual
+
+    def identify(delivery: Any) -> Known:
+        known = usual(delivery)
+        if known.has_id:
+            return known
+        place, may_repeat = places.place(delivery[0])
+        return Known(_key(place), True, may_repeat)
+
+    return identify
+
+
+def _usual(dialect: Dialect) -> Identify:
     if dialect.is_amqp:
         return _of_amqp
     assert dialect.stomp is not None

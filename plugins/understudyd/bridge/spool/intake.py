@@ -68,6 +68,7 @@ class Intake:
         self._shelf = shelf
         self._settings = settings
         self._rng = rng
+        self._series = f"{rng.getrandbits(64):016x}"
         self._on_kept = on_kept
         self._on_failed = on_failed
         self._is_wanted = self._is_resting = False
@@ -160,7 +161,7 @@ class Intake:
                 return
             opening.result()
             assert source.dialect is not None
-            meta = encode_meta(source.dialect, source.frame_max)
+            meta = encode_meta(source.dialect, source.frame_max, self._series)
             self.trouble, self._is_open = None, True
             while self._goes:
                 if self._lost:

@@ -6,7 +6,8 @@ Rules
 * A time to live that counts from when a broker gets the message is bound to the time it came here
   (`mapping.times`), so that the time on disk is spent.
 * How often its queue had delivered a message in vain (`worn`) is not kept: it is in no queue now.
-* Who wrote them is kept with them: the kind of broker, and the largest frame that it may have sent.
+* Who wrote them is kept with them: the kind of broker, the largest frame that it may have sent, and
+  a series, in which a number stands for one record, for good.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ class Meta(NamedTuple):
 
     dialect: Dialect
     frame_max: int
+    series: str
 
 
-def encode_meta(dialect: Dialect, frame_max: int) -> bytes:
-    return json.dumps({"dialect": dialect.name, "frame_max": frame_max}).encode()
+def encode_meta(dialect: Dialect, frame_max: int, series: str) -> bytes:
+    told = {"dialect": dialect.name, "frame_max": frame_max, "series": series}
+    return json.dumps(told).encode()
 
 
 def decode_meta(raw: bytes) -> Meta:
@@ -59,7 +62,7 @@ def decode_meta(raw: bytes) -> Meta:
     told = json.loads(raw)
     if (dialect := DIALECTS.get(told["dialect"])) is None:
         raise SpoolFailed(f"it holds messages of {told['dialect']!r}, which is not known here")
-    return Meta(dialect, told["frame_max"])
+    return Meta(dialect, told["frame_max"], told["series"])
 
 
 def encode(delivery: Any, dialect: Dialect, now: int) -> bytes:

@@ -69,7 +69,7 @@ class SpooledSource:
         self._next = 1  # the number that comes after these
         self._tag = 0  # the last one that was given
         self._again = 0  # what is below may have been given before; 0: not known yet
-        self._given: deque[tuple[int, int, int]] = deque()  # tag, number, size on disk
+        self._given: deque[tuple[int, int, int, str]] = deque()  # tag, number, size, series
         self._settled = (0, 0)  # the link has acknowledged all below; bytes that are not told yet
         self._saving: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[None] | None = None
@@ -169,12 +169,17 @@ class SpooledSource:
     def acknowledge(self, tag: int) -> None:
         number, size = self._settled
         while self._given and self._given[0][0] <= tag:
-            _, last, length = self._given.popleft()
+            _, last, length, _ = self._given.popleft()
             number, size = last + 1, size + length
         self._settled = (number, size)
         if self._saving is None:
             self._saving = self._run(self._save())
         self._wake()
+
+    def place(self, tag: int) -> tuple[bytes, bool]:
+        """Where a message is kept, see `dedup.identity.HasPlaces`."""
+        _, number, _, series = self._given[tag - self._given[0][0]]
+        return f"{series} {number}".encode(), number < self._again
 
     async def dead_letter(self, tag: int) -> None:
         """It is not with its broker any more."""
@@ -219,7 +224,8 @@ class SpooledSource:
             number, payload = self._ahead.popleft()
             self._tag += 1
             size += len(payload)
-            self._given.append((self._tag, number, OVERHEAD + len(payload)))
+            given = (self._tag, number, OVERHEAD + len(payload), self._meta.series)
+            self._given.append(given)
             is_again = number < self._again
             batch.append(
                 decode(self._tag, payload, self._meta, self._given_frame_max, is_again=is_again)
