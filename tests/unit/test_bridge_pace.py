@@ -6,9 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudyd.bridge.link import Link
 from understudyd.bridge.pace import Pace
-from understudyd.bridge.words import OpenSource, Timer
+from understudyd.bridge.words import Timer
 from understudyd.testing.linked import bodies, deliver, link
+
+
+def paced(rate: float) -> Link:
+    """A link that runs."""
+    pace = Pace(rate)
+    made = link(prefetch=100, pace=pace)
+    for tell in (made.start, made.target_up, made.source_up):
+        tell(0.0)
+    return made
 
 
 @pytest.mark.parametrize(("rate", "window"), [(1000.0, 100), (10.0, 1), (0.1, 1), (25.0, 2)])
@@ -48,24 +58,43 @@ def test_never_more_than_the_rate_and_a_window(
         assert taken <= pace.window + rate * now + 1e-6
 
 
-def test_a_link_does_not_read_while_its_debt_is_paid() -> None:
+def test_a_link_sends_no_more_until_its_debt_is_paid() -> None:
     """Scenario 69: the order is kept, and what is sent again is not charged again."""
-    made = link(prefetch=8, pace=Pace(20.0))
-    made.start(0.0)
-    assert made.target_up(0.0) == [OpenSource(1)]
-    made.source_up(0.0)
-    assert made.wants_reading
-    assert bodies(deliver(made, 1, 2)) == [b"1", b"2"]
-    assert made.wants_reading
-    assert bodies(deliver(made, 3, 4)) == [b"3", b"4"]
-    assert not made.wants_reading
+    made = paced(20.0)
+    assert bodies(deliver(made, *range(1, 6))) == [b"1", b"2", b"3"]
+    assert bodies(made.confirmed([(1, 0, True)], 0.01)) == []
     made.target_lost("gone", 0.01)
-    assert bodies(made.target_up(0.02)) == [b"1", b"2", b"3", b"4"]
-    assert made.due is not None
-    made.tick(0.09)
-    assert not made.wants_reading
+    assert bodies(made.target_up(0.02)) == [b"2", b"3"]
+    assert bodies(made.tick(0.04)) == []
+    assert bodies(made.tick(0.05)) == [b"4"]
+    assert bodies(made.tick(0.1)) == [b"5"]
+
+
+def test_what_waits_for_its_turn_is_not_sent_when_the_source_is_lost() -> None:
+    """It is delivered again, so that a cut doubles what was sent, and no whole window."""
+    made = paced(80.0)
+    sent = bodies(deliver(made, *range(1, 25)))
+    assert made.wants_reading, "else it would not be seen that the source is lost"
+    made.source_lost("cut", 0.0)
+    for now in (0.02, 0.04, 0.06):
+        assert bodies(made.tick(now)) == []
     made.tick(0.1)
-    assert made.wants_reading
+    made.source_up(0.1)
+    sent += bodies(deliver(made, *range(1, 25), now=0.1))
+    now = 0.1
+    while len(set(sent)) < 24:
+        assert made.due is not None
+        now = max(now, made.due)
+        sent += bodies(made.tick(now))
+    assert len(sent) - len(set(sent)) == 10
+
+
+def test_what_was_saved_up_goes_at_once_and_then_a_part_of_the_window_at_a_time() -> None:
+    pace = Pace(400.0)
+    assert pace.allows(0.0) == 50
+    assert pace.take(50, 0.0) == pytest.approx(0.025)
+    assert pace.allows(0.0) == 10
+    assert pace.allows(9.0) == 50
 
 
 def test_a_link_without_a_rate_has_no_timer_for_it() -> None:
@@ -84,12 +113,7 @@ def test_two_links_share_one_rate() -> None:
         made.start(0.0)
         made.target_up(0.0)
         made.source_up(0.0)
-    deliver(one, 1, 2, 3)
-    assert not one.wants_reading
-    deliver(other, 1)
-    one.tick(0.2)
-    assert one.wants_reading
-    other.tick(0.2)
-    assert not other.wants_reading
-    other.tick(0.3)
-    assert other.wants_reading
+    assert bodies(deliver(one, 1, 2, 3)) == [b"1", b"2"]
+    assert bodies(deliver(other, 1, 2)) == [b"1"]
+    for now, first, second in [(0.09, [], []), (0.1, [b"3"], []), (0.2, [], [b"2"])]:
+        assert (bodies(one.tick(now)), bodies(other.tick(now))) == (first, second)

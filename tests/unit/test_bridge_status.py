@@ -61,14 +61,15 @@ def test_one_that_moves_is_not_stalled_however_much_waits() -> None:
         assert status.look(float(number)).state == "running"
 
 
-def test_one_that_its_rate_keeps_from_reading_is_not_stalled() -> None:
+def test_one_that_its_rate_keeps_from_sending_is_not_stalled() -> None:
     made = Link(LinkSettings(), Parking("b"), Random(1), Pace(0.01))
     for tell in (made.start, made.target_up, made.source_up):
         tell(0.0)
-    deliver(made, 1, 2)
-    made.confirmed([(2, 1, True)], 0.0)
-    assert not made.wants_reading
-    assert look(made, 0.0, 60.0, lag=3).state == "running"
+    deliver(made, 1, 2, 3)
+    assert look(made, 0.0, 60.0, lag=3).state == "stalled"
+    made.confirmed([(2, 1, True)], 60.0)
+    assert len(made.ledger) == 1
+    assert look(made, 60.0, 90.0, lag=3).state == "running"
 
 
 def test_what_is_parked_at_the_target_is_not_told_as_forwarded() -> None:

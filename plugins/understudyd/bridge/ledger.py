@@ -51,6 +51,9 @@ class Ledger:
         """The tags that had come back when it confirmed them."""
         self.late: list[int] = []
         """The serials of what was forgotten and that it confirmed."""
+        self.fresh = 0
+        """How many of those that the last ``send()`` sent it had never sent before."""
+        self._sent = 0  # the highest tag that was ever sent
         self._entries: dict[int, Parcel] = {}
         self._waiting: dict[int, None] = {}  # tags, in the order they are to be sent
         self._under_way: dict[int, int] = {}  # publish number -> tag
@@ -74,6 +77,11 @@ class Ledger:
     @property
     def has_waiting(self) -> bool:
         return bool(self._waiting)
+
+    @property
+    def waiting_again(self) -> int:
+        """How many of those that wait were sent before."""
+        return sum(tag <= self._sent for tag in self._waiting)
 
     @property
     def is_under_way(self) -> bool:
@@ -124,6 +132,8 @@ class Ledger:
                 del self._waiting[tag]
         self._under_way.update(zip(range(self._next, self._next + len(tags)), tags, strict=True))
         self._next += len(tags)
+        self.fresh = len(tags) - bisect_right(tags, self._sent)
+        self._sent = max([self._sent, *tags[-1:]])
         entries = self._entries
         return [piece for tag in tags for piece in entries[tag][:3]]
 
@@ -274,7 +284,7 @@ class Ledger:
         self._batches.clear()
         self.size = 0
         self.past += self._top_tag
-        self._low_tag, self._top_tag, self._acknowledged = 1, 0, 0
+        self._low_tag, self._top_tag, self._acknowledged, self._sent = 1, 0, 0, 0
 
     def oldest(self) -> float | None:
         """When the oldest entry that is not settled was taken; None when there is none."""

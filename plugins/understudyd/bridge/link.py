@@ -166,8 +166,6 @@ class Link(Steps):
         self._silent_since = now
         self.ledger.take(tags, parcels, now)
         self._returned += parked
-        if self._pace is not None and (wait := self._pace.take(len(tags), now)):
-            self._timers.set(Timer.PACE, now + wait)
         if stays:
             self._timers.drop(Timer.STAY)
             if self._stays.came(stays) and self._can_rest:

@@ -105,9 +105,13 @@ class Parts:
             and not self.reasons.blocked
             and not self._congested
             and not self._rejects.is_careful
-            and Timer.PACE not in self._timers
             and self.ledger.size < self._settings.size
         )
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether nothing is to be confirmed since the rate lets nothing be sent."""
+        return Timer.PACE in self._timers and not self.ledger.is_under_way
 
     @property
     def due(self) -> float | None:
@@ -134,6 +138,8 @@ class Parts:
     def _send(self, limit: int | None) -> None:
         if pieces := self.ledger.send(limit):
             self._do(Send(pieces))
+            if self._pace is not None and (wait := self._pace.take(self.ledger.fresh, self._now)):
+                self._timers.set(Timer.PACE, self._now + wait)
             if Timer.CONFIRM not in self._timers:
                 self._expect_confirm()
 

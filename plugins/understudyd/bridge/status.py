@@ -134,9 +134,10 @@ class LinkStatus:
         if link.shown != State.RUNNING.value or link.reason:
             return link.shown, link.reason
         still = now - self._moved_at
-        if taken is not None and min(still, now - taken) >= STALL:
+        is_owed = taken is not None and not link.is_paced
+        if taken is not None and is_owed and min(still, now - taken) >= STALL:
             return STALLED, f"target: nothing was confirmed for {STALL:g} s and more"
-        is_asked = taken is None and link.wants_reading  # not while a rate keeps it from reading
+        is_asked = taken is None and link.wants_reading
         if is_asked and self._lag and min(still, now - self._lagging_since) >= STALL:
             return STALLED, f"source: messages wait there, none came for {STALL:g} s and more"
         return link.shown, ""

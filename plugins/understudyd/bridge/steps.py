@@ -90,7 +90,7 @@ class Steps(Parts):
             Step.FINISH: self._finish,
             Step.ACKNOWLEDGE: self._acknowledge,
             Step.WATCH: self._watch,
-            Step.GO_ON: lambda: None,  # the timer that kept from reading is over
+            Step.GO_ON: self._go_on,
             Step.END_REST: self._end_rest,
             Step.LEAVE: self._leave,
             Step.LET_GO: self._let_go,
@@ -270,9 +270,22 @@ class Steps(Parts):
             return
         room = self._settings.prefetch - self.ledger.exposed
         if not self._rejects.is_careful and room > 0:
-            self._send(room)  # a source whose window grows may deliver that beside the former one
+            # A source whose window grows may deliver that beside the former one.
+            self._send(self._paced(room))
         elif not self.ledger.is_under_way:
             self._send(1)
+
+    def _paced(self, room: int) -> int:
+        """How many the rate lets be sent now, of so many."""
+        if self._pace is None:
+            return room
+        allowed = 0 if Timer.PACE in self._timers else self._pace.allows(self._now)
+        return min(room, self.ledger.waiting_again + allowed)
+
+    def _go_on(self) -> None:
+        """More may be sent."""
+        if self.state is State.RUNNING:
+            self._send_waiting()
 
     def _count(self, settled: int) -> None:
         self._timers.worked(Timer.TARGET)

@@ -131,7 +131,7 @@ class Step(Enum):
     FINISH = "come to an end"
     ACKNOWLEDGE = "acknowledge what is settled"
     WATCH = "see whether a source is silent that has messages"
-    GO_ON = "read again"
+    GO_ON = "send what the rate allows"
     END_REST = "let the source deliver again"
     LEAVE = "leave a target that is blocked"
     LET_GO = "give back what the target does not take"
