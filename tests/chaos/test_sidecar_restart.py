@@ -203,7 +203,8 @@ def test_a_word_to_end_that_another_thread_takes_is_not_lost(role: str) -> None:
 
 
 def test_a_restart_waits_for_a_hook(tmp_path: Path) -> None:
-    """The successor would know nothing of it, and neither end it in time nor reap it."""
+    """The successor would know nothing of it, and neither end it in time nor reap it. A file that
+    is broken meanwhile costs no broker."""
     ready, done = tmp_path / "ready", tmp_path / "done"
     options: dict[str, Any] = {
         "broker": {"health": ["test", "-e", str(ready)]},
@@ -214,10 +215,17 @@ def test_a_restart_waits_for_a_hook(tmp_path: Path) -> None:
         eventually(lambda: node.broker)
         node.signal(signal.SIGUSR2)
         time.sleep(2.0)  # for the trial
+        good = estate.file.read_text()
+        estate.file.write_text("what was tried is what it begins with")
+        broker = node.broker
         ready.touch()
         eventually(lambda: done.exists() or node.said("gives way"))
         assert done.exists()
         eventually(lambda: node.said(CAME))
+        eventually(lambda: node.said("reload refused, everything stays as it is: "))
+        node.until("/master")
+        assert node.broker == broker
+        estate.file.write_text(good)
 
 
 def test_what_is_installed_is_tried_before() -> None:

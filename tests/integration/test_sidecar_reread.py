@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,14 @@ import pytest
 
 from understudy.errors import ConfigurationError
 from understudyd.api.words import Order
-from understudyd.sidecar import handover, successor
+from understudyd.sidecar import handover, successor, trial
 from understudyd.sidecar.handover import Handover
 from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.reread import Reread, Rereader
 from understudyd.sidecar.settings import Settings, read
-from understudyd.sidecar.successor import Trial
+from understudyd.sidecar.trial import Trial
 from understudyd.sidecar.worker import Inbox, are_interruptible
-from understudyd.testing.estate import SidecarEstate, eventually
+from understudyd.testing.estate import SidecarEstate, eventually, is_alive
 
 pytestmark = pytest.mark.integration
 
@@ -102,9 +101,10 @@ class Stage:
 
     def try_out(self) -> Trial:
         self.gate.wait(30)
-        return Trial(took=0.1)
+        return Trial(took=0.1, configuration=b"tried")
 
-    def check(self) -> None:
+    def check(self, content: bytes) -> None:
+        assert content == b"tried"
         self.read.append(threading.current_thread().name)
         raise ConfigurationError("another lock")
 
@@ -155,27 +155,73 @@ def test_no_exec_while_a_thread_can_not_be_ended(tmp_path: Path, state: bytes, m
 def test_a_trial_that_says_no_object_is_answered(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(successor, "_run", lambda _: ("[1]", "a\nits last word\n"))
-    trial = successor.try_out(settings.estate.path, "orders/a")
-    assert trial.trouble == "what is installed does not start: its last word"
+    monkeypatch.setattr(trial, "_run", lambda _: ("[1]", "a\nits last word\n"))
+    tried = trial.try_out(settings.estate.path)
+    assert tried.trouble == "what is installed does not start: its last word"
 
 
-def test_a_trial_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(successor, "PATIENCE", 0.1)
+def test_a_trial_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what it has started."""
+    pid = tmp_path / "pid"
+    code = (
+        "import os, sys, time\n"
+        "if child := os.fork(): open(sys.argv[1], 'w').write(str(child))\n"
+        "time.sleep(1000)\n"
+    )
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", code, str(pid)])
+    monkeypatch.setattr(trial, "PATIENCE", 1.0)
     with pytest.raises(subprocess.TimeoutExpired):
-        successor._run(["sleep", "1000"])
+        trial._run(b"")
+    eventually(lambda: not is_alive(int(pid.read_text())))
 
 
-def test_a_script_that_is_gone_fails_the_trial(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SCRIPT = "from understudyd.cli import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("script", "trouble"),
+    [
+        (SCRIPT, ""),
+        (None, "No such file or directory"),
+        ("import understudyd.not_there", "No module named 'understudyd.not_there'"),
+        (f"{SCRIPT} oops", "SyntaxError: invalid syntax"),
+        ("print('I am another program')", "it says nothing"),
+    ],
+)
+def test_the_trial_is_of_the_very_script(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str | None,
+    trouble: str,
 ) -> None:
     """What is exec'd would end at once, and the broker with it."""
-    script = tmp_path / "understudy"
-    monkeypatch.setattr(sys, "argv", [str(script)])
-    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-    assert "is not there any more" in successor.try_out(settings.estate.path, "orders/a").trouble
-    script.touch()
-    assert not successor.try_out(settings.estate.path, "orders/a").trouble
+    place = tmp_path / "understudy"
+    if script is not None:
+        place.write_text(script)
+    arguments = ["sidecar", "-c", str(settings.estate.path), "--node", "orders/a"]
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, str(place), *arguments])
+    tried = trial.try_out(settings.estate.path)
+    assert tried.trouble.endswith(trouble)
+    assert bool(tried.trouble) is bool(trouble)
+    if not trouble:
+        assert tried.configuration == settings.estate.path.read_bytes()
+        assert "token" not in repr(tried)
+
+
+def test_a_trial_tells_what_a_start_would_refuse(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = settings.estate.path
+    arguments = ["sidecar", "-c", str(file), "--node", "orders/a"]
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-c", SCRIPT, *arguments])
+    good = file.read_text()
+    file.write_text("no configuration")
+    assert f"{file}: is no valid TOML" in trial.try_out(file).trouble
+    file.write_text(good.replace('lock = "', 'lock = "etc'))
+    assert "groups.orders.lock: no lock has the scheme" in trial.try_out(file).trouble
+    file.unlink()
+    assert trial.try_out(file).trouble == f"{file}: can't be read: No such file or directory"
 
 
 def test_signals_are_heard_where_there_is_no_descriptor_for_a_restart(
@@ -187,5 +233,5 @@ def test_signals_are_heard_where_there_is_no_descriptor_for_a_restart(
     monkeypatch.setattr(os, "pipe2", refuse)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with pytest.raises(OSError, match="too many"):
-        successor.replace(None, lambda: False)
+        successor.replace(None, b"", lambda: False)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -46,10 +46,11 @@ SHORTEST = 0.1  # s, of a health check: what asks a broker more often is a load 
 HEALTH_OF = {"amqp": "amqp", "amqps": "amqp", "stomp": "stomp", "stomp+ssl": "stomp"}
 
 
-def load(path: str | Path, environ: Mapping[str, str]) -> Estate:
-    """Raises ConfigurationError. Sections of the bridges are left alone."""
+def load(path: str | Path, environ: Mapping[str, str], content: bytes | None = None) -> Estate:
+    """``content``: what is in the file; None: to be read. Raises ConfigurationError. Sections of
+    the bridges are left alone."""
     file = Path(path).absolute()
-    return build(file, read_toml(file), environ)
+    return build(file, read_toml(file) if content is None else _parsed(file, content), environ)
 
 
 def build(file: Path, data: dict[str, Any], environ: Mapping[str, str]) -> Estate:
@@ -73,6 +74,10 @@ def read_toml(file: Path) -> dict[str, Any]:
             data = stream.read(LARGEST + 1)
     except OSError as exc:
         raise ConfigurationError(f"{file}: can't be read: {exc.strerror}") from None
+    return _parsed(file, data)
+
+
+def _parsed(file: Path, data: bytes) -> dict[str, Any]:
     if len(data) > LARGEST:
         raise ConfigurationError(f"{file}: is larger than {LARGEST} bytes, so no configuration")
     try:

@@ -44,8 +44,8 @@ from understudyd.sidecar.node import Machine
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.reread import Reread, Rereader
 from understudyd.sidecar.settings import Settings, check_reload
-from understudyd.sidecar.successor import Trial
 from understudyd.sidecar.tidings import Outage
+from understudyd.sidecar.trial import Trial
 from understudyd.sidecar.words import (
     Action,
     Asked,
@@ -104,14 +104,14 @@ class Control:
         driver: Driver,
         board: Board,
         face: Face,
-        reread: Callable[[], Settings],
+        reread: Callable[[bytes | None], Settings],
         try_out: Callable[[], Trial],
         log: logging.Logger,
         chance: random.Random,
         legacy: Legacy | None = None,
     ) -> None:
-        """``instance`` names this life of this sidecar; ``reread``, for a reload, and
-        ``try_out``, before this sidecar is replaced, may block. ``legacy``: what the one
+        """``instance`` names this life of this sidecar. ``reread``, of the file or of what was in
+        it, and ``try_out``, before this sidecar is replaced, may block. ``legacy``: what the one
         before has left, with whose instance it goes on."""
         group, node = settings.group, settings.node
         self._inbox = inbox
@@ -122,7 +122,7 @@ class Control:
         self._settings = settings
         self._driver = driver
         self._face = face
-        self._rereader = Rereader(reread, inbox.put)
+        self._rereader = Rereader(lambda: reread(None), inbox.put)
         self._log = log
         self._billboard = Billboard(board, self._hear_of_board)
         self._orders = Orders(face.answer)
@@ -146,7 +146,7 @@ class Control:
             self._errands,
             inbox,
             try_out=try_out,
-            check_reload=lambda: check_reload(self._settings, reread()),
+            check_reload=lambda content: check_reload(self._settings, reread(content)),
             log=log,
         )
 
@@ -175,9 +175,9 @@ class Control:
             self._billboard.farewell(gone)
 
     @property
-    def is_to_begin_anew(self) -> bool:
-        """After the end, in the same process."""
-        return self._handover.is_to_begin_anew
+    def next_configuration(self) -> bytes | None:
+        """To begin anew with after the end, in the same process; None: not to."""
+        return self._handover.configuration if self._handover.is_to_begin_anew else None
 
     # --- events ---------------------------------------------------------------------------------
 

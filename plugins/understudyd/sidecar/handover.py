@@ -22,7 +22,7 @@ from understudyd.sidecar.locker import Locker
 from understudyd.sidecar.node import Machine
 from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.restart import Move, Restart
-from understudyd.sidecar.successor import Trial
+from understudyd.sidecar.trial import Trial
 from understudyd.sidecar.words import Stop
 from understudyd.sidecar.worker import Inbox, Worker, are_interruptible
 from understudyd.systemd import notify, notify_reloading
@@ -43,12 +43,13 @@ class Handover:
         inbox: Inbox[Any],
         *,
         try_out: Callable[[], Trial],
-        check_reload: Callable[[], object],
+        check_reload: Callable[[bytes], object],
         log: logging.Logger,
     ) -> None:
-        """``try_out`` and ``check_reload`` may block. The latter raises ConfigurationError where
-        the file has by now what a reload would refuse."""
-        self.is_to_begin_anew = False  # after the end
+        """``try_out`` and ``check_reload`` may block. The latter raises ConfigurationError where a
+        reload would refuse what was in the file at the trial."""
+        self.is_to_begin_anew = False  # after the end,
+        self.configuration = b""  # with this one
         self._machine = machine
         self._driver = driver
         self._locker = locker
@@ -81,7 +82,7 @@ class Handover:
         trial = self._try_out()
         if not trial.trouble:
             try:
-                self._check_reload()
+                self._check_reload(trial.configuration)
             except ConfigurationError as error:
                 return Trial(str(error))
         return trial
@@ -95,6 +96,7 @@ class Handover:
             self._refuse(trouble)
         else:
             self._restart.want(trial.took)
+            self.configuration = trial.configuration
             self._expires = now() + EXPIRY
 
     def give_up(self) -> None:
@@ -135,7 +137,7 @@ class Handover:
             legacy = self._machine.legacy(self._driver.hand_on(), descriptor)
             self._log.info(f"gives way to a new sidecar; the broker, pid {legacy.pid}, runs on")
             notify_reloading()
-            successor.replace(legacy, lambda: not self._inbox.holds(Stop))
+            successor.replace(legacy, self.configuration, lambda: not self._inbox.holds(Stop))
         except (OSError, UnderstudyError) as error:
             self._refuse(str(error))
         notify("READY=1")

@@ -14,7 +14,7 @@ import random
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -22,14 +22,16 @@ from typing import NoReturn
 from understudy.core.redact import redact
 from understudy.errors import ConfigurationError
 from understudyd.board.open import open_board
+from understudyd.board.port import Board
 from understudyd.config import about
 from understudyd.drivers import command
 from understudyd.drivers.open import open_driver
+from understudyd.drivers.port import Driver
 from understudyd.guard.words import Lock
 from understudyd.lock.open import open_backend
-from understudyd.lock.port import Inheritable
+from understudyd.lock.port import Inheritable, LockBackend
 from understudyd.logs import log_to_stderr
-from understudyd.sidecar import successor
+from understudyd.sidecar import successor, trial
 from understudyd.sidecar.control import ApiIsUp, Control, Reload, Replace, Word, new_instance
 from understudyd.sidecar.face import Face
 from understudyd.sidecar.init import become_init
@@ -46,8 +48,11 @@ def run(file: Path, address: str) -> int:
     """The exit code. Raises ConfigurationError before anything was started."""
     if os.getpid() == 1:
         become_init()
-    legacy, missed = successor.inherited(), successor.noted()
-    settings = read(file, address)
+    tried, legacy, missed = successor.configuration(), successor.inherited(), successor.noted()
+    if trial.is_asked():
+        trial.answer(lambda: _open(read(file, address, tried), "trial", lambda: ()))
+        return 0
+    settings = read(file, address, tried, is_tried=tried is not None)
     log = log_to_stderr("understudy.sidecar", f"{settings.group.name}/{settings.node.name} ")
     threading.excepthook = lambda failed: _end(log, failed)
     inbox: Inbox[Word] = Inbox()
@@ -62,6 +67,8 @@ def run(file: Path, address: str) -> int:
                 face.go_on()
             log.info(f"started: lock {settings.group.lock}, API {settings.node.listen}")
             notify("READY=1")
+            if tried is not None:  # the file may be another by now
+                inbox.put(Reload())
             quit = control.run()
         finally:
             notify("STOPPING=1")
@@ -70,9 +77,9 @@ def run(file: Path, address: str) -> int:
         face.close()
     if quit.reason:
         log.error(quit.reason)
-    if quit.code == 0 and control.is_to_begin_anew:
+    if quit.code == 0 and control.next_configuration is not None:
         log.info("begins anew")
-        successor.replace(None, lambda: not inbox.holds(Stop))
+        successor.replace(None, control.next_configuration, lambda: not inbox.holds(Stop))
     log.info(f"ended with exit code {quit.code}")
     return quit.code
 
@@ -89,21 +96,11 @@ def _build(
     if legacy is not None and not legacy.is_of(group, node):
         raise ConfigurationError(f"{settings.estate.path}: was changed while the sidecar restarted")
     address = f"{group.name}/{node.name}"
-    uri, attempt = group.lock.reveal(), group.timings.attempt
     instance = legacy.record.instance if legacy else new_instance()
-    with about(settings.estate, f"groups.{group.name}.lock"):
-        backend = open_backend(uri, group.name, attempt)
-        if legacy is not None and legacy.descriptor is not None:
-            assert isinstance(backend, Inheritable)
-            backend.adopt(legacy.descriptor)
-        board = open_board(uri, group.name, attempt)
-    with about(settings.estate, f"{settings.key}.broker"):
-        driver = open_driver(
-            node.broker,
-            Lock(uri, group.name, instance, attempt),
-            timings=group.timings,
-            owned=lambda: {*face.pids, *command.children()},
-        )
+    backend, board, driver = _open(settings, instance, lambda: {*face.pids, *command.children()})
+    if legacy is not None and legacy.descriptor is not None:
+        assert isinstance(backend, Inheritable)
+        backend.adopt(legacy.descriptor)
     return Control(
         settings,
         inbox=inbox,
@@ -112,12 +109,27 @@ def _build(
         driver=driver,
         board=board,
         face=face,
-        reread=lambda: read(file, address),
-        try_out=lambda: successor.try_out(file, address),
+        reread=lambda content: read(file, address, content),
+        try_out=lambda: trial.try_out(file),
         log=log,
         chance=random.Random(),
         legacy=legacy,
     )
+
+
+def _open(
+    settings: Settings, instance: str, owned: Callable[[], Iterable[int]]
+) -> tuple[LockBackend, Board, Driver]:
+    """Nothing is connected or started yet. Raises ConfigurationError."""
+    group = settings.group
+    uri, attempt = group.lock.reveal(), group.timings.attempt
+    with about(settings.estate, f"groups.{group.name}.lock"):
+        backend = open_backend(uri, group.name, attempt)
+        board = open_board(uri, group.name, attempt)
+    with about(settings.estate, f"{settings.key}.broker"):
+        lock = Lock(uri, group.name, instance, attempt)
+        driver = open_driver(settings.node.broker, lock, timings=group.timings, owned=owned)
+    return backend, board, driver
 
 
 def _end(log: logging.Logger, failed: threading.ExceptHookArgs) -> NoReturn:

@@ -32,11 +32,15 @@ class Settings:
         return f"groups.{self.group.name}.nodes.{self.node.name}"
 
 
-def read(file: Path, address: str) -> Settings:
-    """``address``: GROUP/NODE. Raises ConfigurationError, also for what this machine lacks."""
-    estate = load(file, os.environ)
+def read(
+    file: Path, address: str, content: bytes | None = None, *, is_tried: bool = False
+) -> Settings:
+    """``address``: GROUP/NODE. ``content``: of the file, where it is known. Raises
+    ConfigurationError, also for what this machine lacks unless that ``is_tried`` already."""
+    estate = load(file, os.environ, content)
     group, node = select_node(estate, address)
-    check_here(estate, group, node)
+    if not is_tried:
+        check_here(estate, group, node)
     user = node.broker.user
     if user is not None:
         with about(estate, f"groups.{group.name}.nodes.{node.name}.broker.user"):
