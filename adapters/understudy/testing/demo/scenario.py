@@ -21,7 +21,10 @@ __all__ = ["DemoFailed", "Run"]
 
 TICK = 0.1  # s between two looks at everything
 BOOT = 60.0  # s for publishers and workers to be ready; 5 is usual
-STOP = 8.0  # s for a worker to end; one that waits for a dead peer never does
+#: s for a worker to end; one that waits for a dead peer never does. billiard's processes wait for
+#: 30 s where their pool does not read what they put out, as when it was told to end before it was
+#: connected again (seen with Celery's own transport, too).
+STOP = 40.0
 #: s without any execution after which what is missing is not waited for any longer: while a queue
 #: holds messages, its worker may still be in Celery's pause between two attempts to connect
 QUIET, QUIET_WITH_QUEUE = 3.0, 12.0
