@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeAlias
 
 from understudyd.bridge.wire.bodies import join_body
@@ -81,7 +81,7 @@ class Ledger:
     @property
     def waiting_again(self) -> int:
         """How many of those that wait were sent before."""
-        return sum(tag <= self._sent for tag in self._waiting)
+        return sum(1 for _ in takewhile(self._sent.__ge__, self._waiting))
 
     @property
     def is_under_way(self) -> bool:
