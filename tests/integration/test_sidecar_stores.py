@@ -87,6 +87,19 @@ def test_a_second_reign_of_one_token_is_refused(stores: Sequence[Path]) -> None:
     assert Stamper().put(stores, Stamp(1001, "b", "b-1"), PATIENCE).veto == ""
 
 
+def test_a_store_has_one_group(stores: Sequence[Path]) -> None:
+    """Its tokens are those of another lock: a higher one says nothing."""
+    assert Stamper().put(stores, Stamp(7, "a", "a-1", "orders"), PATIENCE).veto == ""
+    for token in (6, 7, 9000):
+        told = Stamper().put(stores, Stamp(token, "a", "a-2", "prices"), PATIENCE)
+        assert "is that of the group orders, and two groups would be two masters" in told.veto
+        assert told.veto.endswith(f"take away its {stamp.FILE}")
+        assert told.known == 0
+    assert Stamper().put(stores, Stamp(8, "b", "b-1", "orders"), PATIENCE).veto == ""
+    stores[0].joinpath(stamp.FILE).write_text('{"token": 8, "node": "b"}')  # an older version's
+    assert stamp.put(stores[0], Stamp(9, "a", "a-3", "orders")).group == "orders"
+
+
 def test_without_enough_stores_nobody_is_master(stores: Sequence[Path]) -> None:
     """Catalogue 91, on real nodes: and one is when they answer again."""
     with (

@@ -252,13 +252,20 @@ def test_refuses_a_file_that_can_t_be_read(tmp_path: Path) -> None:
         load(tmp_path / "binary.toml", {})
 
 
-def test_refuses_one_file_lock_for_two_groups(tmp_path: Path) -> None:
+def test_refuses_one_file_lock_or_store_for_two_groups(tmp_path: Path) -> None:
     """Catalogue 5."""
     group = '[groups.{0}]\nlock = "{1}"\n[groups.{0}.nodes.a]\nuri = "amqp://h"\n'
     group += 'api = "h:{2}"\nbroker.command = "true"\n'
     told = refusal(tmp_path, group.format("x", "file:l", 1) + group.format("y", "file:./l", 2))
     assert "groups.y.lock" in told
     assert "is the lock of groups.x already" in told
+    stores = [
+        group.format(name, f"file:{name}", number).replace("\n", '\nstore = ["s", "./t"]\n', 1)
+        for number, name in enumerate("xy", 1)
+    ]
+    told = refusal(tmp_path, "".join(stores))
+    assert "groups.y.store" in told
+    assert '/s" is a store of groups.x already; two groups would be two masters on it' in told
     shared = group.format("x", "redis://r", 1) + group.format("y", "redis://r", 2)
     assert len(read(tmp_path, shared).groups) == 2  # the key has the group's name
 

@@ -288,9 +288,10 @@ def _api(table: Table) -> Api:
 
 
 def _check_apart(source: Source, groups: Mapping[str, Group]) -> None:
-    """What only one may have: an API's place, a lock; and in a group, a broker."""
+    """What only one may have: an API's place, a lock, a store; and in a group, a broker."""
     apis: dict[Place, str] = {}
     locks: dict[str, str] = {}
+    stores: dict[Path, str] = {}
     for group in groups.values():
         address = group.lock.reveal()
         is_own = not address.startswith("file:") and "key=" not in address  # key: the group's name
@@ -300,6 +301,13 @@ def _check_apart(source: Source, groups: Mapping[str, Group]) -> None:
                 f"{source}: groups.{group.name}.lock = {values.shown(str(group.lock))} is the lock "
                 f"of groups.{other} already; every group needs its own"
             )
+        for store in group.stores:
+            other = stores.setdefault(store, group.name)
+            if other != group.name:
+                raise ConfigurationError(
+                    f'{source}: groups.{group.name}.store = "{store}" is a store of '
+                    f"groups.{other} already; two groups would be two masters on it"
+                )
         uris: dict[str, str] = {}
         for node in group.nodes.values():
             base = f"groups.{group.name}.nodes.{node.name}"

@@ -1,7 +1,9 @@
 """The stamp in the shared store: the highest token that was master there.
 
 It refuses an older master where the lock has forgotten, or never knew, a newer one; and a second
-one with the same token, which another lock has given, or this one again after it forgot. Read,
+one with the same token, which another lock has given, or this one again after it forgot; and every
+other group, whose tokens have nothing to do with ours. Two locks of one group, by a mistake in the
+files of its nodes, are not told apart: the second master only has to take a higher token. Read,
 compared and written under a lock of its own, synced with its folder; a token is never written down.
 """
 
@@ -24,10 +26,16 @@ FILE = ".understudy-token"
 class Stamp:
     token: int = 0
     node: str = ""
-    instance: str = ""  # of the holder's record; empty: an older version does not say
+    instance: str = ""  # of the holder's record; empty, as the group: an older version did not say
+    group: str = ""
+
+    def is_of_another_group(self, other: Stamp) -> bool:
+        return bool(self.group and other.group) and self.group != other.group
 
     def refuses(self, other: Stamp) -> bool:
         """Whether ``other`` may not be written in its place: each token has one reign."""
+        if self.is_of_another_group(other):
+            return True
         if self.token == other.token and self.node:
             return (self.node, self.instance) != (other.node, other.instance)
         return self.token > other.token
@@ -70,8 +78,8 @@ def _parsed(data: bytes) -> Stamp:
         return Stamp()
     try:
         found = json.loads(data)
-        instance = str(found.get("instance", ""))
-        stamp = Stamp(int(found["token"]), str(found["node"]), instance)
+        instance, group = str(found.get("instance", "")), str(found.get("group", ""))
+        stamp = Stamp(int(found["token"]), str(found["node"]), instance, group)
     except (
         ValueError,
         KeyError,

@@ -31,7 +31,8 @@ def prepare(
         if not outcome.ok:  # the lease is over: its guard has fenced it, this was to make sure
             warn(f"the hook fence failed for {order.old}: {outcome.detail}")
     if group.stores:
-        stamped = stamper.put(group.stores, Stamp(token, node.name, order.instance), order.patience)
+        stamp = Stamp(token, node.name, order.instance, group.name)
+        stamped = stamper.put(group.stores, stamp, order.patience)
         if stamped.veto:
             return Prepared(token, stamped.veto, stamped.known)
         if stamped.trouble:

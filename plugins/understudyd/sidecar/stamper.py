@@ -66,7 +66,8 @@ class Stamper:
                 continue
             there = answer.there
             if there.refuses(mine):
-                return Stamped(_refusal(there, mine), there.token)
+                is_foreign = there.is_of_another_group(mine)  # so its token says nothing
+                return Stamped(_refusal(answer, mine), 0 if is_foreign else there.token)
             if answer.trouble:
                 missing[answer.store] = answer.trouble
             else:
@@ -87,7 +88,13 @@ def _put(number: int, store: Path, mine: Stamp) -> _Answer:
         return _Answer(number, store, Stamp(), str(error))
 
 
-def _refusal(there: Stamp, mine: Stamp) -> str:
+def _refusal(answer: _Answer, mine: Stamp) -> str:
+    there = answer.there
+    if there.is_of_another_group(mine):
+        return (
+            f"the store {answer.store} is that of the group {there.group}, and two groups would be"
+            f" two masters on it; if that group is not there any more, take away its {stamp.FILE}"
+        )
     veto = f"the store has the stamp of token {there.token}, of {there.node}"
     if there.token > mine.token:
         return veto
