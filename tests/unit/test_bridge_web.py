@@ -236,5 +236,5 @@ def test_a_signal_while_the_place_is_taken_changes_nothing(
     file.write_text('[network]\napi = "127.0.0.1:1"\n')
     network = load_network(file, {})
     with pytest.raises(ConfigurationError, match="can't listen"):
-        asyncio.run(_serve([], network, Pauses(None), lambda: []))
+        asyncio.run(_serve([], network, Pauses(None), lambda: ([], network)))
     assert "Exception" not in caplog.text

@@ -37,7 +37,7 @@ from understudyd.bridge.replies_shell import replies_of
 from understudyd.bridge.service import Bridge, Service
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
-from understudyd.bridge.spool.folders import left_over
+from understudyd.bridge.spool.folders import check_spool, left_over
 from understudyd.bridge.spool.words import Spooling
 from understudyd.bridge.ways import Way, ways_of
 from understudyd.bridge.wire.tables import Table
@@ -66,7 +66,8 @@ def run(file: Path, names: Iterable[str]) -> int:
     log_to_stderr("understudyd.bridge", "")
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
-    return asyncio.run(_serve(ways, network, pauses, lambda: _read(file, names, network)))
+    _tell_left_over(ways)
+    return asyncio.run(_serve(ways, network, pauses, lambda: _reread(file, names, network)))
 
 
 def _network_of(file: Path) -> NetworkConfig:
@@ -78,9 +79,24 @@ def _network_of(file: Path) -> NetworkConfig:
 
 def _read(file: Path, names: tuple[str, ...], network: NetworkConfig) -> list[Way]:
     bridges = _chosen(file, load_bridges(file, os.environ), names)
+    ways = ways_of(bridges, file.parent)
     for bridge in bridges:
         check_dedup(bridge, network)
-    return ways_of(bridges, file.parent)
+    for way in ways:
+        if (spooling := _spooling(way)) is not None:
+            name = way.bridge.name
+            about = f"{file}: bridges.{name}: spool = {str(spooling.folder)!r}"
+            check_spool(spooling, name, way.patterns, about)
+    return ways
+
+
+def _reread(
+    file: Path, names: tuple[str, ...], network: NetworkConfig
+) -> tuple[list[Way], NetworkConfig]:
+    """The same of a file that may have changed; for a thread, since a disk may hang."""
+    ways = _read(file, names, network)
+    _tell_left_over(ways)
+    return ways, _network_of(file)
 
 
 def _chosen(
@@ -97,7 +113,10 @@ def _chosen(
 
 
 async def _serve(
-    ways: list[Way], network: NetworkConfig, pauses: Pauses, reread: Callable[[], list[Way]]
+    ways: list[Way],
+    network: NetworkConfig,
+    pauses: Pauses,
+    reread: Callable[[], tuple[list[Way], NetworkConfig]],
 ) -> int:
     service = Service(_bridges(ways, network.state), pauses)
     if network.listen is not None:
@@ -110,8 +129,9 @@ async def _serve(
             os._exit(FORCED)
         service.stop()
 
-    def again() -> list[Bridge]:
-        bridges, said = _bridges(reread(), network.state), _network_of(network.file)
+    async def again() -> list[Bridge]:
+        ways, said = await loop.run_in_executor(None, reread)
+        bridges = _bridges(ways, network.state)
         if (said.listen is None) != (network.listen is None):
             change = "removed" if said.listen is None else "added"
             _log.warning("[network] api was %s: that takes a restart of this process", change)
@@ -220,12 +240,17 @@ def _settings_of(way: Way, pace: Pace | None) -> LinkSettings:
 
 
 def _spooling(way: Way) -> Spooling | None:
-    """Where the messages of a way lie; what nobody reads there any more is told."""
+    """Where the messages of a way lie."""
     bridge = way.bridge
     if bridge.spool is None:
         return None
-    spooling = Spooling(bridge.spool, bridge.spool_size, is_back=way.source is bridge.target)
-    for folder in left_over(spooling, bridge.name, way.patterns):
-        why = "holds messages of a destination that is not included any more; include it again"
-        _log.error("bridge %s: the spool %s %s", bridge.name, folder, why)
-    return spooling
+    return Spooling(bridge.spool, bridge.spool_size, is_back=way.source is bridge.target)
+
+
+def _tell_left_over(ways: Iterable[Way]) -> None:
+    """What nobody reads any more where the messages of these lie."""
+    why = "holds messages of a destination that is not included any more; include it again"
+    for way in ways:
+        name, spooling = way.bridge.name, _spooling(way)
+        for folder in left_over(spooling, name, way.patterns) if spooling else ():
+            _log.error("bridge %s: the spool %s %s", name, folder, why)

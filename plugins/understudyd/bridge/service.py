@@ -15,7 +15,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -96,6 +96,7 @@ class Service:
         self._bridges = {bridge.config.name: bridge for bridge in bridges}
         self._pauses = pauses
         self._changes: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()  # of the configuration, which is on a disk
         self._reloading = asyncio.Lock()
         self._ended = asyncio.Event()
         self._is_stopping = False
@@ -132,18 +133,13 @@ class Service:
             bridge.stop()
         self._change(self._stop_all())
 
-    def reload(self, read: Callable[[], Sequence[Bridge]]) -> None:
-        """``read`` makes all bridges as they are to be; raises ConfigurationError."""
+    def reload(self, read: Callable[[], Awaitable[Sequence[Bridge]]]) -> None:
+        """``read`` makes all bridges as they are to be; raises ConfigurationError. Asked for again
+        meanwhile it is called again, after that."""
         if self._is_stopping:
             return
         notify_reloading()
-        try:
-            wanted = {bridge.config.name: bridge for bridge in read()}
-        except ConfigurationError as error:
-            _log.error("everything goes on as before: %s", error)
-        else:
-            self._change(self._adopt(wanted))
-        notify("READY=1")
+        self._change(self._reload(read))
 
     def obey(self, order: Order) -> tuple[int, str]:
         """Code and reason for the one who ordered."""
@@ -177,6 +173,16 @@ class Service:
         async with self._reloading:
             await asyncio.gather(*(bridge.ended() for bridge in self._bridges.values()))
         self._ended.set()
+
+    async def _reload(self, read: Callable[[], Awaitable[Sequence[Bridge]]]) -> None:
+        async with self._reading:
+            try:
+                wanted = {bridge.config.name: bridge for bridge in await read()}
+            except ConfigurationError as error:
+                _log.error("everything goes on as before: %s", error)
+            else:
+                self._change(self._adopt(wanted))
+        notify("READY=1")
 
     async def _adopt(self, wanted: dict[str, Bridge]) -> None:
         async with self._reloading:

@@ -15,6 +15,7 @@ from understudyd.bridge.dedup.filter import Filter, NoFilter
 from understudyd.bridge.dedup.journal import Journal
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.routes import Routes
+from understudyd.bridge.usable import check_folder
 from understudyd.config.bridges import BridgeConfig
 from understudyd.config.network import NetworkConfig
 
@@ -24,7 +25,7 @@ FOLDER = "dedup"
 
 
 def check_dedup(bridge: BridgeConfig, network: NetworkConfig) -> None:
-    """Raise ConfigurationError where there is no place for a journal; else make it."""
+    """Make a place for journals; raises ConfigurationError where there can be none."""
     if bridge.dedup == "off":
         return
     about = f"{network.file}: bridges.{bridge.name}: dedup = {bridge.dedup!r}"
@@ -33,13 +34,7 @@ def check_dedup(bridge: BridgeConfig, network: NetworkConfig) -> None:
             f"{about}: needs a folder to remember in, of which [network] has none; write state = "
             '"/var/lib/understudy" there'
         )
-    try:
-        (network.state / FOLDER).mkdir(exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{about}: {network.state / FOLDER} cannot be made: {error.strerror}; make "
-            "network.state a folder where this user may write"
-        ) from error
+    check_folder(network.state / FOLDER, about, parents=False)
 
 
 def filter_of(

@@ -14,10 +14,19 @@ from understudyd.bridge.spool.glance import is_done
 from understudyd.bridge.spool.shelf import Shelf
 from understudyd.bridge.spool.store import SUFFIX, Store
 from understudyd.bridge.spool.words import Spooling
+from understudyd.bridge.usable import check_folder
 
-__all__ = ["folder_of", "left_over", "shelf_of"]
+__all__ = ["check_spool", "folder_of", "left_over", "shelf_of"]
 
 LONGEST = 40  # characters of a destination
+
+
+def check_spool(spooling: Spooling, bridge: str, patterns: Collection[Pattern], about: str) -> None:
+    """See that all folders of a bridge can be had; raises ConfigurationError, which begins with
+    ``about``."""
+    check_folder(spooling.folder, about)
+    for pattern in patterns:
+        check_folder(folder_of(spooling, bridge, pattern), about)
 
 
 def folder_of(spooling: Spooling, bridge: str, pattern: Pattern) -> Path:
