@@ -115,6 +115,7 @@ def test_brokers_die_while_messages_wait_on_disk(tmp_path: Path, pair: Pair) -> 
     sent = bodies(6_000)
     pair.source.fill(pair.here, sent)
     source.settle()
+    target.settle()
     where: dict[str, Any] = {"spool": str(tmp_path / "spool")}
     with pair.process(tmp_path, prefetch_size=WINDOW, **where) as bridge:
         until(lambda: pair.target.depth(pair.there) > 500, "some have arrived", PATIENCE)
