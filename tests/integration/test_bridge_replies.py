@@ -169,6 +169,26 @@ def test_a_queue_of_the_requesters_connection_is_served_too(
         assert (link.glance.requesters, link.glance.replies) == (0, 2)
 
 
+@over(("amqp", "amqp"), ("rabbitmq-stomp", "amqp"))
+def test_a_reply_over_which_the_requesters_broker_fails_hinders_nobody(
+    pair: Pair, asking: Requester, answering: Responder
+) -> None:
+    """A direct reply-to of a node that it does not know, as anybody may write into a request."""
+    assert isinstance(pair.source.broker, RabbitMQ)
+    here = AmqpSide(pair.source.broker)
+    with closing(requester(pair.target)) as elsewhere:
+        elsewhere.ask(pair.there, b"?")
+        unknown = answering.take(pair.there).reply_to
+        here.put(pair.here, AmqpContent(build({"reply_to": unknown}), b"forged"))
+        with pair.link(reply_ttl=TTL) as link:
+            asked = answering.take(pair.there)
+            assert asked.reply_to.startswith("understudy.reply.")
+            answering.answer(asked, b"nobody")
+            _served(pair, asking, answering, b"one", b"two")
+            until(lambda: link.glance.replies_lost == 1, "the loss is counted")
+            assert link.glance.replies_reason == ""
+
+
 @over(("rabbitmq-stomp", "rabbitmq-stomp"), ("activemq", "activemq"))
 def test_an_address_goes_when_nobody_asks_any_more_and_comes_again(
     pair: Pair, asking: Requester, answering: Responder
@@ -303,23 +323,3 @@ def _takes(side: Side, address: str) -> bool:
         except AssertionError:  # an ERROR
             return False
         return True
-
-
-@over(("amqp", "amqp"))
-def test_replies_go_to_the_broker_of_a_list_that_is_in_use(
-    pair: Pair, asking: Requester, answering: Responder
-) -> None:
-    """And are read at the one that requests go to, when another has taken its place."""
-    with (
-        FaultProxy(pair.source.broker.host, _port(pair.source)) as here,
-        FaultProxy(pair.source.broker.host, _port(pair.source)) as other,
-    ):
-        port = f":{_port(pair.source)}"
-        members = [pair.source.uri.replace(port, f":{proxy.port}") for proxy in (here, other)]
-        with pair.link(source=f"masterslave:({','.join(members)})", reply_ttl=TTL) as link:
-            _served(pair, asking, answering, b"one")
-            here.refuse()
-            here.reset()
-            _served(pair, asking, answering, b"two", b"three")
-            assert link.glance.requests_unserved == 0
-            until(lambda: link.glance.replies == 3, "all are settled")

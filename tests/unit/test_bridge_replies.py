@@ -193,6 +193,61 @@ def test_who_is_gone_is_counted_and_forgotten() -> None:
     assert (made.lost, len(made), made.by_name(one.name)) == (4, 0, None)
 
 
+def test_who_asked_before_a_turn_is_served_as_before_and_new_when_asking_again() -> None:
+    made = book(ttl=10.0)
+    one = served(made, GEN)
+    made.turn()
+    assert (len(made), made.is_served(GEN), made.address(GEN)) == (0, False, GEN)
+    assert made.by_name(one.name) is one
+    again = made.enter(GEN, RABBITMQ_AMQP, 5.0)
+    assert again is not one
+    assert made.by_name(one.name) is again
+    made.use(GEN, 5.0)
+    assert made.overdue(12.0) == []
+    made.forget(again.name)
+    assert made.by_name(one.name) is None
+
+
+def test_a_turn_back_makes_those_of_before_wait_for_addresses_again() -> None:
+    made = book()
+    served(made, GEN)
+    made.turn()
+    served(made, "amq.gen-later")
+    made.turn_back()
+    assert [(one.reply_to, one.address) for one in made] == [(GEN, ""), ("amq.gen-later", "")]
+
+
+def test_a_direct_reply_is_not_sent_to_another_broker_than_asked() -> None:
+    made = book()
+    routes = ReplyRoutes(made, "there", "here")
+    for reply_to in (GEN, DIRECT):
+        served(made, reply_to)
+        made.use(reply_to, 1.0, "a")
+
+    def permitted() -> list[str]:
+        return [one.reply_to for one in made if routes.permits(Destination(QUEUE, one.name))]
+
+    made.turn_back("a")
+    assert permitted() == [GEN, DIRECT]
+    made.turn_back("b")
+    assert permitted() == [GEN]
+    made.turn_back("a")
+    assert permitted() == [GEN]
+    made.enter(DIRECT, RABBITMQ_AMQP, 2.0).address = "at"
+    made.use(DIRECT, 2.0, "a")
+    assert permitted() == [GEN, DIRECT]
+
+
+def test_no_reply_goes_to_a_broker_of_another_kind_than_asked() -> None:
+    made = book()
+    one = served(made, f"/queue/{OURS}", ACTIVEMQ)
+    routes = ReplyRoutes(made, "there", "here")
+    where = Destination(QUEUE, one.name)
+    for dialect, is_sent in ((ACTIVEMQ, True), (RABBITMQ_STOMP, False)):
+        routes.dialect = dialect.name
+        assert routes.permits(where) == is_sent
+
+
 def test_between_two_ends_of_amqp_the_reply_to_alone_changes_and_is_not_kept() -> None:
     """An address may be another one for the next request with the same properties."""
     made = book()

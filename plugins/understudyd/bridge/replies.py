@@ -61,8 +61,14 @@ class Requester:
     name: str
     """Of the queue that is read for it at the responder's broker."""
     used_at: float
+    dialect: str = ""
+    """What is spoken to its broker."""
+    broker: object = None
+    """Where it asked last."""
     address: str = ""
     """What a responder is told; empty: nothing that it could use at the moment."""
+    is_gone: bool = False
+    """Its broker is not in use any more, and no other may be sent what is for it."""
 
 
 class ReplyBook:
@@ -81,6 +87,7 @@ class ReplyBook:
         self._salt = f"{link}\n{ttl:g}\n"
         self._by_reply: dict[str, Requester] = {}  # the one that asked last stands last
         self._by_name: dict[str, Requester] = {}
+        self._earlier: dict[str, Requester] = {}  # by name
 
     def __len__(self) -> int:
         return len(self._by_reply)
@@ -98,7 +105,7 @@ class ReplyBook:
             return known
         text = (self._salt + reply_to).encode("utf-8", "surrogateescape")
         name = f"{PREFIX}{self._bridge}.{hashlib.sha256(text).hexdigest()[:32]}"
-        made = Requester(reply_to, _destination(reply_to, dialect), name, now)
+        made = Requester(reply_to, _destination(reply_to, dialect), name, now, dialect.name)
         self._by_reply[reply_to] = self._by_name[name] = made
         return made
 
@@ -106,14 +113,14 @@ class ReplyBook:
         known = self._by_reply.get(reply_to)
         return known is not None and known.address != ""
 
-    def use(self, reply_to: str, now: float) -> None:
-        """A request goes on."""
+    def use(self, reply_to: str, now: float, broker: object = None) -> None:
+        """A request goes on, which came from this broker."""
         known = self._by_reply.pop(reply_to, None)
         if known is None or not known.address:
             self.unserved += 1
         else:
             self.requests += 1
-            known.used_at = now
+            known.used_at, known.broker, known.is_gone = now, broker, False
         if known is not None:
             self._by_reply[reply_to] = known
 
@@ -130,7 +137,30 @@ class ReplyBook:
         ]
         for one in gone:
             self.forget(one.name)
+        for one in list(self._earlier.values()):
+            if now - one.used_at > self.ttl:
+                del self._earlier[one.name]
         return gone
+
+    def turn(self) -> None:
+        """Who is known so far gets replies as before, and is new when asking again."""
+        known = {**self._earlier, **self._by_name}
+        self._earlier = dict(list(known.items())[-MOST:])
+        self._by_reply, self._by_name = {}, {}
+
+    def turn_back(self, broker: object = None) -> None:
+        """Everybody needs an address, for replies that go to this broker by now.
+
+        Who asked at another one may be connected to the same cluster; but over a direct reply-to of
+        a node that it does not know RabbitMQ ends the connection (541, seen).
+        """
+        self._by_name = {**self._earlier, **self._by_name}
+        self._by_reply = {one.reply_to: one for one in self._by_name.values()}
+        self._earlier = {}
+        for one in self:
+            one.address = ""
+            is_other = broker not in (None, one.broker)
+            one.is_gone = one.is_gone or (is_other and one.reply_to.startswith(DIRECT))
 
     def forget(self, name: str) -> None:
         """The queue of this name is gone, and so is who waits there."""
@@ -140,7 +170,7 @@ class ReplyBook:
 
     def by_name(self, name: str) -> Requester | None:
         """Whom the replies in this queue are for."""
-        return self._by_name.get(name)
+        return self._by_name.get(name) or self._earlier.get(name)
 
     def address(self, reply_to: str) -> str:
         """What a responder is told instead; the same where that is no requester's."""
@@ -170,10 +200,14 @@ class ReplyRoutes(Routes):
 
     def __init__(self, book: ReplyBook, here: str, there: str) -> None:
         super().__init__(Options(), here, there)
+        self.dialect = ""
+        """What is spoken to the requesters' broker; empty: it is not known yet."""
         self._book = book
 
     def permits(self, destination: Destination) -> bool:
-        return self._book.by_name(destination.name) is not None
+        """Not to a broker of another kind: what is private to one may be any queue there."""
+        known = self._book.by_name(destination.name)
+        return known is not None and not known.is_gone and self.dialect in ("", known.dialect)
 
     def target(self, destination: Destination) -> Destination:
         known = self._book.by_name(destination.name)
@@ -183,7 +217,7 @@ class ReplyRoutes(Routes):
         """A reply goes back to where its request came from, so its path says nothing."""
         if self.permits(destination):
             return Decision(Verdict.FORWARD, self.target(destination), "")
-        return Decision(Verdict.DROP, None, "late")
+        return Decision(Verdict.DROP, None, "nobody waits for it")
 
 
 class NoReplies:

@@ -2,6 +2,7 @@
 
 Rules
 * It is a link as any other, from the responder's broker to the requester's, that reads many queues.
+* One that has made room for another (`retire`) is bound to the connections that it has.
 * A reply whose requester is gone is settled and counted, and the address is given up. Who is gone
   is told by what comes back (RabbitMQ), by an ERROR (ActiveMQ), or looked for where none tells
   (`ends.reply_looks`), at one requester once in a while.
@@ -12,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,12 +37,15 @@ from understudyd.bridge.replies import DIRECT, MOST, PREFIX, ReplyBook, ReplyRou
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
+from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Returned
 from understudyd.bridge.words import Action, CloseSource, State
 
 __all__ = ["ReplyRunner"]
 
 IDLE_TIME = 5.0  # s without a look; then their connection is closed
+PRECONDITION_FAILED = 406  # one reply may be at fault (`outcomes`)
+INTERNAL_ERROR = 541  # so may one be that is for a direct reply-to of an unknown node
 KIND = "reply"  # of what is read; what nobody waits for is dropped
 QUEUES = "amq.gen-"  # that RabbitMQ has named
 
@@ -60,14 +66,17 @@ class ReplyRunner(LinkRunner):
         """``source`` is where the responders are; ``routes`` are those of the requests."""
         self._book = book
         self._is_up = asyncio.Event()
+        self._is_retired = False
+        self._on_lost: Callable[[str], None] | None = None
         self._doubts: Counter[str] = Counter()  # replies by where they went
         self._is_doubtful = asyncio.Event()
         self._trusted: dict[str, float] = {}  # until when requesters are taken to be there
         beside = target.beside("look")
         self._looks = AmqpLook(beside) if isinstance(beside, Dialer) else StompLook(beside)
         pattern = Pattern.parse(f"queue://{PREFIX}{quote(name, safe='')}.>")
-        back = ReplyRoutes(book, unquote(routes.there), unquote(routes.here))
-        super().__init__(name, source, pattern, target, back, settings=settings, rng=rng)
+        self._back = ReplyRoutes(book, unquote(routes.there), unquote(routes.here))
+        super().__init__(name, source, pattern, target, self._back, settings=settings, rng=rng)
+        self._began = self._loop.time()
 
     def wake(self) -> None:
         """Run, where it does not."""
@@ -76,13 +85,12 @@ class ReplyRunner(LinkRunner):
         elif self.link.state in (State.PAUSED, State.PAUSING):
             self.resume()
 
-    def reopen(self) -> None:
-        """Settle what is in flight, then go to where the requests come from and go to by now."""
-        self._on_home()
-
     async def serve(self, requester: Requester) -> None:
-        """Make its address, when both ends are open; raises ConnectionFailed."""
+        """Make its address, when both ends are open; raises ConnectionFailed. One that has made
+        room for another does not."""
         await self._is_up.wait()
+        if self._is_retired:
+            return
         source = self._source
         assert isinstance(source, (AmqpReplySource, StompReplySource))
         if not requester.address:  # else it has got one when they were opened
@@ -93,10 +101,17 @@ class ReplyRunner(LinkRunner):
         """Whether another should take its place: of what it has made too much is of no use."""
         return isinstance(self._source, StompReplySource) and self._source.is_worn
 
-    def retire(self) -> None:
-        """Another takes its place; what responders were told before is still read."""
+    def retire(self, on_lost: Callable[[str], None] | None = None) -> None:
+        """Another takes its place. With ``on_lost`` what responders were told before is still read;
+        that is called when it cannot be any more."""
+        self._is_retired = True
+        self._is_up.set()  # nobody need wait for it
         if isinstance(self._source, StompReplySource):
             self._source.retire()
+        if on_lost is None or self.link.state is not State.RUNNING:
+            self.stop()
+        else:
+            self._on_lost = on_lost
 
     def release(self, requester: Requester) -> None:
         """Nobody waits there any more."""
@@ -116,6 +131,24 @@ class ReplyRunner(LinkRunner):
     def _on_source_lost(self, reason: str) -> None:
         self._is_up.clear()
         super()._on_source_lost(reason)
+        self._end_retired(reason)
+
+    def _on_target_up(self) -> None:
+        self._back.dialect = self._target.dialect.name if self._target.dialect else ""
+        super()._on_target_up()
+
+    def _on_target_lost(self, reason: str, closed: Closed | None) -> None:
+        if closed is not None and closed.code == INTERNAL_ERROR:
+            closed = replace(closed, code=PRECONDITION_FAILED)
+        super()._on_target_lost(reason, closed)
+        self._end_retired(reason)
+
+    def _end_retired(self, reason: str) -> None:
+        """It has no other broker to go to."""
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None and self.link.state is not State.STOPPED:
+            self.stop()
+            on_lost(reason)
 
     async def _open_source(self, window: int) -> None:
         self._is_up.clear()
@@ -182,7 +215,8 @@ class ReplyRunner(LinkRunner):
     def _doubt(self, where: str) -> None:
         now = self._loop.time()
         asked_at = self._book.used_at(_reply_to(where))
-        if now < self._trusted.get(where, 0.0) or now < asked_at + LATENESS:
+        is_in_time = self._began <= asked_at and now < asked_at + LATENESS
+        if now < self._trusted.get(where, 0.0) or is_in_time or self._is_retired:
             return
         self._doubts[where] += 1
         self._is_doubtful.set()

@@ -7,9 +7,11 @@ Rules
 * A request waits until its address is made, `PATIENCE` at most, and what came behind it waits as
   well. Then it goes on as it is, so that its requester sees a time-out; for `RETRY_AFTER` no other
   waits for that.
-* A link that is worn (`ends.reply_sources`) makes room for another, and ends when no reply can come
-  by it any more.
-* Both ends of that link are at the very brokers that the requests come from and go to.
+* Both ends of that link are at the very brokers that the requests come from and go to. When these
+  are others by now, it makes room for another link; so does one that is worn
+  (`ends.reply_sources`). What was asked before still gets its replies by the one before, which ends
+  when no reply can come by it any more, or when it loses an end: then the new one takes over what
+  it can.
 """
 
 from __future__ import annotations
@@ -116,7 +118,7 @@ class Replies(NoReplies):
         self, deliveries: list[Any], asked: Iterable[str], then: Callable[[list[Any]], None]
     ) -> None:
         for reply_to in asked:
-            self.book.use(reply_to, self._loop.time())
+            self.book.use(reply_to, self._loop.time(), self._dialers[0].current)
         then(deliveries)
 
     async def _provide(self, dialect: Dialect, then: Callable[[list[Any]], None]) -> None:
@@ -149,23 +151,43 @@ class Replies(NoReplies):
         )
 
     async def _serve(self, lacking: Iterable[str], dialect: Dialect) -> None:
-        if self._runner.is_worn:
-            self._renew()
-        self._runner.wake()
-        self._places = self._current
-        self._watch()
-        requesters = []
-        for reply_to in dict.fromkeys(lacking):
-            with contextlib.suppress(Untranslatable):  # no address that its broker could serve
-                requesters.append(self.book.enter(reply_to, dialect, self._loop.time()))
-        await asyncio.gather(*map(self._runner.serve, requesters))
+        runner: ReplyRunner | None = None
+        while runner is not self._runner:  # another may have taken its place
+            if self._runner.is_worn:
+                self._renew(goes_on=self._runner.link.state is State.RUNNING)
+            runner = self._runner
+            runner.wake()
+            self._places = self._current
+            self._watch()
+            requesters = []
+            for reply_to in dict.fromkeys(lacking):
+                with contextlib.suppress(Untranslatable):  # no address that its broker could serve
+                    requesters.append(self.book.enter(reply_to, dialect, self._loop.time()))
+            await asyncio.gather(*map(runner.serve, requesters))
 
-    def _renew(self) -> None:
-        self._runner.retire()
-        self._retired[self._runner] = self._loop.time() + self.book.ttl
-        self._runner = self._make()
-        for requester in self.book:
-            requester.address = ""
+    def _renew(self, *, goes_on: bool) -> None:
+        """Another link takes the place of the one in use, which ends, or goes on reading what
+        responders were told before."""
+        before, self._runner = self._runner, self._make()
+        self._retired[before] = self._loop.time() + self.book.ttl
+        if goes_on:
+            self.book.turn()
+            before.retire(self._take_over)
+        else:
+            self.book.turn_back(self._current[0])
+            before.retire()
+        if len(self.book):
+            self._runner.wake()
+        self._watch()
+
+    def _take_over(self, why: str) -> None:
+        _log.warning(
+            "bridge %s: replies may be lost that were to come by brokers that are not in use any "
+            "more: %s",
+            self._runner.name,
+            why,
+        )
+        self._renew(goes_on=False)
 
     def _watch(self) -> None:
         if self._look is None:
@@ -200,7 +222,9 @@ class Replies(NoReplies):
     def follow(self) -> None:
         if None not in self._places and self._current != self._places:
             self._places = self._current
-            self._runner.reopen()
+            state = self._runner.link.state
+            if state not in (State.IDLE, State.PAUSED, State.PAUSING):
+                self._renew(goes_on=state is State.RUNNING)
 
     def pause(self, reason: str) -> None:
         self.let_go()  # none of it is taken any more, and its requesters would wake the runner
@@ -208,6 +232,7 @@ class Replies(NoReplies):
             self._runner.pause(reason)
         for runner in self._retired:
             runner.stop()
+        self.book.turn_back()
 
     def resume(self) -> None:
         if len(self.book):

@@ -113,6 +113,12 @@ class RunningLink:
         return self._runner.link.parked
 
     @property
+    def ports(self) -> tuple[int | None, ...]:
+        """Of the brokers that source and target were connected to last."""
+        found = [end.current for end in self._runner._dialers]
+        return tuple(None if one is None else one.port for one in found)
+
+    @property
     def glance(self) -> Glance:
         """As a status shows it."""
         made: Future[Glance] = Future()

@@ -110,8 +110,6 @@ class StompReplySource(StompSource):
     async def _begin(self, connection: StompConnection) -> None:
         self._subscribed, self._made = {}, {}
         self._live, self._origins = set(), {}
-        if self._is_retired:
-            return
         try:
             await asyncio.gather(*[self._attend(connection, one) for one in self._book])
         except ConnectionFailed:
@@ -159,7 +157,7 @@ class StompReplySource(StompSource):
         return len(self._made) - len(self._book) > WORN
 
     def retire(self) -> None:
-        """Read what there is, for as long as the connection lasts; nobody gets an address here."""
+        """Read what there is, for as long as the connection lasts; the addresses are another's."""
         self._is_retired = True
 
     def release(self, requester: Requester) -> None:
