@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from understudyd.api import page as page_module
-from understudyd.api.page import SLOT, Page, Pulse, Snapshot
+from understudyd.api.page import Page, Pulse, Snapshot
 from understudyd.api.words import Failed, Listening, Order, Settings, Verdict, pack, unpack
 from understudyd.clock import now
 from understudyd.config.model import Api, Place, Secret
@@ -61,46 +59,6 @@ def test_a_reader_sees_the_last_that_was_written(ours: Page, theirs: Page) -> No
         assert (theirs.pulse().deadline, theirs.pulse().token) == (5.5, 7)
     ours.beat()
     assert theirs.pulse().deadline == Pulse().deadline
-
-
-def test_a_writer_that_dies_in_the_middle_leaves_the_last_one(
-    ours: Page, theirs: Page, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catalogue 10, 27: killed or frozen between any two steps of a write."""
-
-    class Killed(Exception):
-        pass
-
-    class Fatal:
-        """Packs the heads of slots until its writer is killed."""
-
-        size = SLOT.size
-        unpack_from = staticmethod(SLOT.unpack_from)
-
-        def __init__(self, lives: int) -> None:
-            self.lives = lives
-
-        def pack_into(self, *args: Any) -> None:
-            if not self.lives:
-                raise Killed
-            self.lives -= 1
-            SLOT.pack_into(*args)
-
-    for lives in (0, 1):
-        ours.publish(replace(SNAPSHOT, trouble=f"before {lives}"))
-        with monkeypatch.context() as patched:
-            patched.setattr(page_module, "SLOT", Fatal(lives))
-            with pytest.raises(Killed):
-                ours.publish(replace(SNAPSHOT, trouble="never"))
-        seen = Page(os.dup(ours.descriptor))  # one that remembers nothing
-        found = seen.snapshot()
-        seen.close()
-        assert found is not None
-        assert found.trouble == f"before {lives}"
-    ours.publish(replace(SNAPSHOT, trouble="after"))
-    found = theirs.snapshot()
-    assert found is not None
-    assert found.trouble == "after"
 
 
 def test_the_api_signs_that_it_lives(ours: Page, theirs: Page) -> None:

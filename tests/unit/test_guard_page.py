@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-import pytest
-
-from understudyd.guard.page import SIGNING, SIZE, SLOT, Page, Pulse
+from understudyd.guard.page import SIGNING, Page, Pulse
 from understudyd.guard.suspicion import Suspicion
 from understudyd.guard.words import NEVER, Armed, Idle, Killing, Lease, Stuck
 
@@ -49,24 +47,6 @@ def test_a_sign_of_life_is_another_each_time_and_touches_nothing_else() -> None:
     assert len(signs) == 4
     assert {other for _, other in signs} == {bytes(8)}
     assert page.read() == Lease(3, 12.5)
-    page.close()
-
-
-@pytest.mark.parametrize("writes", [1, 2, 3])
-def test_a_torn_write_leaves_the_deadline_before_it(writes: int) -> None:
-    page = Page.create()
-    for number in range(1, writes + 1):
-        page.extend(float(number), 3)
-    whole = os.pread(page.descriptor, SIZE, 0)
-    page.extend(writes + 1.0, 3)
-    after = os.pread(page.descriptor, SIZE, 0)
-    offset = next(o for o in (0, SLOT.size) if after[o : o + SLOT.size] != whole[o : o + SLOT.size])
-    for cut in range(1, SLOT.size):
-        torn = whole[:offset] + after[offset : offset + cut] + whole[offset + cut :]
-        os.pwrite(page.descriptor, torn, 0)
-        assert page.read().deadline in (float(writes), writes + 1.0)
-        if torn != after:
-            assert page.read() == Lease(3, float(writes))
     page.close()
 
 

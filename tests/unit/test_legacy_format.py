@@ -12,12 +12,13 @@ import inspect
 import textwrap
 from dataclasses import fields, is_dataclass
 
+from understudyd import cell
 from understudyd.guard import page, words
 from understudyd.guard.client import Guard
 from understudyd.lock.record import LockRecord
 from understudyd.sidecar import legacy
 
-FINGERPRINTS = {2: "71ac0b233198c7fc"}  # by legacy.FORMAT
+FINGERPRINTS = {3: "3e0fa749b57a25c1"}  # by legacy.FORMAT
 
 
 def _fields_of(kind: type) -> str:
@@ -38,7 +39,8 @@ def understood() -> list[str]:
         _fields_of(legacy.Legacy),
         _fields_of(LockRecord),
         *(_fields_of(kind) for kind in messages if isinstance(kind, type)),
-        f"page: {page.SLOT.format} {page.SIGN.format} {page.SIGNERS} {page.SIZE}",
+        f"page: {cell.HEAD.format} {page.LEASE.format} {page.SIGN.format}",
+        f"page: {page.SIGNERS} {page.SIZE}",
         *_handed_on(),
     ]
 

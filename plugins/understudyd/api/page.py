@@ -1,9 +1,8 @@
 """The page that a sidecar or a bridge shares with its API: what to answer, until when it is true.
 
 Rules
-* One writer to a cell, any number of readers, no lock: a reader never waits, whatever the writer
-  does. Each cell has two slots, written in turn and checked by a sum; a reader takes the newest
-  whole one. A writer that is killed in the middle leaves the last whole one.
+* A reader never waits, whatever the writer does: see `Cell`. One that is killed in the middle of a
+  write leaves what was there before.
 * The *snapshot* is written when something has changed. The *pulse* (deadline, token and the
   writer's own beat) is written at least every `BEAT` seconds: it is small, and what makes a
   snapshot true or stale. In a third cell the API tells every second that it lives itself.
@@ -17,21 +16,19 @@ import math
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from understudyd.cell import Cell
 from understudyd.clock import now
 from understudyd.status import ClusterStatus, HistoryEntry, NodeStatus
 
 __all__ = ["BEAT", "Page", "Pulse", "Sheet", "Snapshot"]
 
 BEAT = 1.0  # s; a third of what counts as silent
-SLOT = struct.Struct("=QIIQ")  # sequence, length, sum of the data, sum of the three
 PULSE = struct.Struct("=ddQ")  # beat, deadline, token
 SIGN = struct.Struct("=d")  # when the API was last known to live
-ROUNDS = 5  # a slot that changes while it is read was written twice meanwhile: look again
 SNAPSHOT_SIZE = 256 * 1024  # bytes; a hundred entries of history and as many nodes are 50 KB
 
 
@@ -91,18 +88,17 @@ class Sheet:
 
     def __init__(self, descriptor: int | None = None, *, room: int = SNAPSHOT_SIZE) -> None:
         """A new one, for data of so many bytes, or the one behind an inherited descriptor."""
-        small = [PULSE.size, SIGN.size]
+        sign_at = Cell.room(PULSE.size)
+        data_at = sign_at + Cell.room(SIGN.size)
         if descriptor is None:
             descriptor = os.memfd_create("understudy-api", os.MFD_CLOEXEC)
-            os.truncate(descriptor, sum(2 * (SLOT.size + one) for one in (*small, room)))
+            os.truncate(descriptor, data_at + Cell.room(room))
         size = os.fstat(descriptor).st_size
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, size)
-        begins = [sum(2 * (SLOT.size + one) for one in small[:index]) for index in range(3)]
-        sizes = [*small, (size - begins[2]) // 2 - SLOT.size]
-        self._pulse, self._sign, self._data = (
-            _Cell(self._memory, begin, one) for begin, one in zip(begins, sizes, strict=True)
-        )
+        self._pulse = Cell(self._memory, 0, PULSE.size)
+        self._sign = Cell(self._memory, sign_at, SIGN.size)
+        self._data = Cell(self._memory, data_at, (size - data_at - Cell.room(0)) // 2)
         self._known = 0
 
     def write(self, data: bytes) -> None:
@@ -160,46 +156,3 @@ class Page(Sheet):
         if data := self.read():
             self._last = Snapshot.from_json(data)
         return self._last
-
-
-class _Cell:
-    def __init__(self, memory: mmap.mmap, offset: int, size: int) -> None:
-        self._memory = memory
-        self._offsets = (offset, offset + SLOT.size + size)
-        self._size = size
-
-    def write(self, data: bytes) -> None:
-        if len(data) > self._size:
-            raise ValueError(f"{len(data)} bytes do not fit into {self._size}")
-        heads = [self._head(offset) for offset in self._offsets]
-        sequence = max(head[0] for head in heads) + 1
-        offset = self._offsets[heads[0][0] > heads[1][0]]
-        begin = offset + SLOT.size
-        SLOT.pack_into(self._memory, offset, 0, 0, 0, 0)  # nobody shall read it meanwhile
-        self._memory[begin : begin + len(data)] = data
-        facts = (sequence, len(data), zlib.crc32(data))
-        SLOT.pack_into(self._memory, offset, *facts, _sum(*facts))
-
-    def read(self, known: int = 0) -> tuple[int, bytes]:
-        """Sequence and data of the newest whole slot, if it is newer than the known one."""
-        for _ in range(ROUNDS):
-            found = [(*self._head(offset), offset) for offset in self._offsets]
-            sequence, length, total, offset = max(found)
-            if sequence <= known:
-                break
-            begin = offset + SLOT.size
-            data = self._memory[begin : begin + length]
-            if zlib.crc32(data) == total:
-                return sequence, data
-        return known, b""
-
-    def _head(self, offset: int) -> tuple[int, int, int]:
-        """(0, 0, 0) for a slot that is empty or being written."""
-        sequence, length, total, check = SLOT.unpack_from(self._memory, offset)
-        if check != _sum(sequence, length, total) or length > self._size:
-            return 0, 0, 0
-        return sequence, length, total
-
-
-def _sum(sequence: int, length: int, total: int) -> int:
-    return zlib.crc32(struct.pack("=QII", sequence, length, total)) if sequence else 0

@@ -3,9 +3,8 @@
 Rules
 * Control alone writes the deadline, and within a reign only ever a later one. A guard sees the
   newest without being told, also while control is frozen or already dead.
-* A write may be cut short by the writer's death. Two slots are written in turn, each with a
-  checksum; the valid one of the higher generation counts. So a torn write leaves the deadline
-  before it: too early, never too late.
+* A write may be cut short by the writer's death. It leaves the deadline before it (see `Cell`): too
+  early, never too late.
 * Moments are CLOCK_BOOTTIME: it is never set, and goes on while the machine sleeps.
 * Each guard has a sign of its own, which it changes to show that it lives: nobody has to wake up to
   ask for it, or to be told. A sign says nothing but that it is another than before.
@@ -19,16 +18,17 @@ import mmap
 import os
 import struct
 
+from understudyd.cell import Cell
 from understudyd.guard.words import Lease
 
 __all__ = ["SIGNING", "Page", "Pulse"]
 
-SLOT = struct.Struct("<QQqQ")  # generation, token, deadline in ns, checksum
+LEASE = struct.Struct("<Qq")  # token, deadline in ns
 SIGN = struct.Struct("<Q")  # a number
 SIGNERS = ("watcher", "guard", "fencer")
 SIGNING = 1.0  # s from one sign of life to the next
-SIZE = 2 * SLOT.size + len(SIGNERS) * SIGN.size
-MIX = 0x9E3779B97F4A7C15  # so that a page of zeros is no valid one
+SIGNS = Cell.room(LEASE.size)  # where they begin
+SIZE = SIGNS + len(SIGNERS) * SIGN.size
 
 
 class Page:
@@ -36,7 +36,8 @@ class Page:
         """Of a descriptor that `create` made, perhaps in another process; it is ours to close."""
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, SIZE)
-        self._generation, self._lease = self._newest()
+        self._cell = Cell(self._map, 0, LEASE.size)
+        self._lease = self.read()
 
     @classmethod
     def create(cls) -> Page:
@@ -45,7 +46,11 @@ class Page:
         return cls(descriptor)
 
     def read(self) -> Lease:
-        return self._newest()[1]
+        _, data = self._cell.read()
+        if not data:
+            return Lease()
+        token, deadline = LEASE.unpack(data)
+        return Lease(token, deadline / 1e9)
 
     def extend(self, deadline: float, token: int) -> None:
         """Raise the deadline, or begin the reign of a higher token; anything older is ignored."""
@@ -56,7 +61,6 @@ class Page:
 
     def clear(self) -> None:
         """The reign is over and let go of. By control, or in its stead by who let go."""
-        self._generation = self._newest()[0]
         self._write(Lease())
 
     def take_turn(self) -> int:
@@ -84,20 +88,8 @@ class Page:
     # --------------------------------------------------------------------------------------------
 
     def _write(self, lease: Lease) -> None:
-        self._generation += 1
         self._lease = lease
-        values = (self._generation, lease.token, round(lease.deadline * 1e9))
-        offset = self._generation % 2 * SLOT.size
-        self._map[offset : offset + SLOT.size] = SLOT.pack(*values, _checksum(*values))
-
-    def _newest(self) -> tuple[int, Lease]:
-        newest = (0, Lease())
-        for offset in (0, SLOT.size):
-            generation, token, deadline, checksum = SLOT.unpack_from(self._map, offset)
-            is_whole = checksum == _checksum(generation, token, deadline)
-            if is_whole and generation > newest[0]:
-                newest = (generation, Lease(token, deadline / 1e9))
-        return newest
+        self._cell.write(LEASE.pack(lease.token, round(lease.deadline * 1e9)))
 
 
 class Pulse:
@@ -118,12 +110,4 @@ class Pulse:
 
 
 def _place_of(signer: str) -> int:
-    return 2 * SLOT.size + SIGNERS.index(signer) * SIGN.size
-
-
-def _checksum(generation: int, token: int, deadline: int) -> int:
-    mixed = MIX
-    for value in (generation, token, deadline):
-        mixed = (mixed ^ (value & (2**64 - 1))) * MIX % 2**64
-        mixed ^= mixed >> 29
-    return mixed
+    return SIGNS + SIGNERS.index(signer) * SIGN.size

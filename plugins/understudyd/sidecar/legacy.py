@@ -13,7 +13,7 @@ from understudyd.lock.record import LockRecord
 
 __all__ = ["FORMAT", "Legacy"]
 
-FORMAT = 2  # to be raised also for what guards, older than the successor, say and hear
+FORMAT = 3  # to be raised also for what guards, older than the successor, say and hear
 
 
 @dataclass(frozen=True)
