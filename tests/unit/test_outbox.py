@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from understudy.core.outbox import STRIKES, Entry, Outbox
+from understudy.core.outbox import Entry, Outbox
+from understudy.core.poison import STRIKES
 
 
 class Link:

@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from understudy.core.outbox import STRIKES, Outbox
+from understudy.core.outbox import Outbox
+from understudy.core.poison import STRIKES
 
 
 @dataclass(eq=False)

@@ -22,29 +22,7 @@ What the shell owes
 * Keys should be unique. Where an application reuses its message ids nothing is lost: `drop` takes
   the item too, and `returned` means the oldest one of that key in flight.
 
-The poison rule: a message whose sending alone closed the channel or connection twice is taken out
-* Errors of AMQP are asynchronous: when the broker closes, any entry in flight may be the reason. So
-  a close with several in flight makes all of them *suspects* and accuses nobody.
-* Suspects are sent one at a time, each only after the one before is settled, and nothing newer
-  before the last suspect is settled. Order is kept: suspects are the front of the outbox.
-* A close with exactly one entry in flight, and no ghost, is a strike against that entry. At
-  `STRIKES` it is removed and returned; the others go on. It is a suspect after its first strike,
-  so it is alone again at the next try.
-* After a find the remaining suspects stay under suspicion until one of them is confirmed; so a row
-  of poison (an exchange was deleted) costs two closes each, not three.
-* Innocent: whatever is taken out was alone on the link at two such closes. Bounded: each poison
-  message costs at most one common close and two of its own, as every close with several in flight
-  ends that situation until the next find or until all suspects are settled.
-* The shell decides which closes count, and must be strict, because two that have other reasons
-  would condemn the innocent. Not: a cut, a heartbeat, our own close, a forced close (320), lack of
-  resources (506), an error before the first write: those are `link_lost`. An internal error (541)
-  counts, or a message that causes one would be sent for ever. ``alone=False`` when anything
-  outside this outbox was outstanding on what was closed (other channels of a closed connection,
-  untracked publishes): then nobody is struck, and the suspects are sent together once more, for as
-  a rule none of them was the reason; a close that meets them alone has them sent one at a time.
-  While `is_probing`, such traffic should wait; see `core.suspects`.
-* Where the broker names the culprit (a STOMP ERROR with its receipt-id), no search is needed:
-  ``refused(tag, False)``, then ``link_lost()``.
+What closes the channel whenever it is sent is searched for and taken out: see `core.poison`.
 
 Cost: offer, next_unwritten, written and confirmed of one message take 0.5 microseconds together
 (CPython 3.11, in windows of 100 or more; 1.3 one by one). `drop` and `returned` search from the
@@ -58,11 +36,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, islice, takewhile
 from typing import Generic, TypeVar
 
-__all__ = ["STRIKES", "Entry", "Outbox"]
+from understudy.core.poison import STRIKES, Suspicion
+
+__all__ = ["Entry", "Outbox"]
 
 T = TypeVar("T")
-
-STRIKES = 2  # once may be a coincidence; each more costs every other message one reconnection
 
 
 class Entry(Generic[T]):
@@ -113,9 +91,7 @@ class Outbox(Generic[T]):
         self._sequence = 0
         self._last_tag = 0  # of this link
         self._lowest_tag = 1  # nothing in flight is below it
-        self._last_suspect = 0  # sequence; suspects are all entries up to it; 0 = no suspicion
-        self._is_together = False  # the suspects are sent in one go, but nothing newer
-        self._confirmed_at_find: int | None = None
+        self._suspicion = Suspicion()
         self.confirmed_total = 0  # entries, without the unroutable ones
         self.unroutable_total = 0
         self.refused_total = 0
@@ -157,7 +133,12 @@ class Outbox(Generic[T]):
     @property
     def is_probing(self) -> bool:
         """Whether only suspects are being sent, to find the one that closes the link."""
-        return self._last_suspect > 0 and self._is_still_probing()
+        if not self._suspicion.last:
+            return False
+        if self.in_flight:
+            return True
+        first = self._unwritten[0].sequence if self._unwritten else None
+        return not self._suspicion.is_over(first, self.confirmed_total)
 
     def keys(self) -> list[str]:
         """The message ids of all entries, in send order."""
@@ -216,8 +197,8 @@ class Outbox(Generic[T]):
         than suspects, where they go together. So ask again whenever something was settled.
         """
         if self.is_probing:
-            if self._is_together:
-                last = self._last_suspect
+            if self._suspicion.is_together:
+                last = self._suspicion.last
                 suspects = takewhile(lambda entry: entry.sequence <= last, self._unwritten)
                 return list(islice(suspects, max(limit, 0)))
             limit = 0 if self.in_flight else min(limit, 1)
@@ -338,8 +319,7 @@ class Outbox(Generic[T]):
         count = self.link_lost()
         if not count:
             return None
-        self._is_together = not alone and (self._is_together or not self._last_suspect)
-        self._last_suspect = max(self._last_suspect, self._unwritten[count - 1].sequence)
+        self._suspicion.closed(self._unwritten[count - 1].sequence, alone=alone)
         if count > 1 or not accusable:
             return None
         entry = self._unwritten[0]
@@ -349,7 +329,7 @@ class Outbox(Generic[T]):
         self._unwritten.popleft()
         self._bytes -= entry.size
         self.poison_total += 1
-        self._confirmed_at_find = self.confirmed_total
+        self._suspicion.found(self.confirmed_total)
         return entry
 
     # --------------------------------------------------------------------------------------------
@@ -362,23 +342,6 @@ class Outbox(Generic[T]):
     def _entries(self) -> Iterator[Entry[T]]:
         everything = chain(self._flight.values(), self._unwritten)
         return (entry for entry in everything if not entry.dropped)
-
-    def _is_still_probing(self) -> bool:
-        """Ends the suspicion when its time has come: all settled, or one proved good after a find.
-
-        Nothing in flight is newer than the last suspect as long as there is a suspicion, so the
-        first unwritten entry decides as soon as nothing is in flight.
-        """
-        if self.in_flight:
-            return True
-        found = self._confirmed_at_find
-        is_over = not self._unwritten or self._unwritten[0].sequence > self._last_suspect
-        if is_over or (found is not None and self.confirmed_total > found):
-            self._last_suspect = 0
-            self._is_together = False
-            self._confirmed_at_find = None
-            return False
-        return True
 
     def _settle_up_to(self, tag: int) -> list[Entry[T]]:
         if tag == 0:

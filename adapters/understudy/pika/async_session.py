@@ -2,7 +2,7 @@
 
 Rules
 * Everything here runs on one event loop, and nothing blocks it. Dialing is the supervisor's work,
-  on its own threads; a short-lived thread waits for what it has dialed.
+  on its own threads.
 * One task, the keeper, brings a wire and everything that the application had on it, waits for its
   loss, and begins again. Calls never connect: they wait for the keeper, each with its own deadline,
   so that a call that is cancelled leaves nothing half done.
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from understudy import discovery, errors
 from understudy.core.suspects import Suspects
 from understudy.core.uri import FailoverURI
-from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.monitor import monitor
 from understudy.failover.notifier import EventCallback, logger
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import alarms, restoring
+from understudy.pika.async_acquiring import acquire
 from understudy.pika.async_waiting import AsyncWaiting
 from understudy.pika.dialing import SCHEMES, PikaDialer
 from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
@@ -193,7 +193,7 @@ class AsyncSession(AsyncWaiting):
         try:
             while True:
                 try:
-                    wire = await self._acquire()
+                    wire = await acquire(self.supervisor, self.check_open)
                 except errors.ConnectFailed as exc:
                     await self._fail(self._hopeless(exc))
                     continue
@@ -207,38 +207,6 @@ class AsyncSession(AsyncWaiting):
         if not self.options.reconnect and self.supervisor.epoch:
             return ConnectionLost(str(exc))
         return ConnectFailed(str(exc).partition("\n")[0], exc.attempts)
-
-    async def _acquire(self) -> Wire:
-        arrived: asyncio.Future[Wire | BaseException] = self.loop.create_future()
-
-        def deliver(outcome: Wire | BaseException) -> None:
-            if not arrived.done():
-                arrived.set_result(outcome)
-            elif isinstance(outcome, Wire):
-                self._decline(outcome)
-
-        def run() -> None:
-            outcome: Wire | BaseException
-            try:
-                outcome = self.supervisor.acquire(NEVER, self.check_open)
-            except BaseException as exc:
-                outcome = exc
-            try:
-                self.loop.call_soon_threadsafe(deliver, outcome)
-            except RuntimeError:  # the loop is closed
-                if isinstance(outcome, Wire):
-                    self._decline(outcome)
-
-        if forking.start_thread("understudy-acquire", run) is None:
-            raise errors.ConnectFailed("the interpreter is about to end")
-        outcome = await arrived
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
-
-    def _decline(self, wire: Wire) -> None:
-        self.supervisor.released(wire)
-        wire.discard()
 
     async def _serve_until_lost(self, wire: Wire) -> Exception | None:
         """Use a wire for as long as it lives; the error if no endpoint restores what there was."""
