@@ -15,6 +15,7 @@ import pytest
 
 from understudy.testing import FaultProxy
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
+from understudy.testing.celery_worker import Worker, client
 from understudyd.bridge.content import AmqpContent, StompContent
 from understudyd.bridge.ends import reply_sources
 from understudyd.bridge.wire.properties import build
@@ -143,8 +144,11 @@ def test_two_processes_of_one_bridge_leave_each_other_the_addresses(
 
 
 @over(("amqp", "amqp"), ("activemq", "amqp"), ("rabbitmq-stomp", "activemq"))
-def test_an_ordinary_reply_queue_is_left_as_it_is(pair: Pair, answering: Responder) -> None:
+def test_an_ordinary_reply_queue_is_left_as_it_is(
+    pair: Pair, answering: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
     """It has a bridge of its own, or none; no address is made, and nothing connects."""
+    caplog.set_level("INFO")
     if isinstance(pair.source, AmqpSide):
         pair.source.put(pair.here, AmqpContent(build({"reply_to": "orders.replies"}), b"x"))
     else:
@@ -154,6 +158,47 @@ def test_an_ordinary_reply_queue_is_left_as_it_is(pair: Pair, answering: Respond
         assert answering.take(pair.there).reply_to.endswith("orders.replies")
         until(lambda: link.forwarded == 1, "it is settled")
         assert (link.glance.requests, link.glance.requests_unserved) == (0, 0)
+    assert caplog.text.count("requests name an ordinary queue") == 1
+
+
+@over(("amqp", "amqp"), ("activemq", "amqp"), ("rabbitmq-stomp", "activemq"))
+def test_replies_to_ordinary_queues_come_back_where_all_are_wanted(
+    pair: Pair, answering: Responder
+) -> None:
+    """Though the responder's broker has no such queue."""
+    mine = f"{pair.here}.replies"
+    pair.source.make(mine)
+    with pair.link(reply_ttl=TTL, are_all_replies=True) as link:
+        if isinstance(pair.source, AmqpSide):
+            pair.source.put(pair.here, AmqpContent(build({"reply_to": mine}), b"x"))
+        else:
+            told = StompContent({"reply-to": pair.source.address(mine)}, b"x")
+            pair.source.put(pair.here, told)
+        answering.answer(answering.take(pair.there), b"re: x")
+        until(lambda: link.glance.replies == 1, "it is settled")
+    assert [content.body for content in pair.source.take(mine)] == [b"re: x"]
+    pair.source.remove(mine)
+
+
+def test_celery_gets_results_by_rpc_where_all_replies_are_wanted(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str, tmp_path: Path
+) -> None:
+    """Its clients wait at ordinary queues that go with them."""
+    pair = Pair(AmqpSide(rabbit_a), AmqpSide(rabbit_b), unique)
+    pair.make()
+    told = {"task_default_queue": pair.there, "result_backend": "rpc://"}
+    names = {"task_default_queue": pair.here, "broker_url": rabbit_a.uri}
+    with (
+        Worker({**told, "broker_url": rabbit_b.uri}, tmp_path, name="worker") as worker,
+        pair.link(reply_ttl=TTL, are_all_replies=True) as link,
+        client({**told, **names}) as app,
+    ):
+        worker.wait_ready()
+        sent = [app.tasks["tests.add"].delay(number, 1) for number in range(5)]
+        assert [one.get(timeout=30) for one in sent] == [1, 2, 3, 4, 5]
+        until(lambda: link.glance.replies == 5, "all are settled")
+        assert (link.glance.requests, link.glance.requesters) == (5, 1)
+    pair.remove()
 
 
 @over(("amqp", "amqp"))

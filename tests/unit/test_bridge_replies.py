@@ -15,8 +15,8 @@ from understudyd.bridge.replies import (
     ReplyBook,
     ReplyRoutes,
     Requester,
-    private_replies,
-    private_reply,
+    asked_in,
+    reply_place,
 )
 from understudyd.bridge.routes import Options, Routes, Verdict
 from understudyd.bridge.wire.bodies import body_frames
@@ -67,7 +67,7 @@ def test_what_its_own_broker_alone_serves_is_private(
 ) -> None:
     """An ordinary queue is not, nor what another kind of broker calls so."""
     deliveries = [(1, StompContent({"reply-to": shown}, b"")), (2, StompContent({}, b""))]
-    assert private_replies(deliveries, dialect) == found
+    assert asked_in(deliveries, dialect)[0] == found
 
 
 def test_over_amqp_private_is_what_rabbitmq_has_named() -> None:
@@ -79,7 +79,20 @@ def test_over_amqp_private_is_what_rabbitmq_has_named() -> None:
         over_amqp(),
         (6, 0, b"\0\0", b"\x02\0\xff", 0, b""),  # cannot be read
     ]
-    assert private_replies(deliveries, RABBITMQ_AMQP) == [GEN, DIRECT]
+    assert asked_in(deliveries, RABBITMQ_AMQP) == ([GEN, DIRECT], 2)
+
+
+def test_where_all_replies_are_wanted_every_reply_to_is_a_requesters() -> None:
+    told = [over_amqp(reply_to="orders.replies"), over_amqp(reply_to=""), over_amqp(reply_to=GEN)]
+    assert asked_in(told, RABBITMQ_AMQP, is_all=True) == (["orders.replies", GEN], 1)
+    headers = [{"reply-to": "/queue/a"}, {"reply-to": TEMP}, {}, {"reply-to": ""}]
+    deliveries = [(tag, StompContent(one, b"")) for tag, one in enumerate(headers)]
+    assert asked_in(deliveries, ACTIVEMQ, is_all=True) == (["a", TEMP], 0)
+    assert asked_in(deliveries, ACTIVEMQ) == ([TEMP], 1)
+    made = ReplyBook("b", "queue://orders", 300.0, is_all=True)
+    made.enter("orders.replies", RABBITMQ_AMQP, 0.0).address = "at"
+    assert get(made.patch(build({"reply_to": "orders.replies"})), "reply_to") == "at"
+    assert get(made.patch(build({"reply_to": "other"})), "reply_to") == "other"
 
 
 def test_it_is_found_whatever_stands_before_it_and_never_beyond_the_bytes() -> None:
@@ -97,12 +110,12 @@ def test_it_is_found_whatever_stands_before_it_and_never_beyond_the_bytes() -> N
             name: value for place, (name, value) in enumerate(before.items()) if count >> place & 1
         }
         raw = build({**chosen, "reply_to": GEN, "message_id": "m"})
-        place = private_reply(raw)
+        place = reply_place(raw)
         assert place is not None
         assert raw[slice(*place)] == GEN.encode()
-        assert private_reply(build({**chosen, "reply_to": "orders"})) is None
+        assert reply_place(build({**chosen, "reply_to": "orders"})) is None
         for end in range(2, place[1]):
-            assert private_reply(raw[:end]) is None
+            assert reply_place(raw[:end]) is None
 
 
 def test_one_requester_has_one_name_that_is_the_same_when_the_bridge_begins_anew() -> None:

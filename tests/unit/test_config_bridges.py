@@ -66,11 +66,12 @@ def test_a_group_is_an_end_with_its_nodes_in_order(tmp_path: Path) -> None:
         ("", True, 300.0),
         ("reply_ttl = '1m'", True, 60.0),
         ("replies = false", False, 300.0),
+        ("replies = 'all'", "all", 300.0),
         ("bridge_temp_destinations = false", False, 300.0),
     ],
 )
 def test_replies_come_back_unless_told_otherwise_in_either_name(
-    tmp_path: Path, said: str, replies: bool, ttl: float
+    tmp_path: Path, said: str, replies: bool | str, ttl: float
 ) -> None:
     """As with ActiveMQ's networks."""
     text = PLAIN.replace("[bridges.orders]", f"[bridges.orders]\n{said}")
@@ -125,6 +126,10 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '1h'"), "none is included"),
         (("[bridges.orders]", "[bridges.orders]\ndurable_expires = '2000h'"), "up to 1000h"),
         (("[bridges.orders]", "[bridges.orders]\nreply_ttl = '0s'"), "reply_ttl.*a duration"),
+        (
+            ("[bridges.orders]", "[bridges.orders]\nreplies = 'none'"),
+            'must be true or false, without quotes, or "all"',
+        ),
         (
             ("[bridges.orders]", "[bridges.orders]\nreplies = false\nreply_ttl = '1m'"),
             "reply_ttl has no effect with replies = false",

@@ -12,7 +12,7 @@ Rules
   same where the broker keeps it.
 * It is read for `ttl` seconds after the last request with it. A reply that comes later has nobody
   who takes it: the address is gone.
-* A reply-to that is an ordinary queue is left as it is.
+* A reply-to that is an ordinary queue is left as it is, unless all are wanted.
 * Nobody fills the memory: of `MOST` requesters the one goes that has not asked for longest.
 """
 
@@ -38,8 +38,8 @@ __all__ = [
     "ReplyBook",
     "ReplyRoutes",
     "Requester",
-    "private_replies",
-    "private_reply",
+    "asked_in",
+    "reply_place",
 ]
 
 PREFIX: Final = "understudy.reply."  # of our queues; to the next bridge these are private as well
@@ -74,9 +74,11 @@ class Requester:
 class ReplyBook:
     """The requesters of one link."""
 
-    def __init__(self, bridge: str, link: str, ttl: float) -> None:
-        """``link`` tells the links of one bridge apart; ``ttl`` in seconds."""
+    def __init__(self, bridge: str, link: str, ttl: float, *, is_all: bool = False) -> None:
+        """``link`` tells the links of one bridge apart; ``ttl`` in seconds. With ``is_all`` those
+        who wait at ordinary queues are requesters too."""
         self.ttl = ttl
+        self.is_all = is_all
         self.requests = 0
         """Requests that went on with an address of ours."""
         self.unserved = 0
@@ -179,8 +181,8 @@ class ReplyBook:
 
     def patch(self, raw: bytes) -> bytes:
         """The properties of a request over AMQP, with the reply-to that the responder is told; the
-        same object where its reply-to is an ordinary queue."""
-        if (place := private_reply(raw)) is None:
+        same object where its reply-to is left as it is."""
+        if (place := reply_place(raw, is_all=self.is_all)) is None:
             return raw
         at, end = place
         address = self.address(raw[at:end].decode("utf-8", "surrogateescape")).encode()
@@ -254,26 +256,30 @@ class NoReplies:
         return {}
 
 
-def private_replies(deliveries: Sequence[Any], dialect: Dialect) -> list[str]:
-    """The reply-tos in a batch that the source's broker alone serves."""
+def asked_in(
+    deliveries: Sequence[Any], dialect: Dialect, *, is_all: bool = False
+) -> tuple[list[str], int]:
+    """The reply-tos in a batch that the source's broker alone serves, or all; and how many messages
+    have another."""
     if dialect.stomp is None:
-        return [
-            each[3][slice(*place)].decode("utf-8", "surrogateescape")
-            for each in deliveries
-            if each[3][0] & HAS_REPLY and (place := private_reply(each[3])) is not None
-        ]
+        some = [each[3] for each in deliveries if each[3][0] & HAS_REPLY]
+        places = [(raw, reply_place(raw, is_all=is_all)) for raw in some]
+        found = [raw[slice(*at)].decode("utf-8", "surrogateescape") for raw, at in places if at]
+        return found, len(some) - len(found)
     private, shown = (*dialect.private_replies, PREFIX), dialect.stomp.reply_shown
-    return [
-        reply_to
+    told = [
+        content.headers["reply-to"].removeprefix(shown)
         for _, content in deliveries
-        if "reply-to" in content.headers
-        and (reply_to := content.headers["reply-to"].removeprefix(shown)).startswith(private)
+        if content.headers.get("reply-to")
     ]
+    found = told if is_all else [one for one in told if one.startswith(private)]
+    return found, len(told) - len(found)
 
 
-def private_reply(raw: bytes) -> tuple[int, int] | None:
-    """Where the text of a reply-to that RabbitMQ alone serves begins and ends in properties that
-    have one; None where it is another, or cannot be read. Nothing behind it is looked at."""
+def reply_place(raw: bytes, *, is_all: bool = False) -> tuple[int, int] | None:
+    """Where the text of a reply-to begins and ends in properties that have one; None where that is
+    an ordinary queue, and not all are wanted, or it cannot be read. Nothing behind it is looked at.
+    """
     flags, at = raw[0], 2
     try:
         if flags & 0x80:  # content_type
@@ -291,8 +297,9 @@ def private_reply(raw: bytes) -> tuple[int, int] | None:
         end = at + 1 + raw[at]
     except (IndexError, struct.error):
         return None
-    is_private = end <= len(raw) and raw.startswith(_PRIVATE, at + 1)
-    return (at + 1, end) if is_private else None
+    if end > len(raw) or end == at + 1:
+        return None
+    return (at + 1, end) if is_all or raw.startswith(_PRIVATE, at + 1) else None
 
 
 def _destination(reply_to: str, dialect: Dialect) -> Destination:

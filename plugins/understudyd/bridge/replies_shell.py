@@ -32,7 +32,7 @@ from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.joints import AnyDialer
 from understudyd.bridge.names import Pattern
-from understudyd.bridge.replies import NoReplies, ReplyBook, private_replies
+from understudyd.bridge.replies import NoReplies, ReplyBook, asked_in
 from understudyd.bridge.replies_runner import ReplyRunner
 from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
@@ -61,12 +61,13 @@ class Replies(NoReplies):
         routes: Routes,
         *,
         ttl: float,
+        is_all: bool = False,
         settings: LinkSettings | None = None,
         rng: Random | None = None,
     ) -> None:
-        """The arguments are those of the link; ``ttl`` in seconds."""
+        """The arguments are those of the link, and of the book."""
         settings = settings or LinkSettings()
-        self.book: ReplyBook = ReplyBook(name, str(pattern), ttl)
+        self.book: ReplyBook = ReplyBook(name, str(pattern), ttl, is_all=is_all)
         self._loop = asyncio.get_running_loop()
         self._dialers = (source, target)
         self._make = partial(
@@ -90,6 +91,7 @@ class Replies(NoReplies):
         self._held: deque[list[Any]] = deque()
         self._providing: asyncio.Task[None] | None = None
         self._hopeless_until = 0.0
+        self._has_told = False
         self._look: asyncio.TimerHandle | None = None
         self._places: tuple[Endpoint | None, Endpoint | None] = (None, None)
 
@@ -100,13 +102,23 @@ class Replies(NoReplies):
             then(deliveries)
             return
         if not self._held:
-            asked = private_replies(deliveries, dialect)
+            asked, others = asked_in(deliveries, dialect, is_all=self.book.is_all)
+            if others and not self._has_told:
+                self._tell_of_others()
             if not asked or not self._lacks(asked):
                 self._go_on(deliveries, asked, then)
                 return
         self._held.append(deliveries)
         if self._providing is None:
             self._providing = self._loop.create_task(self._provide(dialect, then))
+
+    def _tell_of_others(self) -> None:
+        self._has_told = True
+        _log.info(
+            "bridge %s: requests name an ordinary queue for their replies, which a responder finds "
+            'only where the target has it too; with replies = "all" such replies come back as well',
+            self._runner.name,
+        )
 
     def _lacks(self, asked: Iterable[str]) -> list[str]:
         """Those that have no address, where there is hope for one."""
@@ -124,7 +136,7 @@ class Replies(NoReplies):
     async def _provide(self, dialect: Dialect, then: Callable[[list[Any]], None]) -> None:
         try:
             while self._held:
-                asked = private_replies(self._held[0], dialect)
+                asked, _ = asked_in(self._held[0], dialect, is_all=self.book.is_all)
                 if lacking := self._lacks(asked):
                     await self._serve_in_time(lacking, dialect)
                 self._go_on(self._held.popleft(), asked, then)
@@ -290,6 +302,7 @@ def replies_of(
         target,
         routes,
         ttl=bridge.reply_ttl,
+        is_all=bridge.replies == "all",
         settings=settings,
         rng=rng,
     )

@@ -84,9 +84,10 @@ class BridgeConfig:
     dedup: str = "off"
     """One of `DEDUPS`: what is done about a message that comes again. ``journal``: it is written
     down that the target has it; ``target``: that, and the target is told an id to know it by."""
-    replies: bool = True
+    replies: bool | str = True
     """Whether replies come back for which their requester waits where its own broker alone can send
-    them: as with ActiveMQ's networks, where this is bridgeTempDestinations."""
+    them: as with ActiveMQ's networks, where this is bridgeTempDestinations. ``all``: also those for
+    ordinary queues."""
     reply_ttl: float = 300.0
     """How long after a request they may come; the address that the responder got goes then."""
     shards: int = 1
@@ -147,7 +148,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         lowers_priority=table.take("decrease_network_consumer_priority", values.flag, True),
         priority=table.take("consumer_priority_base", PRIORITIES, None),
         dedup=table.take("dedup", values.choice(DEDUPS, "way to know messages again"), "off"),
-        replies=table.take("replies", values.flag, replies),
+        replies=table.take("replies", _replies, replies),
         reply_ttl=table.take("reply_ttl", values.duration_up_to(LONGEST_EXPIRY), default.reply_ttl),
         shards=table.take("shards", values.whole(1, MOST_SHARDS), default.shards),
         shard_by=table.take("shard_by", values.name, default.shard_by),
@@ -240,6 +241,15 @@ def _ttl(value: object) -> int:
     if not hops:
         raise Bad("must be 1 or more, or -1 for any number of hops: with 0 nothing is forwarded")
     return hops
+
+
+def _replies(value: object) -> bool | str:
+    if value == "all":
+        return str(value)
+    try:
+        return values.flag(value)
+    except Bad as exc:
+        raise Bad(f'{exc}, or "all"') from None
 
 
 def _callable(value: object) -> str:

@@ -58,6 +58,7 @@ class RunningLink:
         there: str = "target/",
         rate: float | None = None,
         reply_ttl: float | None = None,
+        are_all_replies: bool = False,
         **options: Any,
     ) -> None:
         """``queue`` is a queue's name, or a pattern with its kind; ``options`` are of `Routes`.
@@ -67,7 +68,7 @@ class RunningLink:
         routes = Routes(Options(**given), here, there)
         self._loop = asyncio.new_event_loop()
         self._made = threading.Event()
-        self._reply_ttl = reply_ttl
+        self._reply_ttl, self._are_all_replies = reply_ttl, are_all_replies
         self._runner: LinkRunner
         self._thread = threading.Thread(
             target=self._run,
@@ -168,10 +169,10 @@ class RunningLink:
             about = {"connection_name": f"understudy.bridge.{name}"}
             ends = (dialer_of(source, {**about}, rng), dialer_of(target, {**about}, rng))
             given = (name, ends[0], pattern, ends[1], routes)
-            ttl = self._reply_ttl
+            ttl, is_all = self._reply_ttl, self._are_all_replies
             self._runner = LinkRunner(
                 *given,
-                replies=None if ttl is None else Replies(*given, ttl=ttl, rng=rng),
+                replies=None if ttl is None else Replies(*given, ttl=ttl, is_all=is_all, rng=rng),
                 settings=settings,
                 rng=rng,
                 pace=pace,
