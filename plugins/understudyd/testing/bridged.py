@@ -213,8 +213,9 @@ class BridgeProcess:
         made._file.write_text(text, encoding="utf-8")
         return made
 
-    def start(self) -> None:
-        command = "from understudyd.cli import main; main()"
+    def start(self, before: str = "") -> None:
+        """``before`` is Python that the process does first."""
+        command = f"{before}\nfrom understudyd.cli import main; main()"
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", command, "bridge", "-c", str(self._file)],
