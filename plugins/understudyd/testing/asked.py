@@ -57,7 +57,9 @@ class AmqpRequester(_Amqp):
         self._found.append(Answer(body, properties.correlation_id))
 
     def ask(self, queue: str, body: bytes, correlation_id: str | None = None) -> None:
-        told = pika.BasicProperties(reply_to=self._reply_to, correlation_id=correlation_id)
+        told = pika.BasicProperties(
+            reply_to=self._reply_to, correlation_id=correlation_id, message_id=correlation_id
+        )
         self._channel.basic_publish("", queue, body, told)
 
     def answer(self, within: float = PATIENCE) -> Answer | None:
