@@ -14,7 +14,7 @@ import amqp
 import pytest
 from amqp.exceptions import MessageNacked
 
-from understudy.testing import FaultProxy, ScriptedPeer, wait_until
+from understudy.testing import ScriptedPeer, wait_until
 from understudy.testing.amqp_handshake import HandshakeFault
 from understudy.testing.amqp_peer import Answer, PeerConnection, PeerMessage
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH, QUEUE_DECLARE
@@ -375,29 +375,3 @@ def test_without_py_amqp_it_names_the_command(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "amqp", None)
     with pytest.raises(ImportError, match=r"pip install 'understudy\[kombu\]'"):
         ScriptedPeer()
-
-
-def test_the_proxy_cuts_between_the_message_and_its_confirm() -> None:
-    with ScriptedPeer() as peer, FaultProxy(peer.host, peer.port) as proxy:
-        cut = proxy.cut_on(BASIC_ACK, nth=2, direction="down", then=proxy.refuse)
-        with connected(proxy.port) as client:
-            channel = client.channel()
-            publish(channel, b"confirmed")
-            with pytest.raises(ConnectionResetError):
-                publish(channel, b"in doubt")
-        assert cut.wait(PATIENCE)
-        assert [message.body for message in peer.messages] == [b"confirmed", b"in doubt"]
-        with pytest.raises(ConnectionRefusedError), connected(proxy.port):
-            pass
-
-
-def test_the_proxy_cuts_before_a_message_is_sent() -> None:
-    with ScriptedPeer() as peer, FaultProxy(peer.host, peer.port) as proxy:
-        cut = proxy.cut_on(BASIC_PUBLISH, nth=2, direction="up", before=True)
-        with connected(proxy.port) as client:
-            channel = client.channel()
-            publish(channel, b"sent")
-            with pytest.raises(OSError, match=r"reset|closed|Broken"):
-                publish(channel, b"never sent")
-        assert cut.wait(PATIENCE)
-        assert [message.body for message in peer.messages] == [b"sent"]

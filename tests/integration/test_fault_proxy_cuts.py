@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
+import amqp
 import pytest
 
-from understudy.testing import wait_until
+from understudy.testing import FaultProxy, ScriptedPeer, wait_until
 from understudy.testing.frames import BASIC_ACK, BASIC_PUBLISH, BODY, HEADER, METHOD, encode_frame
 from understudy.testing.proxy_bench import (
     PATIENCE,
@@ -199,3 +201,43 @@ def test_then_may_close_the_proxy(bench: Bench) -> None:
     bench.proxy.cut_on(BASIC_ACK, direction="up", then=bench.proxy.close)
     client.sendall(ACK)
     assert read_to_end(target) == (b"", "fin")
+
+
+@contextmanager
+def connected(port: int) -> Iterator[Any]:
+    client = amqp.Connection(f"127.0.0.1:{port}", connect_timeout=PATIENCE, confirm_publish=True)
+    try:
+        client.connect()
+        yield client
+    finally:
+        client.collect()  # not close(), which waits without bound for an answer
+
+
+def publish(channel: Any, body: bytes) -> None:
+    channel.basic_publish(amqp.Message(body), routing_key="q", timeout=PATIENCE)
+
+
+def test_a_cut_between_a_message_and_its_confirm() -> None:
+    with ScriptedPeer() as peer, FaultProxy(peer.host, peer.port) as proxy:
+        cut = proxy.cut_on(BASIC_ACK, nth=2, direction="down", then=proxy.refuse)
+        with connected(proxy.port) as client:
+            channel = client.channel()
+            publish(channel, b"confirmed")
+            with pytest.raises(ConnectionResetError):
+                publish(channel, b"in doubt")
+        assert cut.wait(PATIENCE)
+        assert [message.body for message in peer.messages] == [b"confirmed", b"in doubt"]
+        with pytest.raises(ConnectionRefusedError), connected(proxy.port):
+            pass
+
+
+def test_a_cut_before_a_message_is_sent() -> None:
+    with ScriptedPeer() as peer, FaultProxy(peer.host, peer.port) as proxy:
+        cut = proxy.cut_on(BASIC_PUBLISH, nth=2, direction="up", before=True)
+        with connected(proxy.port) as client:
+            channel = client.channel()
+            publish(channel, b"sent")
+            with pytest.raises(OSError, match=r"reset|closed|Broken"):
+                publish(channel, b"never sent")
+        assert cut.wait(PATIENCE)
+        assert [message.body for message in peer.messages] == [b"sent"]

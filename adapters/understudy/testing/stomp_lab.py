@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -14,11 +14,12 @@ import stomp
 import understudy.stomp
 from understudy.core.events import Event
 from understudy.failover.notifier import settle
+from understudy.stomp import reader
 from understudy.testing.brokers import ActiveMQ, RabbitMQ
 from understudy.testing.proxy import FaultProxy
 from understudy.testing.stomp_peer import StompPeer
 
-__all__ = ["Listener", "StompLab", "stomp_address"]
+__all__ = ["Listener", "StompLab", "noted_readers", "send_until_the_caller_reads", "stomp_address"]
 
 PATIENCE = 30.0  # s a test may wait for something; far more than any machine needs
 CALM = {"randomize": "false", "timeout": "20000", "initialReconnectDelay": "10"}
@@ -189,3 +190,29 @@ def closes(connection: Any) -> bool:
     thread.start()
     thread.join(PATIENCE)
     return not thread.is_alive()
+
+
+@contextlib.contextmanager
+def noted_readers() -> Iterator[list[int]]:
+    """The threads that have read from a broker, in order."""
+    threads: list[int] = []
+    read = reader.Reader._read
+
+    def noted(self: reader.Reader, inner: Any) -> None:
+        threads.append(threading.get_ident())
+        read(self, inner)
+
+    reader.Reader._read = noted  # type: ignore[method-assign]
+    try:
+        yield threads
+    finally:
+        reader.Reader._read = read  # type: ignore[method-assign]
+
+
+def send_until_the_caller_reads(connection: Any, readers: list[int], queue: str) -> None:
+    """``readers`` is of `noted_readers`."""
+    deadline = time.monotonic() + PATIENCE
+    readers.clear()
+    while readers[-5:] != [threading.get_ident()] * 5:
+        assert time.monotonic() < deadline, readers[-5:]
+        connection.send(queue, "x")
