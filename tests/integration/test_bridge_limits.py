@@ -15,7 +15,12 @@ from understudy.testing import FaultProxy
 from understudy.testing.brokers import RabbitMQ
 from understudy.testing.brokers.alarm import memory_alarm
 from understudy.testing.frames import BASIC_PUBLISH
+from understudyd.bridge.content import AmqpContent
+from understudyd.bridge.mapping import Message
+from understudyd.bridge.parking import HEAD
 from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.wire.amqp import FRAME_MIN
+from understudyd.bridge.wire.properties import build, get_header, set_header
 from understudyd.bridge.worn import MOST
 from understudyd.testing.bridged import BridgeProcess, RunningLink, until
 from understudyd.testing.sides import AmqpSide
@@ -142,6 +147,49 @@ def test_a_memory_alarm_makes_no_broker_lose_its_patience(
 
 def through(node: RabbitMQ, proxy: FaultProxy) -> str:
     return node.uri.replace(f"{node.host}:{node.port}", f"{proxy.host}:{proxy.port}")
+
+
+@pytest.mark.slow
+def test_what_outgrows_a_small_frame_is_parked_and_the_others_go_on(
+    launch: Callable[[RabbitMQ], RabbitMQ], rabbit_a: RabbitMQ, unique: str
+) -> None:
+    """By the bridge's own headers: near the limit at the target, and in its source's parking."""
+    small = launch(RabbitMQ(settings={"frame_max": str(FRAME_MIN)}))
+    room = FRAME_MIN - HEAD
+    parking = f"understudy.parking.{unique}"
+
+    def fails(message: Message) -> None:
+        if message.body != b"plain":
+            raise ValueError("not this one")
+
+    for source, target, changes, is_parked in [
+        (rabbit_a, small, None, True),
+        (small, rabbit_a, None, False),
+        (small, rabbit_a, fails, True),
+    ]:
+        here, there = AmqpSide(source), AmqpSide(target)
+        here.make(unique)
+        there.make(unique)
+        full = AmqpContent(_padded(room), b"full")
+        here.put(unique, full, AmqpContent(_padded(100), b"plain"))
+        with RunningLink(source.uri, target.uri, unique, name=unique, transformer=changes) as link:
+            until(lambda: link.forwarded + link.parked == 2, "both are settled")
+            assert (link.parked, link.glance.last_error) == (int(is_parked), "")
+        arrived_there = [content.body for content in there.take(unique)]
+        assert arrived_there == ([b"plain"] if is_parked else [b"full", b"plain"])
+        if is_parked:
+            (parked,) = here.take(parking)
+            assert parked.body == b"full"
+            assert get_header(parked.properties, "pad") == get_header(full.properties, "pad")
+            here.remove(parking)
+        for side in (here, there):
+            side.remove(unique)
+
+
+def _padded(size: int) -> bytes:
+    """Properties of so many bytes."""
+    raw = set_header(build({"delivery_mode": 2}), "pad", "")
+    return set_header(raw, "pad", "x" * (size - len(raw)))
 
 
 @pytest.mark.slow

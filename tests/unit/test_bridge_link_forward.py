@@ -102,14 +102,14 @@ def test_what_cannot_be_read_is_parked_and_the_batch_goes_on() -> None:
     ]
 
 
-def test_what_outgrows_a_frame_is_parked_as_it_was() -> None:
-    """The broker would close over it, at the target and at the source."""
+def test_what_outgrows_a_frame_of_the_target_is_parked_at_the_source_as_it_was() -> None:
+    """The broker would close over it, also in its parking queue."""
     options = Options(network_ttl=-1, headers_set={"a": "x" * 4000})
     parking = Parking("b", frame_max=lambda: 4096)
     ours = Forwarder(Routes(options, "a/", "b/"), "orders", parking)
     batch = [delivery(1, build({})), delivery(2, build({"headers": {"b": "y" * 100}}))]
     tags, parcels, *special = ours.prepare(batch, NOW)
-    assert (tags, special) == ([1, 2], [[], [], 1])
+    assert (tags, special) == ([1, 2], [[2], [], 0])
     assert [parcel[0] for parcel in parcels] == [
         encode_publish("", "orders"),
         encode_publish("", "understudy.parking.b"),

@@ -7,7 +7,7 @@ import pytest
 from understudyd.bridge.ledger import Parcel
 from understudyd.bridge.outcomes import LETHAL, Outcome, of_closed, of_return
 from understudyd.bridge.parked import _shown
-from understudyd.bridge.parking import PARKED, Parking
+from understudyd.bridge.parking import PARKED, Parking, fit
 from understudyd.bridge.unparking import note_of, restored
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.bodies import body_frames, content_header
@@ -102,11 +102,26 @@ def test_the_parking_queue_knows_its_own() -> None:
     assert not Parking("other").holds(parking.park(given, "why"))
 
 
+def test_what_is_parked_at_the_source_is_made_to_fit_when_its_frames_are_known() -> None:
+    """Where it must, without what the broker has added: it would close the connection over it."""
+    death: dict[str, Value] = {"x-death": ["d" * 300], "x-first-death-queue": "q", "b": "y"}
+    given = build({"delivery_mode": 2, "headers": {"a": "x" * 3960, **death}})
+    _, header, _, _ = Parking("b", frame_max=lambda: 100).park_here(parcel(given), "w" * 40)
+    raw = header[19:-1]
+    assert fit(raw, len(raw)) == raw
+    assert get_header(fit(raw, len(raw) - 3), f"{PARKED}reason") == "w" * 20
+    fitted = get(fit(raw, 4076), "headers")
+    assert isinstance(fitted, dict)
+    assert list(fitted) == ["a", "b", *(PARKED + name for name in ("exchange", "routing-key"))]
+    assert len(fit(raw, 10)) > 10, "nothing of its producer's is left out"
+
+
 @pytest.mark.parametrize(
     ("size", "told"),
     [
         (3000, ["a", "exchange", "routing-key", "bridge", "reason"]),
-        (3800, ["a", "exchange", "routing-key", "bridge"]),
+        (3800, ["a", "exchange", "routing-key", "bridge", "reason"]),
+        (3950, ["a", "exchange", "routing-key"]),
         (4050, ["a"]),
     ],
 )

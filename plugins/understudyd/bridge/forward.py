@@ -10,8 +10,8 @@ Rules
   the others have got theirs. So is what has expired. Both are counted.
 * A queue's message that has come far enough goes back to the tail of its queue; so does one that
   was delivered in vain too often (`worn`).
-* What cannot be read, or named at the target, or has more properties then than fit into a frame,
-  goes to the parking queue as it is; the rest of the batch goes on.
+* What cannot be read, or named at the target, goes to the parking queue as it is; what has more
+  properties then than fit into a frame, to that of the source. The rest of the batch goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ LONGEST_KEPT: Final = 4096  # bytes of properties; larger ones are no loss to pa
 
 _PATH_NAME = PATH.encode()
 _UNREADABLE = "its properties cannot be read"
+_BACK, _HERE, _THERE = "back to its queue", "parked at the source", "parked at the target"
 _HAS_EXPIRATION = 0x01  # in the first byte of the flags
 _head = struct.Struct(">BHIHHQ").pack
 
@@ -73,6 +74,7 @@ class Forwarder:
         tags: list[int] = []
         parcels: list[Parcel] = []
         stays: list[int] = []
+        aside: list[int] = []
         parked = 0
         for tag, again, route, raw, size, frames in deliveries:
             publish = publishes.get(route) or self._publish(route)
@@ -83,14 +85,16 @@ class Forwarder:
                 head = _head(2, 1, 12 + len(properties), 60, 0, size)
                 parcels.append((publish, b"%b%b\xce" % (head, properties), frames, size))
                 tags.append(tag)
-            elif parcel := self._special(route, raw, size, frames, now):
+            elif special := self._special(route, raw, size, frames, now):
+                parcel, where = special
                 parcels.append(parcel)
                 tags.append(tag)
-                if parcel[0] is self._back:
+                parked += where is _THERE
+                if where is _BACK:
                     stays.append(tag)
-                else:
-                    parked += 1
-        return Batch(tags, parcels, stays, stays, parked)
+                if where is not _THERE:
+                    aside.append(tag)
+        return Batch(tags, parcels, aside, stays, parked)
 
     def _is_worn(self, raw: bytes) -> bool:
         try:
@@ -151,29 +155,29 @@ class Forwarder:
 
     def _special(
         self, route: bytes, raw: bytes, size: int, frames: bytes, now: int
-    ) -> Parcel | None:
-        """Parked, or back to its queue, or None: left out."""
+    ) -> tuple[Parcel, str] | None:
+        """Parked, or back to its queue, and which of these; or None: left out."""
         parcel = (encode_publish(*split_route(route)), content_header(raw, size), frames, size)
         try:
             if self._is_worn(raw) or not self._is_forwarded(route, _path_of(raw)):
                 if self._back:
                     header = content_header(fresh(relay(raw, now)), size)
-                    return (self._back, header, frames, size)
+                    return (self._back, header, frames, size), _BACK
                 self.dropped += 1
                 return None
             to_amqp(self._routes.target(self._destination(route)))
             length, room = len(self._change(raw, route, now)), self._parking.room
             if length > room:
                 told = f"its properties would have {length} bytes; {room} fit into a frame"
-                return self._parking.park(parcel, told)
+                return self._parking.park_here(parcel, told), _HERE
         except Expired:
             self.expired += 1
             return None
         except Untranslatable as error:
-            return self._parking.park(parcel, error.reason)
+            return self._parking.park(parcel, error.reason), _THERE
         except ValueError:
             pass
-        return self._parking.park(parcel, _UNREADABLE)
+        return self._parking.park(parcel, _UNREADABLE), _THERE
 
 
 def _path_of(raw: bytes) -> str | None:

@@ -102,7 +102,7 @@ def join(
         return reader.dialect, writer.dialect
 
     if is_raw and not routes.needs_messages:
-        parking = Parking(name, settings.parking, now, lambda: reader.frame_max or writer.frame_max)
+        parking = Parking(name, settings.parking, now, lambda: writer.frame_max)
         writer = _target(target, parking, queue, routes, settings, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking, replies)
         return Joint(reader, writer, forwarder, parking, deposit_of(source, parking), spool)

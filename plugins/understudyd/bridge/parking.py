@@ -8,8 +8,9 @@ Rules
 * What the target returned is parked there. What it would close over, and what it has no words for,
   is parked at the source, without our broker in its path: it has not left.
 * Properties that cannot be read are kept whole as one header of bytes.
-* Properties are one frame: of what is told, that which finds no room there is left out, the reason
-  before where it was bound for.
+* Properties are one frame: of what is told, that which finds no room there is left out or made
+  shorter, the reason before where it was bound for. Where even that does not do, what the broker
+  itself has added since the message was published there (`x-death` and its kin) is left out too.
 """
 
 from __future__ import annotations
@@ -37,11 +38,23 @@ from understudyd.bridge.wire.properties import (
 )
 from understudyd.bridge.wire.tables import Value, entries
 
-__all__ = ["PARKED", "Parking", "one_hop_less"]
+__all__ = ["HEAD", "PARKED", "Parking", "fit", "one_hop_less"]
 
 PARKED: Final = "x-understudy-parked-"
+NOTED_OF_DEATH: Final = ("exchange", "queue", "reason")
 PERSISTENT: Final = 2
 LONGEST_REASON: Final = 1000  # characters
+SHORTEST_REASON: Final = 10
+REASON: Final = f"{PARKED}reason"
+
+#: In this order.
+LEFT_OUT: Final = (
+    REASON,
+    *(f"{PARKED}{name}" for name in ("at", "bridge")),
+    "x-death",
+    *(f"x-{which}-death-{name}" for which in ("first", "last") for name in NOTED_OF_DEATH),
+    *(f"{PARKED}{name}" for name in ("exchange", "routing-key", "expiration")),
+)
 
 _PARKED = PARKED.encode()
 
@@ -59,7 +72,7 @@ class Parking:
         frame_max: Callable[[], int] | None = None,
     ) -> None:
         """``queue`` where it has a name of its own; ``now`` is asked when something is parked, for
-        ms since 1970, and ``frame_max`` for the bytes of the largest frame of AMQP."""
+        ms since 1970, and ``frame_max`` for the bytes of the target's largest frame."""
         self.now = now
         self._frame_max = frame_max
         self.bridge = bridge
@@ -72,7 +85,7 @@ class Parking:
 
     @property
     def room(self) -> float:
-        """The bytes that the properties of a message may have."""
+        """The bytes that the properties of a message may have at the target."""
         return self._frame_max() - HEAD if self._frame_max is not None else math.inf
 
     def holds(self, parcel: Parcel) -> bool:
@@ -81,6 +94,13 @@ class Parking:
 
     def park(self, parcel: Parcel, reason: str) -> Parcel:
         """The same message, bound for the parking queue of the target."""
+        publish, header, frames, size = self.park_here(parcel, reason)
+        properties = fit(header[PROPERTIES], self.room)
+        return (publish, content_header(properties, size), frames, size)
+
+    def park_here(self, parcel: Parcel, reason: str) -> Parcel:
+        """What was never changed for the target, bound for the parking queue of the source; `fit`
+        is still to be asked when the room there is known."""
         self.where, self.reason = self.queue, reason
         publish, header, frames, size = parcel
         exchange, routing_key = split_route(publish[ROUTE])
@@ -99,16 +119,10 @@ class Parking:
         except (WireError, Untranslatable):
             first = {}
             kept = set_header(build({"delivery_mode": PERSISTENT}), f"{PARKED}properties", raw)
-        properties = self._with(kept, {**first, **told})
-        return (self._publish, content_header(properties, size), frames, size)
-
-    def _with(self, properties: bytes, told: dict[str, Value]) -> bytes:
-        room = self.room
-        for name, value in told.items():
+        for name, value in {**first, **told}.items():
             if value is not None:
-                more = set_header(properties, PARKED + name, value)
-                properties = more if len(more) <= room else properties
-        return properties
+                kept = set_header(kept, PARKED + name, value)
+        return (self._publish, content_header(kept, size), frames, size)
 
     def park_at_source(self, parcel: Parcel, reason: str) -> Parcel:
         """The message of a parcel for the target, bound for the parking queue of the source."""
@@ -121,7 +135,26 @@ class Parking:
                 raw = set_header(raw, PATH, left) if left else remove_header(raw, PATH)
         except WireError:
             pass
-        return self.park((publish, content_header(raw, size), frames, size), reason)
+        return self.park_here((publish, content_header(raw, size), frames, size), reason)
+
+
+def fit(raw: bytes, room: float) -> bytes:
+    """The properties without what finds no room, see above; they may be too large still.
+
+    Raises WireError for those that cannot be read.
+    """
+    if len(raw) <= room:
+        return raw
+    reason = get_header(raw, REASON)
+    for name in LEFT_OUT:
+        if len(raw) > room:
+            raw = remove_header(raw, name)
+    while isinstance(reason, str) and len(reason) > SHORTEST_REASON and len(raw) < room:
+        told = set_header(raw, REASON, reason)
+        if len(told) <= room:
+            return told
+        reason = reason[: len(reason) // 2]
+    return raw
 
 
 def _without_notes(raw: bytes) -> bytes:

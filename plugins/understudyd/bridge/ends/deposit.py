@@ -7,7 +7,8 @@ Rules
 * One message at a time, done when it is confirmed; one that comes back, is refused or is not
   answered within `TIMEOUT` ends the connection, and the next makes another. Whoever comes while
   something is under way waits for it.
-* Over AMQP the parking queue is made when the first message for it comes.
+* Over AMQP the parking queue is made when the first message for it comes, and what is told of a
+  message fits into the frames of the broker, which are known then (`parking`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.ends.port import ConnectionFailed, TargetEnd, TargetHooks
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.ledger import Parcel
+from understudyd.bridge.parcels import PROPERTIES
+from understudyd.bridge.parking import HEAD, fit
+from understudyd.bridge.wire.bodies import content_header
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.reader import Confirm, Returned
 
@@ -135,3 +139,11 @@ class AmqpDeposit(Deposit):
     async def _prepare(self, parcel: Parcel) -> None:
         if parcel[0] == self._to_parking:
             await self._publisher.declare(self._parking)
+
+    async def _publish(self, parcel: Parcel) -> None:
+        publish, header, frames, size = parcel
+        room = self._publisher.frame_max - HEAD
+        properties = fit(header[PROPERTIES], room)
+        if len(properties) > room:
+            raise ConnectionFailed(f"its properties have {len(properties)} bytes; {room} fit there")
+        await super()._publish((publish, content_header(properties, size), frames, size))
