@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from understudyd.health.port import Health
-from understudyd.sidecar.tidings import ANSWERS, MISSES, REASONS, Illness, Outage, Reigns
+from understudyd.sidecar.tidings import ANSWERS, MISSES, REASONS, Illness, LateClaim, Outage, Reigns
 
 
 def test_an_outage_is_told_when_it_begins_and_when_it_is_over() -> None:
@@ -52,3 +52,10 @@ def test_each_reign_of_another_node_is_told_once() -> None:
     seen = [(None, None), ("a", 7), ("a", 7), (None, None), ("b", 8), ("a", 9)]
     told = [reigns.hear(*one) for one in seen]
     assert told == ["", "a has the lock, token 7", "", "", "", "a has the lock, token 9"]
+
+
+def test_a_lock_that_comes_too_late_is_told_once_each_time() -> None:
+    claim = LateClaim()
+    told = [claim.hear(is_late, 2.5) for is_late in (False, True, True, False, True)]
+    assert [bool(text) for text in told] == [False, True, False, False, True]
+    assert "longer to write than the 2.5 s" in told[1]

@@ -107,11 +107,7 @@ class AmqpLink:
                 )
             if not self._confirms:
                 return
-            self._unconfirmed.add(tag)
-            while tag in self._unconfirmed:
-                deadline.check()
-                with passing_over(TimeoutError):
-                    self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
+            self._await_confirm(tag, deadline)
         except TimeoutError as exc:
             if is_of_signal_handler(exc):
                 raise
@@ -129,6 +125,13 @@ class AmqpLink:
             self._translate(exc, message)
         self.inner.is_suspect = False
         self._raise_what_was_refused(tag, message)
+
+    def _await_confirm(self, tag: int, deadline: Deadline) -> None:
+        self._unconfirmed.add(tag)
+        while tag in self._unconfirmed:
+            deadline.check()
+            with passing_over(TimeoutError):
+                self._drain(deadline.timeout(), lambda: tag not in self._unconfirmed)
 
     def _send_on_a_fresh_channel(self, publication: Publication, deadline: Deadline) -> None:
         """Another message, whose sender has given up, may be why the broker closed the last one."""

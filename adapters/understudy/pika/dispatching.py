@@ -59,35 +59,9 @@ class Dispatching:
         me = threading.get_ident()
         with session.lock:
             self._check_open("process_data_events")
-            may_dispatch = self._dispatcher != me
-
-            def is_over() -> bool:
-                self._take_timers()
-                return (
-                    may_dispatch
-                    and self._dispatcher is None
-                    and bool(self._ready_events or self._channels_pending_dispatch)
-                )
-
-            def look() -> None:
-                with session.lock:
-                    if is_over():  # timers and callbacks run in an outage too
-                        raise DeadlinePassed
-
-            while True:
-                try:
-                    wire = session.usable(deadline, look)
-                    moment = min(deadline.moment, self._next_timer())
-                    if session.wait(wire, is_over, moment) or deadline.remaining() <= 0:
-                        break
-                except LinkLost:
-                    continue
-                except DeadlinePassed:
-                    is_over()
-                    break
-            if not may_dispatch or self._dispatcher is not None:
-                return
-            if not self._ready_events and not self._channels_pending_dispatch:
+            is_callback = self._dispatcher == me
+            self._await_work(deadline, lambda: not is_callback and self._can_dispatch)
+            if is_callback or not self._can_dispatch:
                 return
             self._dispatcher = me
         try:
@@ -96,6 +70,37 @@ class Dispatching:
             with session.lock:
                 self._dispatcher = None
                 session.notify()
+
+    @property
+    def _can_dispatch(self) -> bool:
+        """Something is ready, and no thread runs callbacks."""
+        is_ready = bool(self._ready_events or self._channels_pending_dispatch)
+        return is_ready and self._dispatcher is None
+
+    def _await_work(self, deadline: Deadline, is_enough: Callable[[], bool]) -> None:
+        """Take in what comes, timers too, until it ``is_enough``. Under the lock."""
+        session = self._session
+
+        def is_over() -> bool:
+            self._take_timers()
+            return is_enough()
+
+        def look() -> None:
+            with session.lock:
+                if is_over():  # timers and callbacks run in an outage too
+                    raise DeadlinePassed
+
+        while True:
+            try:
+                wire = session.usable(deadline, look)
+                moment = min(deadline.moment, self._next_timer())
+                if session.wait(wire, is_over, moment) or deadline.remaining() <= 0:
+                    return
+            except LinkLost:
+                continue
+            except DeadlinePassed:
+                is_over()
+                return
 
     def _dispatch(self) -> None:
         """Run what is ready now, with the lock released."""

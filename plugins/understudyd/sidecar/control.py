@@ -44,7 +44,7 @@ from understudyd.sidecar.node import Machine
 from understudyd.sidecar.orders import Orders
 from understudyd.sidecar.reread import Reread, Rereader
 from understudyd.sidecar.settings import Settings, check_reload
-from understudyd.sidecar.tidings import Outage
+from understudyd.sidecar.tidings import LateClaim, Outage
 from understudyd.sidecar.trial import Trial
 from understudyd.sidecar.words import (
     Action,
@@ -135,7 +135,7 @@ class Control:
         self._look_at = self._beat_at = self._guards_at = self._shown_at = -math.inf
         self._shown: object = None
         self._offset = _clock_offset()
-        self._is_late = False  # a claim: it has been told
+        self._late_claim = LateClaim()
         self._quit: Quit | None = None
         self._legacy = legacy
         self._handover = Handover(
@@ -220,19 +220,8 @@ class Control:
             if isinstance(word, (Seen, Failed)):
                 self._warn(self._lock_outage.hear(word.cause if isinstance(word, Failed) else ""))
             self._feed(word)
-            self._look_at_claim()
-
-    def _look_at_claim(self) -> None:
-        """Nothing else shows that the store is too slow: the lock is ours, and nobody is master."""
-        keeper = self.machine.keeper
-        is_late = keeper.is_late(now())
-        if is_late and not self._is_late:
-            budget = self.machine.group.timings.budget
-            self._log.warning(
-                f"the lock is ours, but it takes longer to write than the {budget:.3g} s that its"
-                " timings allow: not to be master until it is faster, or has a longer lease"
-            )
-        self._is_late = is_late
+            is_late = self.machine.keeper.is_late(now())
+            self._warn(self._late_claim.hear(is_late, self.machine.group.timings.budget))
 
     def _feed(self, event: Event) -> None:
         self._counts.hear(event, now())

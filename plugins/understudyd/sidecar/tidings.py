@@ -6,14 +6,14 @@ Rules
   written, and a store that is too slow answers now and then.
 * A broker that is not healthy is told of with each new reason, and of no more than `REASONS` of
   them until it has been healthy: while it starts it is asked ten times a second.
-* Each reign of another node is told of once.
+* Each reign of another node is told of once; so is a lock that is ours, but too late to be used.
 """
 
 from __future__ import annotations
 
 from understudyd.health.port import Health
 
-__all__ = ["Illness", "Outage", "Reigns"]
+__all__ = ["Illness", "LateClaim", "Outage", "Reigns"]
 
 REASONS = 5
 MISSES = 2
@@ -68,3 +68,20 @@ class Reigns:
             return ""
         self._told = token
         return f"{holder} has the lock, token {token}"
+
+
+class LateClaim:
+    """Nothing else shows that the store is too slow: the lock is ours, and nobody is master."""
+
+    def __init__(self) -> None:
+        self._is_told = False
+
+    def hear(self, is_late: bool, budget: float) -> str:
+        """``budget``: seconds that the timings allow. Returns what is to be told, or nothing."""
+        is_news, self._is_told = is_late and not self._is_told, is_late
+        if not is_news:
+            return ""
+        return (
+            f"the lock is ours, but it takes longer to write than the {budget:.3g} s that its"
+            " timings allow: not to be master until it is faster, or has a longer lease"
+        )
