@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from understudyd.cli.cluster import show
-from understudyd.cli.cluster.look import Look
+from understudyd.cli.cluster.look import Look, look
 from understudyd.config import load
+from understudyd.lock.open import GROUP
 from understudyd.status import (
     ClusterStatus,
     HistoryEntry,
@@ -104,6 +107,28 @@ def test_says_that_neither_sidecar_nor_board_can_be_reached(
     assert "no sidecar" in done.stderr
     assert "the board beside the lock can't be" in done.stderr
     assert "redis://127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["list", "pause", "history"])
+def test_a_lock_of_no_known_kind_ends_with_2(estate: Estate, cluster: Call, command: str) -> None:
+    text = estate.file.read_text().replace('"file:g.lock"', '"reddis://h"')
+    estate.file.write_text(text)
+    done = cluster(command)
+    assert done.returncode == 2
+    assert "groups.g.lock: no lock has the scheme" in done.stderr
+    assert 'did you mean "redis:"' in done.stderr
+
+
+def test_a_lock_of_others_may_have_no_board(
+    estate: Estate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = estate.file.read_text().replace('"file:g.lock"', '"etcd://h"')
+    estate.file.write_text(text)
+    points = EntryPoints([EntryPoint("etcd", "understudyd.lock.memory:MemoryBackend", GROUP)])
+    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: points.select(**wanted))
+    others = load(estate.file, {})
+    seen = look(others, others.groups["g"])
+    assert (seen.source, seen.errors["board"]) == ("", "locks of etcd: have no board")
 
 
 def test_who_says_it_is_standby_is_not_shown_as_master(estate: Estate, cluster: Call) -> None:

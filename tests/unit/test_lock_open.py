@@ -12,7 +12,7 @@ from understudy.errors import ConfigurationError
 from understudyd.lock import open as opening
 from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
-from understudyd.lock.open import open_backend
+from understudyd.lock.open import check_kind, open_backend
 from understudyd.lock.redis import RedisBackend
 from understudyd.lock.sentinel import SentinelBackend
 
@@ -80,3 +80,9 @@ def test_third_parties_add_schemes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert open_backend("etcd://h", "orders", 1.0) is made
     with pytest.raises(ConfigurationError, match='did you mean "etcd:"'):
         open_backend("etdc://h", "orders", 1.0)
+
+
+def test_what_is_offered_may_stand_in_a_configuration() -> None:
+    with pytest.raises(ConfigurationError, match=r"valid: file, redis, ") as caught:
+        check_kind("etdc://h", "orders")
+    assert "memory" not in str(caught.value)

@@ -10,16 +10,23 @@ from understudyd.board.memory import MemoryBoard, Store
 from understudyd.board.port import Board
 from understudyd.lock.open import file_path
 
-__all__ = ["open_board"]
+__all__ = ["find_board", "open_board"]
 
 _STORES: dict[str, Store] = {}  # of memory: locks, by URI and group
 
 
 def open_board(uri: str, group: str, timeout: float) -> Board:
-    """The board of the lock of this URI (as the configuration has it); nothing is connected yet.
+    """A node's board beside the lock of this URI (as the configuration has it).
 
-    A lock of another kind has no board: then it is one that shows this node to itself alone. Raises
-    ConfigurationError as the lock itself would.
+    Where there is none, one that shows this node to itself alone. Raises as `find_board` does.
+    """
+    board = find_board(uri, group, timeout)
+    return MemoryBoard() if board is None else board
+
+
+def find_board(uri: str, group: str, timeout: float) -> Board | None:
+    """The board that the nodes of a group share; nothing is connected yet. None: a lock of another
+    kind has none. Raises ConfigurationError as the lock itself would.
     """
     scheme = uri.partition(":")[0]
     if scheme == "file":
@@ -33,4 +40,4 @@ def open_board(uri: str, group: str, timeout: float) -> Board:
             raise ConfigurationError(f'{exc}; pip install "understudy[redis]"') from exc
         board: Board = module.RedisBoard(uri, group, timeout)
         return board
-    return MemoryBoard()
+    return None

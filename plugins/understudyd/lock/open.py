@@ -16,7 +16,7 @@ from understudyd.lock.file import FileBackend
 from understudyd.lock.memory import MemoryBackend, Store
 from understudyd.lock.port import LockBackend
 
-__all__ = ["file_path", "open_backend"]
+__all__ = ["check_kind", "file_path", "open_backend"]
 
 GROUP = "understudy.locks"
 TO_COME = ("redis+quorum", "postgresql", "mysql", "sqlite", "zookeeper")
@@ -30,13 +30,21 @@ def open_backend(uri: str, group: str, attempt: float) -> LockBackend:
     ``attempt``: seconds that one attempt to reach it may take. Raises ConfigurationError for a
     scheme that is not known, and for what the backend itself refuses.
     """
+    return _maker(uri, group)(uri, group, attempt)
+
+
+def check_kind(uri: str, group: str) -> None:
+    """Raises ConfigurationError for a URI of no kind of lock that is known here."""
+    _maker(uri, group)
+
+
+def _maker(uri: str, group: str) -> Callable[[str, str, float], LockBackend]:
     scheme, colon, _ = uri.partition(":")
     if not colon or not scheme.translate({ord(sign): "" for sign in "+-."}).isalnum():
         raise ConfigurationError(
             f'the lock "{redact(uri)}" has no scheme; write e.g. file:/mnt/shared/{group}.lock'
         )
-    make = _BUILT_IN.get(scheme) or _others(scheme)
-    return make(uri, group, attempt)
+    return _BUILT_IN.get(scheme) or _others(scheme)
 
 
 def _others(scheme: str) -> Callable[[str, str, float], LockBackend]:
@@ -49,7 +57,8 @@ def _others(scheme: str) -> Callable[[str, str, float], LockBackend]:
         return make
     if scheme in TO_COME:
         raise ConfigurationError(f"{scheme}: locks are not built yet; use file: or redis:")
-    valid = [*_BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)})]
+    offered = [built_in for built_in in _BUILT_IN if built_in != "memory"]  # which is for tests
+    valid = [*offered, *sorted({point.name for point in entry_points(group=GROUP)})]
     close = get_close_matches(scheme, valid, 1)
     hint = f'; did you mean "{close[0]}:"?' if close else ""
     raise ConfigurationError(

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from understudy.errors import ConfigurationError
-from understudyd.board.open import open_board
-from understudyd.board.port import Board
+from understudyd.board.open import find_board
+from understudyd.board.port import Board, Shown
 from understudyd.cli import ask
+from understudyd.config.here import about
 from understudyd.config.model import Estate, Group, Node
+from understudyd.lock.open import check_kind
 from understudyd.lock.port import Unavailable
 from understudyd.status import ClusterStatus, HistoryEntry, Member, NodeStatus, Role, believed
 
-__all__ = ["Look", "board_of", "look", "look_at_history"]
+__all__ = ["Look", "board_of", "look", "look_at_history", "read_board"]
 
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ def look(estate: Estate, group: Group) -> Look:
     paused = False
     if len(told) < len(heard):
         try:
-            shown, paused = _look_at_board(group)
+            shown, paused = _look_at_board(estate, group)
             known |= shown
         except Unavailable as exc:
             errors["board"] = str(exc)
@@ -96,20 +98,34 @@ def look_at_history(estate: Estate, group: Group) -> tuple[list[HistoryEntry], s
             found = max(found, entries, key=lambda some: [entry.at for entry in some[-1:]])
     if is_told:
         return found, "api"
-    board = board_of(group)
     try:
-        return list(board.read().history), "board"
+        return list(read_board(estate, group).history), "board"
     except Unavailable as exc:
         raise Unavailable(
             f"no sidecar of {group.name} answers, and the board beside the lock can't be read"
             f" ({exc})"
         ) from exc
+
+
+def board_of(estate: Estate, group: Group) -> Board:
+    """Raises Unavailable where a lock of this kind has none, ConfigurationError for what is no
+    lock."""
+    uri = group.lock.reveal()
+    with about(estate, f"groups.{group.name}.lock"):
+        board = find_board(uri, group.name, ask.PATIENCE)
+        if board is None:
+            check_kind(uri, group.name)
+            raise Unavailable(f"locks of {uri.partition(':')[0]}: have no board")
+    return board
+
+
+def read_board(estate: Estate, group: Group) -> Shown:
+    """Raises as `board_of` does, and Unavailable."""
+    board = board_of(estate, group)
+    try:
+        return board.read()
     finally:
         board.close()
-
-
-def board_of(group: Group) -> Board:
-    return open_board(group.lock.reveal(), group.name, ask.PATIENCE)
 
 
 def _all(group: Group, question: Callable[[Node], T]) -> list[T]:
@@ -142,14 +158,10 @@ def _try(estate: Estate, node: Node, path: str) -> ask.Answered | None:
         return None
 
 
-def _look_at_board(group: Group) -> tuple[dict[str, Member], bool]:
-    board = board_of(group)
-    try:
-        shown = board.read()
-        paused = any(request.command == "pause" for request in shown.requests)
-        return {member.name: member for member in shown.members}, paused
-    finally:
-        board.close()
+def _look_at_board(estate: Estate, group: Group) -> tuple[dict[str, Member], bool]:
+    shown = read_board(estate, group)
+    paused = any(request.command == "pause" for request in shown.requests)
+    return {member.name: member for member in shown.members}, paused
 
 
 def _own_word(node: Node, status: NodeStatus, said: Member | None) -> Member:

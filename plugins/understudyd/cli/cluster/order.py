@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from understudy.errors import UnderstudyError
 from understudyd.board.port import Request
 from understudyd.cli import ask
-from understudyd.cli.cluster.look import Look, board_of, look
+from understudyd.cli.cluster.look import Look, board_of, look, read_board
 from understudyd.config.model import Estate, Group
 from understudyd.lock.port import Unavailable
 from understudyd.status import Role
@@ -61,18 +61,23 @@ def give(estate: Estate, group: Group, command: str, to: str | None = None) -> G
             raise NotDone(f"{node.name} refused the {command}: {answered.reason}")
         return Given(before, "api", str(answered.data.get("reason", "")))
     request = Request(uuid.uuid4().hex, command, to, by="command line")
-    board = board_of(group)
     try:
-        board.ask(request)
+        _put_up(estate, group, request)
     except Unavailable as exc:
         why = _why_no_api(estate, before, is_move)
         raise NotDone(
             f"the {command} of {group.name} reached nobody: {why}, and the board beside the lock"
             f" can't be written ({exc})"
         ) from exc
+    return Given(before, "board", request=request)
+
+
+def _put_up(estate: Estate, group: Group, request: Request) -> None:
+    board = board_of(estate, group)
+    try:
+        board.ask(request)
     finally:
         board.close()
-    return Given(before, "board", request=request)
 
 
 def _why_no_api(estate: Estate, before: Look, is_move: bool) -> str:
@@ -93,7 +98,7 @@ def wait_until(
         if done(seen):
             return seen
         if given.request is not None:
-            _check_answer(group, given.request)
+            _check_answer(estate, group, given.request)
         if time.monotonic() >= end:
             raise NotDone(f"it is not done after {patience:g} s; see: understudy cluster list")
         time.sleep(STEP)
@@ -115,12 +120,7 @@ def moved(given: Given, to: str | None) -> Callable[[Look], bool]:
     return is_done
 
 
-def _check_answer(group: Group, request: Request) -> None:
-    board = board_of(group)
-    try:
-        asked = board.read().requests
-    finally:
-        board.close()
-    for one in asked:
+def _check_answer(estate: Estate, group: Group, request: Request) -> None:
+    for one in read_board(estate, group).requests:
         if one.id == request.id and one.answer is not None and one.answer.code != 202:
             raise NotDone(f"the group refused the {request.command}: {one.answer.reason}")
