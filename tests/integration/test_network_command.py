@@ -317,7 +317,7 @@ def test_a_bridge_that_is_gone_is_forgotten(
     done = bridge.network("forget", "test", "--json")
     assert done.returncode == 1  # what is parked is kept
     removed = {one["name"]: one for one in json.loads(done.stdout)["removed"]}
-    assert removed[ours]["outcome"] == "removed, with 1 messages"
+    assert removed[ours]["outcome"] == "removed, with 1 message"
     assert removed[f"{queue}-parked"]["is_kept"]
     assert bridge.network("forget", "test", "--parked").returncode == 0
     again = bridge.network("forget", "test")

@@ -274,7 +274,7 @@ def test_a_source_that_has_messages_and_delivers_none_is_opened_anew() -> None:
     assert made.tick(120.0) == [AskSource()]
     assert made.source_has(7, 120.1) == [CloseSource()]
     assert made.shown == "waiting-source"
-    assert made.reason == "source: 7 messages are ready, none came for 60 s"
+    assert made.reason == "source: 7 messages ready, none came for 60 s"
     assert made.tick(130.0) == [OpenSource(FIRST_WINDOW)]
 
 

@@ -50,7 +50,7 @@ def test_what_is_refused_for_too_long_is_given_back_and_tried_again_with_one() -
     deliver(made, *range(1, 9))
     number = refuse_until(made, 8, 61.0)
     assert made.shown == "waiting-room"
-    assert "target: refused 1 messages; so for 60 s" in made.reason
+    assert "target: refused 1 message; so for 60 s" in made.reason
     assert len(made.ledger) == 0
     assert made.due is not None
     waited = made.due - 60.0

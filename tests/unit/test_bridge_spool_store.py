@@ -239,7 +239,7 @@ def test_what_the_disk_has_lost_is_told_and_passed_over() -> None:
     files.seen[name][files.seen[name].index(b"second")] ^= 1
     again = opened(files)
     assert all_of(again) == [b"first", b"third", b"fourth"]
-    assert again.damage == [f"{name} is damaged: 1 messages cannot be read"]
+    assert again.damage == [f"{name} is damaged: 1 message cannot be read"]
     again.append([b"fifth"], META)
     again.acknowledge(6, again.bytes)
     assert name.replace(".segment", ".damaged") in files.names()
@@ -253,7 +253,7 @@ def test_a_record_that_breaks_while_it_is_open_is_passed_over_too() -> None:
     (name,) = (name for name in files.names() if name.endswith(".segment"))
     files.seen[name][files.seen[name].index(b"second")] ^= 1
     assert all_of(store) == [b"first", b"third"]
-    assert store.damage == [f"{name} is damaged: 1 messages cannot be read"]
+    assert store.damage == [f"{name} is damaged: 1 message cannot be read"]
 
 
 def test_a_segment_without_a_head_that_held_something_is_kept_for_people() -> None:

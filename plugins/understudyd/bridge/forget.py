@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from understudyd.bridge import parked_stomp
+from understudyd.bridge.counts import messages
 from understudyd.bridge.ends.connection import Hooks
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
 from understudyd.bridge.ends.port import ConnectionFailed
@@ -107,7 +108,7 @@ async def _remove(end: Secret, name: str, flags: int) -> Removed | None:
         if code == IN_USE:
             why = f"kept, since somebody reads it or it holds messages: {failed}"
         return Removed(str(end), name, why, is_kept=True)
-    return Removed(str(end), name, f"removed, with {count} messages")
+    return Removed(str(end), name, f"removed, with {messages(count)}")
 
 
 async def _delete(dialer: Dialer, name: str, flags: int) -> int:

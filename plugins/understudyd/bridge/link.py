@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from understudyd.bridge.counts import messages
 from understudyd.bridge.parts import ENDING
 from understudyd.bridge.steps import Steps
 from understudyd.bridge.wire.amqp import Closed
@@ -130,7 +131,7 @@ class Link(Steps):
             return []
         self._do(CloseSource())
         waited = self._settings.watch_time
-        return self.source_lost(f"{ready} messages are ready, none came for {waited:g} s", now)
+        return self.source_lost(f"{messages(ready)} ready, none came for {waited:g} s", now)
 
     def blocked(self, reason: str, now: float) -> None:
         """The target reads nothing for now (connection.blocked)."""
@@ -191,7 +192,7 @@ class Link(Steps):
         self._returned += len(came_back)
         if refused:
             self.retried += len(refused)
-            why = self.reasons.fail(f"target: refused {len(refused)} messages")
+            why = self.reasons.fail(f"target: refused {messages(len(refused))}")
             self._happen_within(Happening.REFUSED, why)
         elif settled or came_back:
             self._send_on()

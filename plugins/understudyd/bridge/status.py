@@ -178,7 +178,8 @@ class Teller:
             self._missed += seen != self._seen
             return None
         self._room -= 1
-        missed = f" (and {self._missed} changes before that)" if self._missed else ""
+        changes = "one change" if self._missed == 1 else f"{self._missed} changes"
+        missed = f" (and {changes} before that)" if self._missed else ""
         self._told, self._missed = self._seen, 0
         why = f": {reason}" if reason else ""
         is_ill = state in TROUBLE and not reason.startswith(CONNECTING)

@@ -20,6 +20,7 @@ from random import Random
 from typing import Any
 
 from understudyd.bridge.content import Hidden, Untranslatable
+from understudyd.bridge.counts import messages
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.endpoints import FRAME_MAX
 from understudyd.bridge.ends.port import (
@@ -187,7 +188,7 @@ class Intake:
         waits = await self.source.ready() if self._goes and not self._is_resting else 0
         if waits > 0 and not self._arrived:
             waited = self._settings.watch_time
-            raise ConnectionFailed(f"{waits} messages are ready, none came for {waited:g} s")
+            raise ConnectionFailed(f"{messages(waits)} ready, none came for {waited:g} s")
 
     async def _keep(self, dialect: Dialect, meta: bytes) -> None:
         """Put what has arrived on disk, and settle it."""

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, TypeAlias
 
+from understudyd.bridge.counts import messages
 from understudyd.bridge.spool.format import (
     CURSOR_SIZE,
     OVERHEAD,
@@ -341,7 +342,7 @@ class Store:
 
     def _headless(self, name: str, first: int, until: int | None, why: str) -> None:
         """One that says nothing is damaged."""
-        missing = "" if until is None else f" ({until - first} messages)"
+        missing = "" if until is None else f" ({messages(until - first)})"
         self.damage.append(f"{name} cannot be read{missing}: {why}")
         self._files.rename(name, name.removesuffix(SUFFIX) + DAMAGED)
 
@@ -349,4 +350,4 @@ class Store:
         segment.is_damaged = True
         if number > self.cursor:
             missing = number - max(due, self.cursor)
-            self.damage.append(f"{segment.name} is damaged: {missing} messages cannot be read")
+            self.damage.append(f"{segment.name} is damaged: {messages(missing)} cannot be read")

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from understudyd.bridge.counts import messages
 from understudyd.bridge.parked import Parked, Retried
 from understudyd.bridge.status import TROUBLE
 from understudyd.cli.network.look import Look
@@ -171,7 +172,7 @@ def parked_lines(found: Sequence[Parked]) -> list[str]:
 
 
 def _count(queue: Parked) -> str:
-    return f"unknown: {queue.error}" if queue.count is None else f"{queue.count} messages"
+    return f"unknown: {queue.error}" if queue.count is None else messages(queue.count)
 
 
 def parked_table(found: Sequence[Parked]) -> RenderableType:
