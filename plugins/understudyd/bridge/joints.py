@@ -9,7 +9,9 @@ Rules
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, TypeAlias
 
@@ -42,6 +44,7 @@ from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.sharding import GROUPS
 from understudyd.bridge.spool.folders import shelf_of
+from understudyd.bridge.spool.shelf import Shelf
 from understudyd.bridge.spool.source import SpooledSource
 from understudyd.bridge.spool.words import NoSpool, Spool
 from understudyd.bridge.wire.tables import Table
@@ -93,7 +96,9 @@ def join(
     """
     is_raw = isinstance(source, Dialer) and isinstance(target, Dialer)
     queue = pattern.destination if pattern.kind == QUEUE and pattern.is_exact else None
-    reader, spool = _reader(name, source, pattern, routes, settings, hooks[0])
+    make = partial(_source, name, source, pattern, routes, settings)
+    shelf = _shelf(name, pattern, routes, settings)
+    reader, spool = _reader(make, shelf, settings, hooks[0], source.fail)
     parking: Parking
 
     def dialects() -> tuple[Dialect, Dialect]:
@@ -143,23 +148,23 @@ def deposit_of(dialer: AnyDialer, parking: Parking) -> Deposit:
     return Deposit(lambda hooks: StompTarget(dialer.beside(), hooks))
 
 
+def _shelf(name: str, pattern: Pattern, routes: Routes, settings: LinkSettings) -> Shelf | None:
+    if settings.spool is None:
+        return None
+    return shelf_of(settings.spool, name, pattern, routes.here, routes.there)
+
+
 def _reader(
-    name: str,
-    dialer: AnyDialer,
-    pattern: Pattern,
-    routes: Routes,
+    make: Callable[[SourceHooks[Any]], SourceEnd],
+    shelf: Shelf | None,
     settings: LinkSettings,
     hooks: SourceHooks[Any],
+    on_failed: Callable[[], None],
 ) -> tuple[SourceEnd, Spool]:
     """What the link reads, and what is between that and the source."""
-
-    def make(hooks: SourceHooks[Any]) -> SourceEnd:
-        return _source(name, dialer, pattern, routes, settings, hooks)
-
-    if settings.spool is None:
+    if shelf is None:
         return make(hooks), NoSpool()
-    shelf = shelf_of(settings.spool, name, pattern, routes.here, routes.there)
-    spooled = SpooledSource(make, shelf, settings, hooks, Random(), dialer.fail)
+    spooled = SpooledSource(make, shelf, settings, hooks, Random(), on_failed)
     return spooled, spooled
 
 

@@ -48,6 +48,7 @@ class Parts:
         *,
         can_rest: bool = True,
     ) -> None:
+        """``pace`` is shared by those that have one rate; ``can_rest``: the source knows `Rest`."""
         self.state = State.IDLE
         self.ledger = Ledger()
         self.forwarded = self.parked = self.retried = 0

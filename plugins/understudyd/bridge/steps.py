@@ -7,13 +7,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from random import Random
+from functools import cached_property, partial
 
-from understudyd.bridge.pace import Pace
-from understudyd.bridge.parking import Parking
 from understudyd.bridge.parts import ENDING, Parts
-from understudyd.bridge.settings import FIRST_WINDOW, LONGEST_IN_FLIGHT, LinkSettings
+from understudyd.bridge.settings import FIRST_WINDOW, LONGEST_IN_FLIGHT
 from understudyd.bridge.stays import RATE, SHORTEST
 from understudyd.bridge.table import TABLE
 from understudyd.bridge.words import (
@@ -39,19 +36,6 @@ STAYING = "messages that may not be forwarded stay in the queue for its broker's
 class Steps(Parts):
     """A link, from its parts to its table."""
 
-    def __init__(
-        self,
-        settings: LinkSettings,
-        parking: Parking,
-        rng: Random,
-        pace: Pace | None = None,
-        *,
-        can_rest: bool = True,
-    ) -> None:
-        """``pace`` is shared by those that have one rate; ``can_rest``: the source knows `Rest`."""
-        super().__init__(settings, parking, rng, pace, can_rest=can_rest)
-        self._steps = self._make_steps()
-
     # What the table asks for
 
     def _happen(self, happening: Happening, now: float, reason: str = "") -> list[Action]:
@@ -67,7 +51,8 @@ class Steps(Parts):
         for step in steps:
             self._steps[step]()
 
-    def _make_steps(self) -> Mapping[Step, Callable[[], object]]:
+    @cached_property
+    def _steps(self) -> Mapping[Step, Callable[[], object]]:
         return {
             Step.OPEN_TARGET: self._open_target,
             Step.CLOSE_TARGET: partial(self._do, CloseTarget()),
