@@ -102,12 +102,13 @@ def test_a_source_is_told_and_closed_when_the_journal_is_written(journal: Hangin
         await confirmed(kept)
         journal.answers.clear()
         kept.acknowledge(1, told.append)
+        kept.follow(lambda: told.append("widened"))
         goodbye = asyncio.ensure_future(kept.leave(close))
         await asyncio.sleep(0.01)
         assert told == []
         journal.answers.set()
         await goodbye
-        assert told == [1, "closed"]
+        assert told == [1, "widened", "closed"]
         await kept.end()
 
     run(scenario)

@@ -251,9 +251,9 @@ class LinkRunner:
             elif isinstance(action, Acknowledge):
                 self._dedup.acknowledge(action.tag, self._source.acknowledge)
             elif isinstance(action, Widen):
-                self._source.widen(action.window)
+                self._dedup.follow(partial(self._source.widen, action.window))
             elif isinstance(action, Rest) and self._resting is not None:
-                self._resting.rest()
+                self._dedup.follow(self._resting.rest)
             else:
                 self._do_slowly(action)
         self._source.read(self.link.wants_reading)

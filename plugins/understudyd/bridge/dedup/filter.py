@@ -1,9 +1,10 @@
 """Keeps back what the target has already; between what the ends of a link tell, and its machine.
 
 Rules
-* What the target confirmed is written down before the source is told. Until it is, a source that is
-  to be closed stays open, and hears of it; a source is opened when all is written. On a disk that
-  hangs the link waits, and is tried again as one whose source cannot be had.
+* What the target confirmed is written down before the source is told, and before it delivers more
+  than it might. Until it is, a source that is to be closed stays open, and hears of it; a source is
+  opened when all is written. On a disk that hangs the link waits, and is tried again as one whose
+  source cannot be had.
 * Without it (`NoFilter`) everything goes through, and costs a call for each batch.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from understudyd.bridge.dedup.identity import HasPlaces, Identify, identify_by
 from understudyd.bridge.dedup.journal import Journal
-from understudyd.bridge.dedup.memory import Memory
+from understudyd.bridge.dedup.memory import Change, Memory
 from understudyd.bridge.dedup.scribe import Scribe
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.port import ConnectionFailed, SourceEnd
@@ -54,6 +55,10 @@ class NoFilter:
     def acknowledge(self, tag: int, tell: Callable[[int], None]) -> None:
         """All up to this tag is settled: tell the source, when that may be."""
         tell(tag)
+
+    def follow(self, step: Callable[[], None]) -> None:
+        """Ask something of the source, when it was told what is settled so far."""
+        step()
 
     def leave(self, close: Callable[[], Awaitable[None]]) -> Awaitable[None]:
         """Close the source, when it was told all; the goodbye is to be awaited."""
@@ -120,6 +125,9 @@ class Filter(NoFilter):
     def acknowledge(self, tag: int, tell: Callable[[int], None]) -> None:
         assert self._memory is not None
         self._scribe.write(self._memory.acknowledge(tag), partial(tell, tag))
+
+    def follow(self, step: Callable[[], None]) -> None:
+        self._scribe.write(Change(), step)
 
     def leave(self, close: Callable[[], Awaitable[None]]) -> Awaitable[None]:
         return close() if self._scribe.is_idle else self._leave(close)
