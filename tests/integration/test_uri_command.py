@@ -66,6 +66,14 @@ def test_protocols_that_nobody_speaks_together_are_noted(members: str, notes: in
     assert len(json.loads(run(f"failover:({members})", "--json").stdout)["notes"]) == notes
 
 
+def test_an_option_that_looks_like_one_of_ours_is_noted() -> None:
+    uri = "failover:(amqp://a?locale=en_US,stomp://b?hearbeat=5,redis://c?ssl_certfile=x)"
+    notes = json.loads(run(uri, "--json").stdout)["notes"]
+    assert len(notes) == 2  # and that of the protocols
+    assert notes[0].startswith("endpoint 2 has an option hearbeat")
+    assert notes[0].endswith("did you mean heartbeat?")
+
+
 def test_discovery_agents() -> None:
     done = run(f"discovery:(http://u:{SECRET}@h.invalid/uris)")
     assert "agent http://u:**@h.invalid/uris (URI)" in done.stdout.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import json
 import sys
@@ -101,7 +102,26 @@ def _parsed(address: str) -> FailoverURI:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """What is odd about the endpoints together."""
+    """What is odd about the endpoints, each and together."""
+    return [*_near_misses(rows), *_mixed(rows)]
+
+
+def _near_misses(rows: Sequence[Row]) -> list[str]:
+    """Which options there are is for each client library to say; these look like one of ours."""
+    notes = []
+    for number, row in enumerate(rows, 1):
+        for name in row.endpoint.query:
+            # 0.7: py-amqp's locale is nearer to cafile than that
+            near = difflib.get_close_matches(name.casefold(), MEMBER_OPTIONS, 1, cutoff=0.7)
+            if near and row.endpoint.scheme in CORE_SCHEMES:
+                notes.append(
+                    f"endpoint {number} has an option {name}, which is none of Understudy's and "
+                    f"left to the client library; did you mean {near[0]}?"
+                )
+    return notes
+
+
+def _mixed(rows: Sequence[Row]) -> list[str]:
     schemes = [row.endpoint.scheme for row in rows]
     stomp = [scheme for scheme in schemes if scheme in STOMP]
     others = [scheme for scheme in schemes if scheme not in (*STOMP, *ADAPTERS_OWN)]
