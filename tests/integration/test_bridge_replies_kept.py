@@ -106,6 +106,7 @@ def test_a_request_that_waited_on_disk_gets_its_reply(
     ):
         ask(pair, asking, "one")
         answer(asking, answering, took(pair, answering, "one"))
+        until(lambda: bridge.bridge().get("replies") == 1, "it is settled")
         proxy.refuse()
         proxy.reset()
         ask(pair, asking, "two")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from understudy.testing import FaultProxy
+from understudy.testing.brokers import ActiveMQ
 from understudyd.bridge import homing
+from understudyd.bridge.settings import LinkSettings
+from understudyd.bridge.spool.words import Spooling
 from understudyd.testing.asked import Request, Requester, Responder, requester, responder
 from understudyd.testing.bridged import RunningLink, until
 from understudyd.testing.pairs import Pair, over
-from understudyd.testing.sides import Side
+from understudyd.testing.sides import Side, StompSide
 
 pytestmark = pytest.mark.integration
 
@@ -160,3 +164,42 @@ def test_requests_wait_for_an_address_at_the_broker_that_takes_the_targets_place
         serve(pair, asking, after, b"three", b"four")
         assert link.glance.requests_unserved == 0
     spare.remove(pair.there)
+
+
+@over(("rabbitmq-stomp", "amqp"))
+def test_requests_on_disk_of_brokers_of_two_kinds_are_each_read_as_what_they_are(
+    pair: Pair, activemq: ActiveMQ, tmp_path: Path
+) -> None:
+    """The source is a list of both. What is for requesters of the one that is not in use any more
+    is counted, and makes no queue at the other."""
+    other = StompSide(activemq)
+    with behind(pair.source) as (lost, source), behind(pair.target) as (far, target):
+        settings = LinkSettings(spool=Spooling(tmp_path, 1 << 20))
+        ends = {"source": f"masterslave:({source},{other.uri})?{SOON}", "target": target}
+        with (
+            pair.link(**ends, reply_ttl=TTL, settings=settings) as link,
+            closing(requester(pair.source)) as before,
+            closing(requester(other)) as after,
+            closing(responder(pair.target)) as answering,
+        ):
+            serve(pair, before, answering, b"one")
+            far.refuse()
+            far.reset()
+            for word in (b"two", b"three"):
+                before.ask(pair.here, word, "id")
+            until(lambda: link.glance.spooled == 2, "they are on disk")
+            lost.refuse()
+            lost.reset()
+            for word in (b"four", b"five"):
+                after.ask(pair.here, word, "id")
+            until(lambda: link.glance.spooled == 4, "these too")
+            far.heal()
+            for word in (b"two", b"three", b"four", b"five"):
+                request = answering.take(pair.there)
+                assert request.body == word
+                answering.answer(request, b"re: " + word)
+            assert after.answer() == (b"re: four", "id")
+            assert after.answer() == (b"re: five", "id")
+            serve(pair, after, answering, b"six")
+            until(lambda: link.glance.replies_lost == 2, "the others are counted")
+            assert (link.glance.replies, link.glance.requests_unserved) == (4, 0)

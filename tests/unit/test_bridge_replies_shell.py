@@ -28,6 +28,7 @@ from understudyd.bridge.words import State
 class Link:
     state = State.RUNNING
     reason = "because"
+    forwarded = dropped = expired = parked = 0
 
 
 class Runner:
@@ -49,6 +50,13 @@ class Runner:
         if self.trouble is not None:
             raise self.trouble
         requester.address = f"for {requester.reply_to}"
+
+    def retire(self, on_lost: Callable[[str], None] | None = None) -> None:
+        self.told.append("retire")
+        self.on_lost = on_lost
+
+    def look(self) -> None:
+        self.link.dropped = 3
 
     def release(self, requester: Requester) -> None:
         self.told.append(f"release {requester.reply_to}")
@@ -250,5 +258,51 @@ def test_the_way_back_rests_when_nobody_waits_for_a_reply() -> None:
         assert bench.went == [(1, "for amq.gen-a"), (2, "for amq.gen-a")]
         bench.runner.stop()
         await bench.replies.ended()
+
+    run(work)
+
+
+def test_one_that_made_room_serves_who_asked_before_until_it_is_lost() -> None:
+    async def work() -> None:
+        bench = Bench()
+        replies, before = bench.replies, bench.runner
+        later = [Runner(), Runner()]
+        replies._make = iter(later).__next__  # type: ignore[assignment]
+        for runner in (before, *later):
+            runner.may.set()
+        bench.come(request(1, "amq.gen-a"))
+        await turns()
+        replies._renew(goes_on=True)
+        assert (before.told[-1], replies.book.is_served("amq.gen-a")) == ("retire", False)
+        bench.come(request(2, "amq.gen-b"))
+        await turns()
+        assert later[0].told == ["serve amq.gen-b"]
+        assert before.on_lost is not None
+        before.stop()
+        before.on_lost("so")
+        assert [one.reply_to for one in replies.book] == ["amq.gen-a", "amq.gen-b"]
+        assert later[0].told[-1] == "retire"
+        assert later[0].on_lost is None
+        later[0].stop()
+        replies._sweep()
+        assert replies.look()["replies_lost"] == 3 + 3 + 3
+        later[1].stop()
+        await replies.ended()
+
+    run(work)
+
+
+def test_nothing_more_is_read_while_a_request_waits() -> None:
+    """What the source tells of itself is true of what it delivered last."""
+
+    async def work() -> None:
+        bench = Bench()
+        bench.come(plain(1))
+        assert not bench.replies.is_holding
+        bench.come(request(2, "amq.gen-a"))
+        assert bench.replies.is_holding
+        bench.runner.may.set()
+        await turns()
+        assert not bench.replies.is_holding
 
     run(work)

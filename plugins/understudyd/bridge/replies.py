@@ -227,6 +227,12 @@ class NoReplies:
 
     book: ReplyBook | None = None
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether something waits for an address, so that nothing more may be read meanwhile: what
+        a source tells of itself is true of what it delivered last."""
+        return False
+
     def admit(
         self, deliveries: list[Any], dialect: Dialect | None, then: Callable[[list[Any]], None]
     ) -> None:

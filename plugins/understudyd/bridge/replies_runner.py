@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote, unquote
 
+from understudy.core.endpoint import Endpoint
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.amqp import AmqpTarget
 from understudyd.bridge.ends.endpoints import Dialer, StompDialer
@@ -84,6 +85,12 @@ class ReplyRunner(LinkRunner):
             self.start()
         elif self.link.state in (State.PAUSED, State.PAUSING):
             self.resume()
+
+    @property
+    def places(self) -> tuple[Endpoint | None, Endpoint | None]:
+        """Where requests come from and go to, as far as it is connected there."""
+        source, target = self._dialers
+        return target.current, source.current
 
     async def serve(self, requester: Requester) -> None:
         """Make its address, when both ends are open; raises ConnectionFailed. One that has made

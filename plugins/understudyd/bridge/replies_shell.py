@@ -95,6 +95,10 @@ class Replies(NoReplies):
         self._look: asyncio.TimerHandle | None = None
         self._places: tuple[Endpoint | None, Endpoint | None] = (None, None)
 
+    @property
+    def is_holding(self) -> bool:
+        return bool(self._held)
+
     def admit(
         self, deliveries: list[Any], dialect: Dialect | None, then: Callable[[list[Any]], None]
     ) -> None:
@@ -212,6 +216,7 @@ class Replies(NoReplies):
         for runner, until in list(self._retired.items()):
             if runner.finished.done():
                 del self._retired[runner]
+                runner.look()
                 self._past += _counts(runner)
             elif self._loop.time() > until:
                 runner.stop()
@@ -236,7 +241,8 @@ class Replies(NoReplies):
             self._places = self._current
             state = self._runner.link.state
             if state not in (State.IDLE, State.PAUSED, State.PAUSING):
-                self._renew(goes_on=state is State.RUNNING)
+                is_elsewhere = self._runner.places != self._current
+                self._renew(goes_on=state is State.RUNNING and is_elsewhere)
 
     def pause(self, reason: str) -> None:
         self.let_go()  # none of it is taken any more, and its requesters would wake the runner

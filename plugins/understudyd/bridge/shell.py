@@ -168,6 +168,8 @@ class LinkRunner:
 
     def _on_deliveries(self, deliveries: list[Any]) -> None:
         self._replies.admit(deliveries, self._source.dialect, self._forward)
+        if self._replies.is_holding:
+            self._source.read(False)
 
     def _forward(self, deliveries: list[Any]) -> None:
         if not self.link.takes_deliveries:
@@ -256,7 +258,7 @@ class LinkRunner:
                 self._dedup.follow(self._resting.rest)
             else:
                 self._do_slowly(action)
-        self._source.read(self.link.wants_reading)
+        self._source.read(self.link.wants_reading and not self._replies.is_holding)
         self._spool.follow(self.link.state.value)
         if self.link.state in (State.PAUSED, State.GIVEN_UP):
             self._give_up("homing")

@@ -65,7 +65,8 @@ class SpooledSource:
         self._ahead: deque[tuple[int, bytes]] = deque()  # number and payload
         self._ahead_size = 0
         self._ahead_meta = b""
-        self._meta: Meta | None = None  # of these
+        self._ahead_read: Meta | None = None  # what that says
+        self._meta: Meta | None = None  # of what was given last
         self._next = 1  # the number that comes after these
         self._tag = 0  # the last one that was given
         self._again = 0  # what is below may have been given before; 0: not known yet
@@ -219,17 +220,18 @@ class SpooledSource:
     def _next_batch(self) -> list[Any]:
         room, size = self._window - len(self._given), 0
         batch: list[Any] = []
-        assert self._meta is not None
+        meta = self._ahead_read
+        assert meta is not None
         while self._ahead and len(batch) < room and size < BATCH:
             number, payload = self._ahead.popleft()
             self._tag += 1
             size += len(payload)
-            given = (self._tag, number, OVERHEAD + len(payload), self._meta.series)
+            given = (self._tag, number, OVERHEAD + len(payload), meta.series)
             self._given.append(given)
             is_again = number < self._again
-            batch.append(
-                decode(self._tag, payload, self._meta, self._given_frame_max, is_again=is_again)
-            )
+            batch.append(decode(self._tag, payload, meta, self._given_frame_max, is_again=is_again))
+        if batch:
+            self._meta = meta
         self._ahead_size -= size
         return batch
 
@@ -242,8 +244,8 @@ class SpooledSource:
         self._wake()
 
     def _add(self, records: list[tuple[int, bytes]], meta: bytes) -> None:
-        if meta != self._ahead_meta or self._meta is None:
-            self._meta, self._ahead_meta = decode_meta(meta), meta
+        if meta != self._ahead_meta or self._ahead_read is None:
+            self._ahead_read, self._ahead_meta = decode_meta(meta), meta
         self._ahead.extend(records)
         self._ahead_size += sum([len(payload) for _, payload in records])
         self._next = records[-1][0] + 1
