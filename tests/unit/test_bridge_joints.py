@@ -12,11 +12,10 @@ from understudyd.bridge.ends.endpoints import Dialer, StompDialer
 from understudyd.bridge.ends.port import SourceHooks, TargetHooks
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder
-from understudyd.bridge.joints import dialer_of, join
+from understudyd.bridge.joints import Span, dialer_of, join
 from understudyd.bridge.mapping import Message
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.routes import Options, Routes
-from understudyd.bridge.settings import LinkSettings
 
 AMQP, STOMP = "amqp://a", "stomp://b"
 
@@ -28,7 +27,7 @@ def made(source: str, target: str, text: str = "queue://orders", **options: Any)
         TargetHooks(print, print, print, print, print),
     )
     here, there = (dialer_of(uri, {}, Random(1)) for uri in (source, target))
-    return join("b", here, Pattern.parse(text), there, routes, LinkSettings(), hooks)
+    return join(Span("b", here, Pattern.parse(text), there, routes), hooks)
 
 
 @pytest.mark.parametrize(

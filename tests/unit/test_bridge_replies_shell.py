@@ -12,13 +12,12 @@ import pytest
 from understudyd.bridge import replies_shell
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
 from understudyd.bridge.ends.port import ConnectionFailed
-from understudyd.bridge.joints import dialer_of
+from understudyd.bridge.joints import Span, dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.replies import NoReplies, ReplyBook, Requester
 from understudyd.bridge.replies_runner import ReplyRunner
 from understudyd.bridge.replies_shell import Replies
 from understudyd.bridge.routes import Options, Routes
-from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.properties import build
 from understudyd.bridge.wire.reader import Delivery
@@ -78,7 +77,7 @@ class Bench:
         rng = Random(1)
         here, there = dialer_of("amqp://127.0.0.1:1", {}, rng), dialer_of("amqp://h:2", {}, rng)
         routes, pattern = Routes(Options(), "here", "there"), Pattern.parse("queue://a")
-        self.replies = Replies("b", here, pattern, there, routes, ttl=ttl, rng=rng)
+        self.replies = Replies(Span("b", here, pattern, there, routes), ttl=ttl, rng=rng)
         self.runner = Runner()
         self.replies._runner = self.runner  # type: ignore[assignment]
         self.went: list[tuple[int, str]] = []
@@ -138,7 +137,8 @@ def test_a_requester_that_goes_with_its_reply_at_once_is_not_looked_for() -> Non
         here, there = dialer_of("amqp://127.0.0.1:1", {}, rng), dialer_of("amqp://h:2", {}, rng)
         book, direct = ReplyBook("b", "queue://a", 300.0), "amq.rabbitmq.reply-to.x"
         routes = Routes(Options(), "here", "there")
-        runner = ReplyRunner("b", there, here, book, routes, LinkSettings(), rng)
+        span = Span("b", here, Pattern.parse("queue://a"), there, routes)
+        runner = ReplyRunner(span, book, rng)
         book.enter(direct, RABBITMQ_AMQP, 0.0).address = "address"
         now = asyncio.get_running_loop().time()
         book.use(direct, now)

@@ -12,7 +12,7 @@ import pytest
 from understudyd.bridge import homing
 from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, Dialect
 from understudyd.bridge.ends.port import ConnectionFailed
-from understudyd.bridge.joints import dialer_of
+from understudyd.bridge.joints import Span, dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.shell import LinkRunner
@@ -57,14 +57,14 @@ class Bench:
     def __init__(self, target_uri: str = "amqp://127.0.0.1:2") -> None:
         options = Options(statically_included=("queue://a",), dynamically_included=("queue://a",))
         rng = Random(1)
-        self.runner = LinkRunner(
+        span = Span(
             "b",
             dialer_of("amqp://127.0.0.1:1", {}, rng),
             Pattern.parse("queue://a"),
             dialer_of(target_uri, {}, rng),
             Routes(options, "x", "y"),
-            rng=rng,
         )
+        self.runner = LinkRunner(span, rng=rng)
         self.source, self.target = End(), End()
         self.runner._source, self.runner._target = self.source, self.target  # type: ignore[assignment]
 

@@ -9,8 +9,7 @@ Rules
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 from typing import Any, TypeAlias
@@ -44,15 +43,33 @@ from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.sharding import GROUPS
 from understudyd.bridge.spool.folders import shelf_of
-from understudyd.bridge.spool.shelf import Shelf
 from understudyd.bridge.spool.source import SpooledSource
 from understudyd.bridge.spool.words import NoSpool, Spool
 from understudyd.bridge.wire.tables import Table
 from understudyd.bridge.words import ParkAtSource
 
-__all__ = ["AnyDialer", "Joint", "deposit_of", "dialer_of", "join", "now", "park"]
+__all__ = ["AnyDialer", "Joint", "Span", "deposit_of", "dialer_of", "join", "now", "park"]
 
 AnyDialer: TypeAlias = "Dialer | StompDialer"
+
+
+@dataclass(frozen=True)
+class Span:
+    """What a link is to join."""
+
+    name: str
+    """Of its bridge."""
+    source: AnyDialer
+    pattern: Pattern
+    """What is read there."""
+    target: AnyDialer
+    routes: Routes
+    settings: LinkSettings = field(default_factory=LinkSettings)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether both ends speak AMQP."""
+        return isinstance(self.source, Dialer) and isinstance(self.target, Dialer)
 
 
 @dataclass(frozen=True)
@@ -80,25 +97,16 @@ def dialer_of(uri: str, about: Table, rng: Random) -> AnyDialer:
 
 
 def join(
-    name: str,
-    source: AnyDialer,
-    pattern: Pattern,
-    target: AnyDialer,
-    routes: Routes,
-    settings: LinkSettings,
-    hooks: tuple[SourceHooks[Any], TargetHooks],
-    replies: ReplyBook | None = None,
+    span: Span, hooks: tuple[SourceHooks[Any], TargetHooks], replies: ReplyBook | None = None
 ) -> Joint:
-    """The parts of a link of the bridge ``name``, none of them open yet; ``replies`` has the
-    addresses that responders are told.
+    """The parts of a link, none of them open yet; ``replies`` has the addresses that responders are
+    told.
 
     Raises ConfigurationError for a pattern that RabbitMQ cannot read.
     """
-    is_raw = isinstance(source, Dialer) and isinstance(target, Dialer)
+    name, pattern, routes, settings = span.name, span.pattern, span.routes, span.settings
     queue = pattern.destination if pattern.kind == QUEUE and pattern.is_exact else None
-    make = partial(_source, name, source, pattern, routes, settings)
-    shelf = _shelf(name, pattern, routes, settings)
-    reader, spool = _reader(make, shelf, settings, hooks[0], source.fail)
+    reader, spool = _reader(span, hooks[0])
     parking: Parking
 
     def dialects() -> tuple[Dialect, Dialect]:
@@ -106,24 +114,18 @@ def join(
         assert writer.dialect is not None
         return reader.dialect, writer.dialect
 
-    if is_raw and not routes.needs_messages:
+    forwarder: Forwarder | TranslatingForwarder
+    if span.is_raw and not routes.needs_messages:
         parking = Parking(name, settings.parking, now, lambda: writer.frame_max)
-        writer = _target(target, parking, queue, routes, settings, hooks[1])
+        writer = _target(span, parking, queue, hooks[1])
         forwarder = Forwarder(routes, queue.name if queue else None, parking, replies)
-        return Joint(reader, writer, forwarder, parking, deposit_of(source, parking), spool)
-    parking = TranslatedParking(name, dialects, settings.parking, now)
-    writer = _target(target, parking, queue, routes, settings, hooks[1])
-    translating = TranslatingForwarder(
-        routes,
-        queue,
-        pattern.kind,
-        parking,
-        dialects,
-        lambda: writer.frame_max,
-        replies=replies,
-    )
-    translating.hop = settings.hop
-    return Joint(reader, writer, translating, parking, deposit_of(source, parking), spool)
+    else:
+        parking = TranslatedParking(name, dialects, settings.parking, now)
+        writer = _target(span, parking, queue, hooks[1])
+        room = (parking, dialects, lambda: writer.frame_max)
+        forwarder = TranslatingForwarder(routes, queue, pattern.kind, *room, replies=replies)
+        forwarder.hop = settings.hop
+    return Joint(reader, writer, forwarder, parking, deposit_of(span.source, parking), spool)
 
 
 async def park(joint: Joint, action: ParkAtSource) -> None:
@@ -148,36 +150,21 @@ def deposit_of(dialer: AnyDialer, parking: Parking) -> Deposit:
     return Deposit(lambda hooks: StompTarget(dialer.beside(), hooks))
 
 
-def _shelf(name: str, pattern: Pattern, routes: Routes, settings: LinkSettings) -> Shelf | None:
-    if settings.spool is None:
-        return None
-    return shelf_of(settings.spool, name, pattern, routes.here, routes.there)
-
-
-def _reader(
-    make: Callable[[SourceHooks[Any]], SourceEnd],
-    shelf: Shelf | None,
-    settings: LinkSettings,
-    hooks: SourceHooks[Any],
-    on_failed: Callable[[], None],
-) -> tuple[SourceEnd, Spool]:
+def _reader(span: Span, hooks: SourceHooks[Any]) -> tuple[SourceEnd, Spool]:
     """What the link reads, and what is between that and the source."""
-    if shelf is None:
-        return make(hooks), NoSpool()
-    spooled = SpooledSource(make, shelf, settings, hooks, Random(), on_failed)
+    settings, routes = span.settings, span.routes
+    if settings.spool is None:
+        return _source(span, hooks), NoSpool()
+    shelf = shelf_of(settings.spool, span.name, span.pattern, routes.here, routes.there)
+    make = partial(_source, span)
+    spooled = SpooledSource(make, shelf, settings, hooks, Random(), span.source.fail)
     return spooled, spooled
 
 
-def _source(
-    name: str,
-    dialer: AnyDialer,
-    pattern: Pattern,
-    routes: Routes,
-    settings: LinkSettings,
-    hooks: SourceHooks[Any],
-) -> SourceEnd:
+def _source(span: Span, hooks: SourceHooks[Any]) -> SourceEnd:
+    dialer, pattern, settings = span.source, span.pattern, span.settings
     reading = settings.reading
-    durable = durable_name(name, pattern)
+    durable = durable_name(span.name, pattern)
     if isinstance(dialer, StompDialer):
         return StompSource(
             dialer,
@@ -186,7 +173,7 @@ def _source(
             prefetch=settings.prefetch,
             durable=durable,
             reading=reading,
-            keeping=routes.selector(reading.selector),
+            keeping=span.routes.selector(reading.selector),
         )
     wanted = subscription(pattern, RABBITMQ_AMQP)
     filled = None
@@ -195,7 +182,7 @@ def _source(
     return AmqpSource(
         dialer,
         durable or wanted.name,
-        f"understudy.{name}",
+        f"understudy.{span.name}",
         hooks,
         binding=filled,
         reading=reading,
@@ -203,14 +190,10 @@ def _source(
 
 
 def _target(
-    dialer: AnyDialer,
-    parking: Parking,
-    queue: Destination | None,
-    routes: Routes,
-    settings: LinkSettings,
-    hooks: TargetHooks,
+    span: Span, parking: Parking, queue: Destination | None, hooks: TargetHooks
 ) -> TargetEnd:
-    only = None if queue is None else routes.target(queue)
+    dialer, settings = span.target, span.settings
+    only = None if queue is None else span.routes.target(queue)
     name = only.name if only and only.kind == QUEUE else ""
 
     def one(place: int, hooks: TargetHooks) -> TargetEnd:

@@ -30,12 +30,11 @@ from understudyd.bridge.ends.reply_targets import StompReplyTarget
 from understudyd.bridge.ends.stream import within
 from understudyd.bridge.forward import Forwarder
 from understudyd.bridge.forward_translated import TranslatingForwarder
-from understudyd.bridge.joints import AnyDialer, Joint, deposit_of, now
+from understudyd.bridge.joints import AnyDialer, Joint, Span, deposit_of, now
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.parking import Parking
 from understudyd.bridge.parking_translated import TranslatedParking
 from understudyd.bridge.replies import DIRECT, MOST, PREFIX, ReplyBook, ReplyRoutes, Requester
-from understudyd.bridge.routes import Routes
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.shell import LinkRunner
 from understudyd.bridge.wire.amqp import Closed
@@ -54,17 +53,8 @@ QUEUES = "amq.gen-"  # that RabbitMQ has named
 class ReplyRunner(LinkRunner):
     """From the addresses that responders were told to the requesters."""
 
-    def __init__(
-        self,
-        name: str,
-        source: AnyDialer,
-        target: AnyDialer,
-        book: ReplyBook,
-        routes: Routes,
-        settings: LinkSettings,
-        rng: Random,
-    ) -> None:
-        """``source`` is where the responders are; ``routes`` are those of the requests."""
+    def __init__(self, asked: Span, book: ReplyBook, rng: Random) -> None:
+        """``asked`` is the span of the link that brings the requests."""
         self._book = book
         self._is_up = asyncio.Event()
         self._is_retired = False
@@ -72,11 +62,11 @@ class ReplyRunner(LinkRunner):
         self._doubts: Counter[str] = Counter()  # replies by where they went
         self._is_doubtful = asyncio.Event()
         self._trusted: dict[str, float] = {}  # until when requesters are taken to be there
-        beside = target.beside("look")
+        self._back = ReplyRoutes(book, unquote(asked.routes.there), unquote(asked.routes.here))
+        span = _way_back(asked, self._back)
+        beside = span.target.beside("look")
         self._looks = AmqpLook(beside) if isinstance(beside, Dialer) else StompLook(beside)
-        pattern = Pattern.parse(f"queue://{PREFIX}{quote(name, safe='')}.>")
-        self._back = ReplyRoutes(book, unquote(routes.there), unquote(routes.here))
-        super().__init__(name, source, pattern, target, self._back, settings=settings, rng=rng)
+        super().__init__(span, rng=rng)
         self._began = self._loop.time()
 
     def wake(self) -> None:
@@ -161,38 +151,29 @@ class ReplyRunner(LinkRunner):
         self._is_up.clear()
         await super()._open_source(window)
 
-    def _join(
-        self,
-        source: AnyDialer,
-        pattern: Pattern,
-        target: AnyDialer,
-        routes: Routes,
-        settings: LinkSettings,
-        hooks: tuple[SourceHooks[Any], TargetHooks],
-    ) -> Joint:
+    def _join(self, span: Span, hooks: tuple[SourceHooks[Any], TargetHooks]) -> Joint:
+        name, where, routes = span.name, span.settings.parking, span.routes
+        writer = self._target_of(span.target, hooks[1])
         reader: AmqpReplySource | StompReplySource
-        writer = self._target_of(target, hooks[1])
-        if isinstance(source, StompDialer):
-            reader = StompReplySource(source, pattern, hooks[0], self._book)
+        if isinstance(span.source, StompDialer):
+            reader = StompReplySource(span.source, span.pattern, hooks[0], self._book)
         else:
-            reader = AmqpReplySource(source, f"understudy.{self.name}", hooks[0], self._book)
-        if isinstance(source, Dialer) and isinstance(target, Dialer):
-            parking = Parking(
-                self.name, settings.parking, now, lambda: reader.frame_max or writer.frame_max
-            )
-            forwarder = Forwarder(routes, None, parking)
-            return Joint(reader, writer, forwarder, parking, deposit_of(source, parking))
+            reader = AmqpReplySource(span.source, f"understudy.{name}", hooks[0], self._book)
 
         def dialects() -> tuple[Dialect, Dialect]:
             assert reader.dialect is not None
             assert writer.dialect is not None
             return reader.dialect, writer.dialect
 
-        translated = TranslatedParking(self.name, dialects, settings.parking, now)
-        translating = TranslatingForwarder(
-            routes, None, KIND, translated, dialects, lambda: writer.frame_max
-        )
-        return Joint(reader, writer, translating, translated, deposit_of(source, translated))
+        forwarder: Forwarder | TranslatingForwarder
+        if span.is_raw:
+            parking = Parking(name, where, now, lambda: writer.frame_max)
+            forwarder = Forwarder(routes, None, parking)
+        else:
+            parking = translated = TranslatedParking(name, dialects, where, now)
+            room = (translated, dialects, lambda: writer.frame_max)
+            forwarder = TranslatingForwarder(routes, None, KIND, *room)
+        return Joint(reader, writer, forwarder, parking, deposit_of(span.source, parking))
 
     def _target_of(self, dialer: AnyDialer, hooks: TargetHooks) -> TargetEnd:
         if isinstance(dialer, StompDialer):
@@ -261,6 +242,24 @@ class ReplyRunner(LinkRunner):
         self._give_up("look")
         await self._looks.close()
         await super()._finish()
+
+
+def _way_back(asked: Span, routes: ReplyRoutes) -> Span:
+    """From where requests go to where they come from."""
+    settings = asked.settings
+    return Span(
+        asked.name,
+        asked.target.beside("replies"),
+        Pattern.parse(f"queue://{PREFIX}{quote(asked.name, safe='')}.>"),
+        asked.source.beside("replies"),
+        routes,
+        LinkSettings(
+            hold_time=settings.hold_time,
+            source_backoff=settings.target_backoff,
+            target_backoff=settings.source_backoff,
+            parking=settings.parking,
+        ),
+    )
 
 
 def _reply_to(where: str) -> str:

@@ -30,12 +30,9 @@ from understudyd.bridge.content import Untranslatable
 from understudyd.bridge.dialects import Dialect
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.ends.stream import within
-from understudyd.bridge.joints import AnyDialer
-from understudyd.bridge.names import Pattern
+from understudyd.bridge.joints import Span
 from understudyd.bridge.replies import NoReplies, ReplyBook, asked_in
 from understudyd.bridge.replies_runner import ReplyRunner
-from understudyd.bridge.routes import Routes
-from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.words import State
 from understudyd.bridge.worker import unexpected
 from understudyd.config.bridges import BridgeConfig
@@ -53,38 +50,13 @@ class Replies(NoReplies):
     """Of one link, whose requests get addresses of ours."""
 
     def __init__(
-        self,
-        name: str,
-        source: AnyDialer,
-        pattern: Pattern,
-        target: AnyDialer,
-        routes: Routes,
-        *,
-        ttl: float,
-        is_all: bool = False,
-        settings: LinkSettings | None = None,
-        rng: Random | None = None,
+        self, span: Span, *, ttl: float, is_all: bool = False, rng: Random | None = None
     ) -> None:
-        """The arguments are those of the link, and of the book."""
-        settings = settings or LinkSettings()
-        self.book: ReplyBook = ReplyBook(name, str(pattern), ttl, is_all=is_all)
+        """``span`` is that of the link, ``ttl`` and ``is_all`` are of the book."""
+        self.book: ReplyBook = ReplyBook(span.name, str(span.pattern), ttl, is_all=is_all)
         self._loop = asyncio.get_running_loop()
-        self._dialers = (source, target)
-        self._make = partial(
-            ReplyRunner,
-            name,
-            target.beside("replies"),
-            source.beside("replies"),
-            self.book,
-            routes,
-            LinkSettings(
-                hold_time=settings.hold_time,
-                source_backoff=settings.target_backoff,
-                target_backoff=settings.source_backoff,
-                parking=settings.parking,
-            ),
-            rng or Random(),
-        )
+        self._dialers = (span.source, span.target)
+        self._make = partial(ReplyRunner, span, self.book, rng or Random())
         self._runner = self._make()
         self._retired: dict[ReplyRunner, float] = {}  # and when each is to end
         self._past = Counter[str]()  # what those counted that have ended
@@ -289,26 +261,8 @@ def _counts(runner: ReplyRunner) -> Counter[str]:
     return Counter(sent=link.forwarded, left=link.dropped + link.expired + link.parked)
 
 
-def replies_of(
-    bridge: BridgeConfig,
-    source: AnyDialer,
-    pattern: Pattern,
-    target: AnyDialer,
-    routes: Routes,
-    settings: LinkSettings,
-    rng: Random,
-) -> NoReplies:
+def replies_of(bridge: BridgeConfig, span: Span, rng: Random) -> NoReplies:
     """Of one link of a bridge, as it is configured."""
     if not bridge.replies:
         return NoReplies()
-    return Replies(
-        bridge.name,
-        source,
-        pattern,
-        target,
-        routes,
-        ttl=bridge.reply_ttl,
-        is_all=bridge.replies == "all",
-        settings=settings,
-        rng=rng,
-    )
+    return Replies(span, ttl=bridge.reply_ttl, is_all=bridge.replies == "all", rng=rng)

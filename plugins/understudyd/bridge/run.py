@@ -26,7 +26,7 @@ from understudyd.bridge.dedup.chosen import check_dedup, filter_of, hop_of
 from understudyd.bridge.effects import one_broker_hint
 from understudyd.bridge.ends.endpoints import Dialer
 from understudyd.bridge.front import Front
-from understudyd.bridge.joints import dialer_of
+from understudyd.bridge.joints import Span, dialer_of
 from understudyd.bridge.lag import LagWatch
 from understudyd.bridge.lists import backoff_of, blocked_time_of, limits_of
 from understudyd.bridge.names import Pattern
@@ -204,14 +204,13 @@ def links_of(
     def link_of(pattern: Pattern) -> LinkRunner:
         here = dialer_of(way.source.reveal(), about, rng)
         there = dialer_of(way.target.reveal(), about, rng)
-        parts = (bridge.name, here, pattern, there, way.routes)
+        span = Span(bridge.name, here, pattern, there, way.routes, settings)
         return LinkRunner(
-            *parts,
-            settings=settings,
+            span,
             rng=rng,
             pace=pace,
             dedup=filter_of(bridge, way.routes, pattern, state),
-            replies=replies_of(bridge, *parts[1:], settings, rng),
+            replies=replies_of(bridge, span, rng),
         )
 
     return [link_of(pattern) for pattern in way.patterns]

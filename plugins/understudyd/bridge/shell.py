@@ -26,13 +26,10 @@ from typing import Any
 from understudyd.bridge.dedup.filter import NoFilter
 from understudyd.bridge.ends.port import CanRest, ConnectionFailed, SourceHooks, TargetHooks
 from understudyd.bridge.homing import Homing
-from understudyd.bridge.joints import AnyDialer, Joint, join, park
+from understudyd.bridge.joints import AnyDialer, Joint, Span, join, park
 from understudyd.bridge.link import Link
-from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.replies import NoReplies
-from understudyd.bridge.routes import Routes
-from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.status import Glance, LinkStatus, ParkTeller, Teller
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
@@ -63,21 +60,15 @@ class LinkRunner:
 
     def __init__(
         self,
-        name: str,
-        source: AnyDialer,
-        pattern: Pattern,
-        target: AnyDialer,
-        routes: Routes,
+        span: Span,
         *,
-        settings: LinkSettings | None = None,
         rng: Random | None = None,
         pace: Pace | None = None,
         dedup: NoFilter | None = None,
         replies: NoReplies | None = None,
     ) -> None:
         """Raises ConfigurationError for a pattern that RabbitMQ cannot read."""
-        rng, settings = rng or Random(), settings or LinkSettings()
-        self.name = name
+        self.name = span.name
         self._source_worker = EndWorker(
             lambda: self._dedup.leave(self._source.close),
             self._on_source_up,
@@ -88,13 +79,14 @@ class LinkRunner:
         )
         hooks = (self._source_hooks(), self._target_hooks())
         self._replies = replies or NoReplies()
-        self._joint = joint = self._join(source, pattern, target, routes, settings, hooks)
+        self._joint = joint = self._join(span, hooks)
         self._source, self._target = joint.source, joint.target
         self._forwarder = joint.forwarder
         self._dedup = dedup or NoFilter()
         self._resting = joint.source if isinstance(joint.source, CanRest) else None
-        self.link = Link(settings, joint.parking, rng, pace, can_rest=self._resting is not None)
-        self._dialers = (source, target)
+        can_rest = self._resting is not None
+        self.link = Link(span.settings, joint.parking, rng or Random(), pace, can_rest=can_rest)
+        self._dialers = (span.source, span.target)
         self._homing = Homing([end for end in self._dialers if end.has_home], self._on_home)
         self._loop = asyncio.get_running_loop()
         self._errands: dict[str, asyncio.Task[None]] = {}
@@ -102,22 +94,13 @@ class LinkRunner:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._spool = joint.spool
-        self.status = LinkStatus(self.link, str(pattern), joint.spool)
+        self.status = LinkStatus(self.link, str(span.pattern), joint.spool)
         self._teller, self._park_teller = Teller(), ParkTeller()
         self._shown = ("", "")
         self.finished = self._loop.create_future()
 
-    def _join(
-        self,
-        source: AnyDialer,
-        pattern: Pattern,
-        target: AnyDialer,
-        routes: Routes,
-        settings: LinkSettings,
-        hooks: tuple[SourceHooks[Any], TargetHooks],
-    ) -> Joint:
-        book = self._replies.book
-        return join(self.name, source, pattern, target, routes, settings, hooks, book)
+    def _join(self, span: Span, hooks: tuple[SourceHooks[Any], TargetHooks]) -> Joint:
+        return join(span, hooks, self._replies.book)
 
     @property
     def source_dialer(self) -> AnyDialer:

@@ -19,7 +19,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, TypeVar
 
-from understudyd.bridge.joints import dialer_of
+from understudyd.bridge.joints import Span, dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.pace import Pace
 from understudyd.bridge.replies_shell import Replies
@@ -168,12 +168,12 @@ class RunningLink:
             pace = None if rate is None else Pace(rate)
             about = {"connection_name": f"understudy.bridge.{name}"}
             ends = (dialer_of(source, {**about}, rng), dialer_of(target, {**about}, rng))
-            given = (name, ends[0], pattern, ends[1], routes)
+            given = settings or LinkSettings()
+            span = Span(name, ends[0], pattern, ends[1], routes, given)
             ttl, is_all = self._reply_ttl, self._are_all_replies
             self._runner = LinkRunner(
-                *given,
-                replies=None if ttl is None else Replies(*given, ttl=ttl, is_all=is_all, rng=rng),
-                settings=settings,
+                span,
+                replies=None if ttl is None else Replies(span, ttl=ttl, is_all=is_all, rng=rng),
                 rng=rng,
                 pace=pace,
             )
