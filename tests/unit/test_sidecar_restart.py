@@ -12,7 +12,7 @@ from understudyd.guard.words import Dead, Exited
 from understudyd.lock.memory import Store
 from understudyd.lock.timings import PRESETS
 from understudyd.lock.words import Extend, Failed, Swap, Tick
-from understudyd.sidecar.legacy import Legacy
+from understudyd.sidecar.legacy import FORMAT, Legacy
 from understudyd.sidecar.phase import Phase
 from understudyd.sidecar.restart import Move, Restart
 from understudyd.sidecar.words import Asked, Check, Kill
@@ -45,9 +45,9 @@ def test_a_legacy_comes_back_as_it_was(master: NodeContender) -> None:
     legacy = a_legacy(master)
     assert Legacy.from_json(legacy.to_json()) == legacy
     assert legacy.is_of(master.machine.group, master.machine.node)
-    later = json.loads(legacy.to_json()) | {"format": 1}
-    with pytest.raises(ValueError, match="its format is 1, not 2"):
-        Legacy.from_json(json.dumps(later))
+    other = json.loads(legacy.to_json()) | {"format": FORMAT - 1}
+    with pytest.raises(ValueError, match=f"its format is {FORMAT - 1}, not {FORMAT}"):
+        Legacy.from_json(json.dumps(other))
 
 
 def test_a_successor_renews_the_lease_and_looks_after_the_broker(master: NodeContender) -> None:
