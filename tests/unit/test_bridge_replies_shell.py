@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from understudy import parse
 from understudyd.bridge import replies_shell
 from understudyd.bridge.dialects import ACTIVEMQ, RABBITMQ_AMQP
 from understudyd.bridge.ends.port import ConnectionFailed
@@ -35,6 +36,7 @@ class Runner:
 
     name = "b"
     is_worn = False
+    places = (None, None)
 
     def __init__(self) -> None:
         self.link = Link()
@@ -304,5 +306,33 @@ def test_nothing_more_is_read_while_a_request_waits() -> None:
         bench.runner.may.set()
         await turns()
         assert not bench.replies.is_holding
+
+    run(work)
+
+
+def test_requests_of_another_broker_are_served_by_another_link() -> None:
+    """Also where nobody has said that it is another, as with a spool."""
+
+    async def work() -> None:
+        bench = Bench()
+        before, later = bench.runner, Runner()
+        bench.replies._make = lambda: later  # type: ignore[assignment]
+        before.may.set()
+        later.may.set()
+        source, target = bench.replies._dialers
+        source._last, target._last = parse("failover:(amqp://a,amqp://b)").endpoints
+        bench.come(request(1, "amq.gen-a"))
+        await turns()
+        bench.come(request(2, "amq.gen-b"))
+        await turns()
+        assert before.told == ["serve amq.gen-a", "serve amq.gen-b"]
+        source._last = parse("amqp://c").endpoints[0]
+        bench.come(request(3, "amq.gen-c"))
+        await turns()
+        assert before.told[2:] == ["retire"]
+        assert later.told == ["serve amq.gen-c"]
+        before.stop()
+        later.stop()
+        await bench.replies.ended()
 
     run(work)

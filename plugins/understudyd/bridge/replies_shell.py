@@ -139,6 +139,7 @@ class Replies(NoReplies):
         )
 
     async def _serve(self, lacking: Iterable[str], dialect: Dialect) -> None:
+        self.follow()  # nobody tells when a spool takes from another broker by now
         runner: ReplyRunner | None = None
         while runner is not self._runner:  # another may have taken its place
             if self._runner.is_worn:
