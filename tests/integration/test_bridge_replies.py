@@ -180,6 +180,7 @@ def test_replies_to_ordinary_queues_come_back_where_all_are_wanted(
     pair.source.remove(mine)
 
 
+@pytest.mark.slow
 def test_celery_gets_results_by_rpc_where_all_replies_are_wanted(
     rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str, tmp_path: Path
 ) -> None:
@@ -188,16 +189,21 @@ def test_celery_gets_results_by_rpc_where_all_replies_are_wanted(
     pair.make()
     told = {"task_default_queue": pair.there, "result_backend": "rpc://"}
     names = {"task_default_queue": pair.here, "broker_url": rabbit_a.uri}
+    rename = {f"queue://{pair.here}": f"queue://{pair.there}"}
     with (
         Worker({**told, "broker_url": rabbit_b.uri}, tmp_path, name="worker") as worker,
-        pair.link(reply_ttl=TTL, are_all_replies=True) as link,
+        Operated(
+            tmp_path, rabbit_a.uri, rabbit_b.uri, pair.here, rename=rename, replies="all"
+        ) as bridge,
         client({**told, **names}) as app,
     ):
         worker.wait_ready()
         sent = [app.tasks["tests.add"].delay(number, 1) for number in range(5)]
         assert [one.get(timeout=30) for one in sent] == [1, 2, 3, 4, 5]
-        until(lambda: link.glance.replies == 5, "all are settled")
-        assert (link.glance.requests, link.glance.requesters) == (5, 1)
+        until(lambda: bridge.bridge().get("replies") == 5, "all are settled")
+        link = bridge.bridge()["links"][0]
+        assert (link["requests"], link["requesters"]) == (5, 1)
+        assert bridge.stop() == 0
     pair.remove()
 
 
