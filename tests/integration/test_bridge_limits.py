@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amqp import Channel
@@ -21,7 +23,7 @@ from understudyd.bridge.parking import HEAD
 from understudyd.bridge.settings import LinkSettings
 from understudyd.bridge.wire.amqp import FRAME_MIN
 from understudyd.bridge.wire.properties import build, get_header, set_header
-from understudyd.bridge.worn import MOST
+from understudyd.bridge.worn import most_of
 from understudyd.testing.bridged import BridgeProcess, RunningLink, until
 from understudyd.testing.sides import AmqpSide
 
@@ -58,12 +60,12 @@ def _set(node: RabbitMQ, **values: int) -> None:
 class Counting:
     """A quorum queue with a delivery limit, and a queue for what it puts away."""
 
-    def __init__(self, node: RabbitMQ, name: str) -> None:
+    def __init__(self, node: RabbitMQ, name: str, limit: int = LIMIT) -> None:
         self.node, self.name, self.dead = node, name, f"{name}.dead"
         self.side = AmqpSide(node)
         self.side.make(self.dead)
         routed = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": self.dead}
-        self.side.make(name, {"x-queue-type": "quorum", "x-delivery-limit": LIMIT, **routed})
+        self.side.make(name, {"x-queue-type": "quorum", "x-delivery-limit": limit, **routed})
 
     def bodies(self) -> list[bytes]:
         return [content.body for content in self.side.take(self.name)]
@@ -78,6 +80,19 @@ def counting(rabbit_a: RabbitMQ, unique: str) -> Iterator[Counting]:
     made = Counting(rabbit_a, unique)
     yield made
     made.remove()
+
+
+@contextmanager
+def none_put_away(counting: Counting, target: RabbitMQ) -> Iterator[list[bytes]]:
+    """What is in the queue, which is at the target too; it is all to be moved meanwhile."""
+    there = AmqpSide(target)
+    there.make(counting.name)
+    sent = [b"%d" % number for number in range(100)]
+    counting.side.fill(counting.name, sent)
+    yield sent
+    assert counting.bodies() == []
+    assert counting.node.queue_depth(counting.dead) == 0
+    there.remove(counting.name)
 
 
 def arrived(node: RabbitMQ, queue: str) -> list[bytes]:
@@ -106,7 +121,7 @@ def test_a_full_queue_makes_no_broker_lose_its_patience(
         assert "waiting-room" in watch(link, 5.0)
         until(lambda: link.state == "waiting-room", "it waits")
         assert not link.in_flight
-        assert "refused 1 messages" in link.reason
+        assert "refused 1 message" in link.reason
         found: list[bytes] = []
 
         def all_came() -> bool:
@@ -119,6 +134,26 @@ def test_a_full_queue_makes_no_broker_lose_its_patience(
     assert counting.bodies() == []
     assert impatient.queue_depth(counting.dead) == 0
     there.remove(unique)
+
+
+@pytest.mark.slow
+def test_a_full_queue_uses_up_no_low_delivery_limit(
+    rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, unique: str
+) -> None:
+    """The bridge is told of it, since no broker tells."""
+    counting = Counting(rabbit_a, unique, 1)
+    there = AmqpSide(rabbit_b)
+    there.make(unique, {"x-max-length": 1, "x-overflow": "reject-publish"})
+    there.fill(unique, [b"full"])
+    sent = [b"%d" % number for number in range(10)]
+    counting.side.fill(unique, sent)
+    given: dict[str, Any] = {"settings": LinkSettings(hold_time=0.1), "delivery_limit": 1}
+    with RunningLink(rabbit_a.uri, rabbit_b.uri, unique, **given) as link:
+        until(lambda: link.went_back > 1, "one was given back")
+    assert set(counting.bodies()) == set(sent)
+    assert rabbit_a.queue_depth(counting.dead) == 0
+    there.remove(unique)
+    counting.remove()
 
 
 @pytest.mark.slow
@@ -197,23 +232,19 @@ def test_outages_of_a_target_use_up_no_delivery_limit(
     rabbit_b: RabbitMQ, unique: str, counting: Counting
 ) -> None:
     """Scenario 31: in each of them all is given back, and nothing gets on."""
-    there = AmqpSide(rabbit_b)
-    there.make(unique)
-    sent = [b"%d" % number for number in range(100)]
-    counting.side.fill(unique, sent)
     settings = LinkSettings(hold_time=0.01, backoff=Backoff(20.0, 50.0))
-    with FaultProxy(rabbit_b.host, rabbit_b.port) as proxy:
+    with (
+        none_put_away(counting, rabbit_b) as sent,
+        FaultProxy(rabbit_b.host, rabbit_b.port) as proxy,
+    ):
         cut = proxy.cut_on(BASIC_PUBLISH, direction="up", times=None)
         target = through(rabbit_b, proxy)
         with RunningLink(counting.node.uri, target, unique, settings=settings) as link:
-            until(lambda: link.went_back > LIMIT // MOST, "more than the limit")
+            until(lambda: link.went_back > LIMIT // most_of(LIMIT), "more than the limit")
             assert cut.fired > LIMIT
             cut.cancel()
             link.await_forwarded(len(sent))
-    assert set(arrived(rabbit_b, unique)) == set(sent)
-    assert counting.bodies() == []
-    assert counting.node.queue_depth(counting.dead) == 0
-    there.remove(unique)
+        assert set(arrived(rabbit_b, unique)) == set(sent)
 
 
 @pytest.mark.slow
@@ -222,11 +253,10 @@ def test_deaths_of_the_bridge_use_up_no_delivery_limit(
     tmp_path: Path, rabbit_b: RabbitMQ, unique: str, counting: Counting
 ) -> None:
     """Scenario 31: it is killed over its first message, again and again."""
-    there = AmqpSide(rabbit_b)
-    there.make(unique)
-    sent = [b"%d" % number for number in range(100)]
-    counting.side.fill(unique, sent)
-    with FaultProxy(rabbit_b.host, rabbit_b.port) as proxy:
+    with (
+        none_put_away(counting, rabbit_b) as sent,
+        FaultProxy(rabbit_b.host, rabbit_b.port) as proxy,
+    ):
         target = through(rabbit_b, proxy)
         with BridgeProcess(tmp_path, counting.node.uri, target, unique) as bridge:
             for _ in range(LIMIT + 5):
@@ -241,9 +271,6 @@ def test_deaths_of_the_bridge_use_up_no_delivery_limit(
 
             until(all_came, "all have arrived")
             assert bridge.stop() == 0
-    assert counting.bodies() == []
-    assert counting.node.queue_depth(counting.dead) == 0
-    there.remove(unique)
 
 
 @pytest.mark.slow

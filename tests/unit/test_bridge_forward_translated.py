@@ -21,7 +21,7 @@ from understudyd.bridge.wire.bodies import body_frames
 from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build
 from understudyd.bridge.wire.tables import Typed, Value
-from understudyd.bridge.worn import COUNT, MOST
+from understudyd.bridge.worn import COUNT, USUAL_LIMIT, most_of
 from understudyd.testing.forwarding import (
     FROM_STOMP,
     NOW,
@@ -32,6 +32,8 @@ from understudyd.testing.forwarding import (
     from_amqp,
     message,
 )
+
+MOST = most_of(USUAL_LIMIT)
 
 
 @pytest.mark.parametrize("dialect", STOMPS, ids=lambda dialect: dialect.name)

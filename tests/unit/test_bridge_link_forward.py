@@ -17,10 +17,11 @@ from understudyd.bridge.wire.methods import encode_publish
 from understudyd.bridge.wire.properties import build, get, header_content, read
 from understudyd.bridge.wire.reader import Delivery
 from understudyd.bridge.wire.tables import Typed, Value
-from understudyd.bridge.worn import COUNT, MOST
+from understudyd.bridge.worn import COUNT, USUAL_LIMIT, most_of
 
 ROUTE = b"\x03amq\x06orders"
 BODY = body_frames(b"body", 4096)
+MOST = most_of(USUAL_LIMIT)
 NOW = 1_800_000_000_000
 
 
@@ -250,5 +251,10 @@ def test_what_was_delivered_in_vain_too_often_goes_to_the_tail_of_its_queue() ->
     assert (tags, aside, stays) == ([1, 2, 3], [2], [2]), "the first is told by another queue"
     assert parcels[1][0] == encode_publish("", "orders")
     assert read(parcels[1][1][19:-1]) == {"headers": {"a": "b"}, "message_id": "m"}
+    nearer = Routes(Options(network_ttl=-1, delivery_limit=1), "a/", "b/")
+    once = build({"headers": {COUNT: Typed("l", 1)}})
+    some = [(1, 1, first[2], once, *first[4:])]
+    assert Forwarder(nearer, "orders", Parking("b")).prepare(some, NOW).stays == [1]
+    assert forwarder().prepare(some, NOW).stays == []
     of_topic = Forwarder(Routes(Options(network_ttl=-1), "a/", "b/"), None, Parking("b"))
     assert of_topic.prepare(batch, NOW).stays == []

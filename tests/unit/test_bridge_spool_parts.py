@@ -59,9 +59,9 @@ def test_a_message_on_disk_is_not_worn_by_the_queue_it_came_from() -> None:
     """Else it would go back to the tail of that queue."""
     meta = decode_meta(encode_meta(RABBITMQ_AMQP, 4096, "s"))
     raw = build({"headers": {"x-delivery-count": Typed("l", 15)}})
-    assert is_worn(raw)
+    assert is_worn(raw, 1)
     kept = decode(1, encode(amqp(1, b"", raw), RABBITMQ_AMQP, NOW), meta, 4096)[3]
-    assert not is_worn(kept)
+    assert not is_worn(kept, 1)
     told = StompContent({"x-delivery-count": "15"}, b"")
     meta = decode_meta(encode_meta(RABBITMQ_STOMP, 0, "s"))
     assert not decode(1, encode((1, told), RABBITMQ_STOMP, NOW), meta, 0)[1].headers

@@ -107,6 +107,11 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
         (("[bridges.orders]", "[bridges.orders]\nnetwork_ttl = 0"), "with 0 nothing is forwarded"),
         (("[bridges.orders]", "[bridges.orders]\nnetwork_ttl = -2"), "from -1 to 100"),
         (("[bridges.orders]", "[bridges.orders]\nrate = '5'"), "to 1000000, without quotes"),
+        (("[bridges.orders]", "[bridges.orders]\ndelivery_limit = 0"), "from 1 to 1000000"),
+        (
+            ("[bridges.orders]", "[bridges.orders]\ndelivery_limit = 5\nspool = 'here'"),
+            "delivery_limit = 5 has no effect with spool",
+        ),
         (("[bridges.orders]", "[bridges.orders]\nduplex = 'true'"), "true or false, without"),
         (("[bridges.orders]", "[bridges.orders]\nrename = 'x'"), 'a table, as { "queue://a"'),
         (("[bridges.orders]", "[bridges.orders]\nbody = auto"), "texts stand in quotes"),
@@ -225,12 +230,14 @@ def test_every_option_says_what_it_is(tmp_path: Path) -> None:
     parking = "queue://parked"
     durable_expires = "36h"
     consumer_priority_base = -9
+    delivery_limit = 3
     """
     text = PLAIN.replace('"queue://orders"', '"queue://orders", "topic://orders"') + said
     (bridge,) = loaded(tmp_path, text).values()
     assert (bridge.duplex, bridge.network_ttl, bridge.rate) == (True, -1, 0.5)
     assert (bridge.source_name, bridge.target_name) == ("branch", "hq")
     assert (bridge.selector, bridge.transformer) == ("colour = 'red'", "orders.bridging:clean")
+    assert (plain.delivery_limit, bridge.delivery_limit) == (20, 3)
     assert (bridge.body, bridge.parking) == ("text", "queue://parked")
     assert (bridge.durable_expires, bridge.priority) == (36 * 3600.0, -9)
 

@@ -98,7 +98,7 @@ class Forwarder:
 
     def _is_worn(self, raw: bytes) -> bool:
         try:
-            return bool(self._back) and is_worn(raw)
+            return bool(self._back) and is_worn(raw, self._routes.most_in_vain)
         except ValueError:
             return False
 

@@ -120,7 +120,8 @@ class TranslatingForwarder:
             if self._kind != QUEUE:
                 raise Dropped(decision.reason)
             return self._back(content, message, where, source, now), False
-        if self._queue is not None and is_worn_content(content):
+        most = self._routes.most_in_vain
+        if self._queue is not None and is_worn_content(content, most):
             return self._back(content, message, where, source, now), False
         address = self._addresses.get((target.name, where)) or self._address(where, target)
         if self._routes.needs_messages:

@@ -30,6 +30,7 @@ from understudyd.bridge.mapping.headers import PATH, PATH_TWIN
 from understudyd.bridge.mapping.message import BYTES, JAVA, TEXT
 from understudyd.bridge.names import QUEUE, Destination, Pattern
 from understudyd.bridge.wire.properties import remove_header, set_header
+from understudyd.bridge.worn import USUAL_LIMIT, most_of
 
 __all__ = ["MAX_HOPS", "Decision", "Options", "Routes", "Verdict", "check_duplex"]
 
@@ -71,6 +72,8 @@ class Options:
     """The kind of all bodies, ``text`` or ``bytes``; ``auto`` is what each message has."""
     transformer: Callable[[Message], None] | None = None
     """Changes a message, before headers are removed and set; see `transform`."""
+    delivery_limit: int = USUAL_LIMIT
+    """Of the source's queues, see `worn`."""
 
 
 class Routes:
@@ -94,6 +97,8 @@ class Routes:
         self._kind = {"text": TEXT, "bytes": BYTES}.get(options.body)
         self._transformer = options.transformer
         self._ttl = MAX_HOPS if options.network_ttl == -1 else min(options.network_ttl, MAX_HOPS)
+        self.most_in_vain = most_of(options.delivery_limit)
+        """Deliveries of a message, then it goes to the tail of its queue."""
         self._known: dict[Destination, Destination | None] = {}
 
     @property

@@ -106,6 +106,7 @@ def _way(
         network_ttl=bridge.network_ttl,
         body=bridge.body,
         transformer=transformer,
+        delivery_limit=bridge.delivery_limit,
     )
     here = source_name or _name_of(parse(source.reveal()), "source_name")
     there = target_name or _name_of(parse(target.reveal()), "target_name")

@@ -98,6 +98,8 @@ class BridgeConfig:
     """The folder for messages on their way; None: they wait at the source."""
     spool_size: int = 1 << 30
     """Bytes of it for each destination."""
+    delivery_limit: int = 20
+    """``x-delivery-limit`` of the source's quorum queues."""
     file: Path | None = None
     """Where it stands, to be told in errors."""
 
@@ -154,6 +156,7 @@ def _bridge(name: str, table: Table, estate: Estate) -> BridgeConfig:
         shard_by=table.take("shard_by", values.name, default.shard_by),
         spool=table.take("spool", table.file_path, None),
         spool_size=table.take("spool_size", values.size(SMALLEST_SPOOL), default.spool_size),
+        delivery_limit=table.take("delivery_limit", values.whole(1, 1_000_000), 20),
         file=table.source.file,
     )
     table.finish()
@@ -185,6 +188,12 @@ def _check(bridge: BridgeConfig, table: Table, estate: Estate) -> None:
     if bridge.durable_expires is not None and all(map(_is_queue, bridge.statically_included)):
         why = "has no effect: only topics are read by subscriptions, and none is included"
         table.refuse(("durable_expires",), None, why)
+    if "delivery_limit" in table and not any(map(_is_queue, bridge.statically_included)):
+        why = "has no effect: only queues have one, and none is included"
+        table.refuse(("delivery_limit",), bridge.delivery_limit, why)
+    if "delivery_limit" in table and bridge.spool is not None:
+        why = "has no effect with spool, to which queues are drained"
+        table.refuse(("delivery_limit",), bridge.delivery_limit, why)
     if bridge.shards == 1 and bridge.shard_by:
         table.refuse(("shard_by",), bridge.shard_by, "has no effect without shards, 2 or more")
     here, there = places(bridge.source), places(bridge.target)
