@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +130,29 @@ def await_still(pair: Pair) -> None:
     until(is_still, "the window is full, and all of it confirmed")
 
 
-def test_what_was_confirmed_is_not_sent_again_after_a_kill(tmp_path: Path, pair: Pair) -> None:
+@contextmanager
+def unheard(
+    folder: Path, pair: Pair
+) -> Iterator[tuple[BridgeProcess, FaultProxy, Sequence[bytes]]]:
+    """One whose source has not heard of the last window that was confirmed."""
     sent = [b"%06d" % number + b"x" * 200 for number in range(COUNT)]
     fill(pair, sent)
     port = pair.source.uri.rpartition(":")[2].partition("/")[0]
     with FaultProxy("127.0.0.1", int(port)) as proxy:
         way = pair.source.uri.replace(f":{port}", f":{proxy.port}")
-        with begin(tmp_path, pair, way) as bridge:
+        with begin(folder, pair, way) as bridge:
             until(lambda: pair.target.depth(pair.there) > 300, "some have arrived")
-            proxy.half_open("down")  # acknowledgements get lost
+            proxy.half_open("down")
             await_still(pair)
-            bridge.kill()
-            proxy.heal(drop=True)
-            bridge.start()
-            assert finish(pair, bridge, sent) == 0
+            yield bridge, proxy, sent
+
+
+def test_what_was_confirmed_is_not_sent_again_after_a_kill(tmp_path: Path, pair: Pair) -> None:
+    with unheard(tmp_path, pair) as (bridge, proxy, sent):
+        bridge.kill()
+        proxy.heal(drop=True)
+        bridge.start()
+        assert finish(pair, bridge, sent) == 0
 
 
 @pytest.mark.slow
@@ -167,17 +176,9 @@ def test_equal_messages_without_ids_are_none_lost(tmp_path: Path, pair: Pair) ->
 
 @pytest.mark.slow
 def test_the_source_is_lost_and_comes_again(tmp_path: Path, pair: Pair) -> None:
-    sent = [b"%06d" % number + b"x" * 200 for number in range(COUNT)]
-    fill(pair, sent)
-    port = pair.source.uri.rpartition(":")[2].partition("/")[0]
-    with FaultProxy("127.0.0.1", int(port)) as proxy:
-        way = pair.source.uri.replace(f":{port}", f":{proxy.port}")
-        with begin(tmp_path, pair, way) as bridge:
-            until(lambda: pair.target.depth(pair.there) > 300, "some have arrived")
-            proxy.half_open("down")
-            await_still(pair)
-            proxy.heal(drop=True)
-            assert finish(pair, bridge, sent) == 0
+    with unheard(tmp_path, pair) as (bridge, proxy, sent):
+        proxy.heal(drop=True)
+        assert finish(pair, bridge, sent) == 0
 
 
 def test_what_was_parked_is_sent_when_it_comes_back_to_its_queue(
