@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -86,8 +87,8 @@ class Stage:
             machine,
             cast(Any, object()),
             cast(Any, None),
-            cast(Any, None),
-            cast(Any, None),
+            cast(Any, SimpleNamespace(fileno=lambda: 7)),
+            cast(Any, SimpleNamespace(are_run=True)),
             self.inbox,
             try_out=self.try_out,
             check_reload=self.check,
@@ -98,9 +99,14 @@ class Stage:
         self.node = cast(Any, self)
         self.broker = cast(Any, self)
         self.driver = "exec"
+        self.tenure = SimpleNamespace(pid=None)
+        self.group = SimpleNamespace(timings=None)
+        self.keeper = None
+        self.trials = 0
 
     def try_out(self) -> Trial:
         self.gate.wait(30)
+        self.trials += 1
         return Trial(took=0.1, configuration=b"tried")
 
     def check(self, content: bytes) -> None:
@@ -120,6 +126,32 @@ def test_what_is_tried_and_read_for_a_restart_holds_nobody_up(
     eventually(lambda: stage.inbox.holds(Trial))
     assert stage.inbox.take() == [Trial("another lock")]
     assert stage.read == ["understudy-trial"]
+
+
+def test_a_trial_that_fails_ends_the_restart_that_waits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was good before is not what would be started."""
+    stage = Stage()
+    stage.handover.hear(Trial(took=0.1))
+    stage.handover.hear(Trial("it was built badly"))
+    assert "it was built badly" in caplog.text
+    assert not stage.handover.turn()
+
+
+def test_what_was_tried_long_ago_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a restart waits, something else may be installed."""
+    stage = Stage()
+    stage.gate.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(handover, "FRESH", 0.0)
+        stage.handover.hear(Trial(took=0.1))
+        assert not stage.handover.turn()
+        assert not stage.handover.turn()  # it is under way
+    eventually(lambda: stage.inbox.holds(Trial))
+    assert stage.trials == 1
+    stage.handover.hear(Trial(took=0.1))
+    assert stage.handover.turn()
 
 
 def test_a_standby_begins_anew_whatever_its_driver_can(caplog: pytest.LogCaptureFixture) -> None:

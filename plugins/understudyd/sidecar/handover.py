@@ -30,6 +30,7 @@ from understudyd.systemd import notify, notify_reloading
 __all__ = ["Handover"]
 
 EXPIRY = 300.0  # s: who asked for a restart does not expect it any later
+FRESH = 10.0  # s that a trial holds; by then something else may be installed
 
 
 class Handover:
@@ -62,6 +63,8 @@ class Handover:
         self._trying = Worker[Trial]("understudy-trial", inbox.put)
         self._restart = Restart()
         self._expires = math.inf
+        self._is_trying = False
+        self._tried = -math.inf  # when the last trial came back
 
     def begin(self, legacy: Legacy | None) -> None:
         """Start the driver, or take over what was left to us. Raises UnderstudyError."""
@@ -75,7 +78,9 @@ class Handover:
 
     def ask(self) -> None:
         """A successor is wanted. What is installed is tried first: `hear` its trial."""
-        if not self._trying.do(self._try):
+        if self._trying.do(self._try):
+            self._is_trying = True
+        else:
             self._refuse("an earlier trial of what is installed has not come back")
 
     def _try(self) -> Trial:
@@ -88,16 +93,20 @@ class Handover:
         return trial
 
     def hear(self, trial: Trial) -> None:
+        """The newest trial counts, for a restart that waits too."""
+        self._is_trying, self._tried = False, now()
         trouble = trial.trouble
         is_standby = self._machine.phase is Phase.STANDBY
         if not trouble and not is_standby and not isinstance(self._driver, HandsOn):
             trouble = self._cannot_hand_on
         if trouble:
             self._refuse(trouble)
-        else:
-            self._restart.want(trial.took)
-            self.configuration = trial.configuration
+            self._restart.give_up()
+            return
+        if not self._restart.is_wanted:
             self._expires = now() + EXPIRY
+        self._restart.want(trial.took)
+        self.configuration = trial.configuration
 
     def give_up(self) -> None:
         """This sidecar has been told to end, and no other is to follow."""
@@ -116,7 +125,10 @@ class Handover:
         is_whole = self._face.fileno() is not None and machine.tenure.pid is not None
         is_calm = is_whole and self._errands.are_run and not children() and are_interruptible()
         move = self._restart.move(machine.phase, machine.keeper, timings, now(), is_calm=is_calm)
-        if move is None:
+        if move is None or self._is_trying:
+            return False
+        if now() >= self._tried + FRESH:
+            self.ask()
             return False
         if move is Move.REFUSE:
             self._refuse(self._restart.refusal(timings))
