@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudyd.bridge.wire.receipts import GROUP, PIPELINE, Receipts
@@ -58,6 +58,7 @@ def test_receipts_that_are_not_owed_mean_nothing(is_cumulative: bool, strange: s
     assert receipts.came(["1"]) == ([], [])
 
 
+@settings(deadline=None)  # a busy machine takes several times as long
 @given(st.lists(st.integers(min_value=0, max_value=3 * GROUP), max_size=8), st.booleans())
 def test_all_is_sent_once_in_order_and_confirmed(batches: list[int], is_cumulative: bool) -> None:
     receipts = Receipts(is_cumulative=is_cumulative)
