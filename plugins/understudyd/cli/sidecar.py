@@ -25,8 +25,9 @@ __all__ = ["sidecar"]
 def sidecar(config: Path, node: str) -> int:
     """Run the sidecar of a node: hold the lock or wait for it, run the broker while it is ours.
 
-    SIGTERM hands over and ends, SIGHUP reads the configuration again. Exit code 0 after SIGTERM, 2
-    for a configuration that can't be run, 3 when a broker could not be killed.
+    SIGTERM hands over and ends, SIGHUP reads the configuration again, SIGUSR2 starts what is
+    installed by now in this one's place, while the broker runs on. Exit code 0 after SIGTERM, 2 for
+    a configuration that can't be run, 3 when a broker could not be killed.
     """
     if importlib.util.find_spec("h11") is None:  # of the API, a process of its own
         raise ConfigurationError('h11 is not installed: pip install "understudy[sidecar]"')
