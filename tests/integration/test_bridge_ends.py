@@ -140,7 +140,7 @@ def test_headers_larger_than_a_frame_stop_nothing(
     plain: Plain, rabbit_a: RabbitMQ, rabbit_b: RabbitMQ, queue: str
 ) -> None:
     """RabbitMQ takes headers 8 bytes larger than was agreed on, and delivers them so."""
-    channel = plain(rabbit_b)
+    channel = plain(rabbit_a)
     large = {"k": "v" * (131072 - 42)}  # with the rest of the properties as many bytes as a frame
     with contextlib.closing(pika.BlockingConnection(pika.URLParameters(rabbit_a.uri))) as other:
         properties = pika.BasicProperties(headers=large, delivery_mode=2)

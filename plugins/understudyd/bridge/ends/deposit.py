@@ -31,6 +31,7 @@ __all__ = ["AmqpDeposit", "Deposit"]
 
 TIMEOUT = 30.0  # s
 IDLE_TIME = 5.0  # s
+TOLERATED = 8  # bytes by which RabbitMQ lets a frame be larger than was agreed on
 
 
 class Deposit:
@@ -144,6 +145,6 @@ class AmqpDeposit(Deposit):
         publish, header, frames, size = parcel
         room = self._publisher.frame_max - HEAD
         properties = fit(header[PROPERTIES], room)
-        if len(properties) > room:
+        if len(properties) > room + TOLERATED:
             raise ConnectionFailed(f"its properties have {len(properties)} bytes; {room} fit there")
         await super()._publish((publish, content_header(properties, size), frames, size))
