@@ -80,6 +80,8 @@ def test_raw_credentials_where_they_are_clear(password: str) -> None:
     ("text", "words"),
     [
         ("ampq://a", ["unknown scheme", "ampq", "did you mean amqp?"]),
+        ("stomps://a", ["unknown scheme", "stomps", "did you mean stomp+ssl?"]),
+        ("AMQP+TLS://a", ["unknown scheme", "did you mean amqps?"]),
         ("redis://a", ["unknown scheme", "redis"]),
         ("simple:(amqp://a)", ["address"]),
         ("a:5672", ["two slashes"]),

@@ -30,6 +30,12 @@ __all__ = ["CORE_SCHEMES", "MEMBER_OPTIONS", "MemberReader", "member_text"]
 
 CORE_SCHEMES = frozenset({"amqp", "amqps", "pyamqp", "stomp", "stomp+ssl", "tcp", "ssl"})
 PLAIN_SCHEMES = frozenset({"amqp", "pyamqp", "stomp", "tcp"})
+#: What else is written for TLS; the nearest scheme would be without.
+SECURE = {
+    **dict.fromkeys(("stomps", "stomp+tls"), "stomp+ssl"),
+    **dict.fromkeys(("amqp+ssl", "amqp+tls"), "amqps"),
+    "tls": "ssl",
+}
 MEMBER_OPTIONS = tuple(field.name for field in fields(EndpointOptions))
 TLS_OPTIONS = frozenset(MEMBER_OPTIONS) - {"heartbeat"}
 LIST_OPTIONS = frozenset(OPTIONS) - {"heartbeat"}
@@ -186,7 +192,7 @@ class MemberReader:
             return scheme  # kombu: sqlalchemy+postgresql://
         listed = sorted(self.schemes) if isinstance(self.schemes, Collection) else []
         shown = self.source.quote(scheme)
-        hint = nearest(shown, listed)
+        hint = nearest(SECURE.get(scheme.lower(), shown), listed)
         if scheme.lower() in ("file", "http", "https", "multicast"):
             hint = f"; did you mean discovery:({scheme}:…)?"
         valid = f" (valid: {', '.join(listed)})" if listed else ""
