@@ -135,6 +135,7 @@ def test_a_list_is_one_broker_in_whatever_order() -> None:
         ({"source_name": "hq", "target_name": "hq"}, "both called 'hq'.*names of their own"),
         ({"source_name": "b:5672/"}, "both called 'b:5672/'"),
         ({"source": "tcp://a:61616"}, "tcp://a:61616 does not say what .* stomp://"),
+        ({"target": "amqp+tls://a"}, "amqps:// .* instead of amqp.tls://"),
         ({"hold_time": 3600.0}, "hold_time = 3600s: .* given back after 900 s"),
         ({"transformer": "nowhere_at_all:f"}, "can't be imported"),
         ({"source": "discovery:(file:/uris)"}, "write source_name"),

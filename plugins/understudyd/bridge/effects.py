@@ -33,7 +33,7 @@ from understudyd.config.model import Secret
 __all__ = ["check_end", "check_headers", "check_routes", "one_broker_hint"]
 
 MECHANISM = "auth_mechanism"  # of AMQP
-OF_ANY_PROTOCOL = ("tcp", "ssl")
+SPOKEN = STOMP_SCHEMES | {"amqp", "amqps", "pyamqp"}
 TLS_FILES = ("cafile", "certfile", "keyfile")
 
 
@@ -101,7 +101,7 @@ def check_end(uri: Secret) -> None:
             "members the scheme of one of them, with its port"
         )
     for one in members:
-        if one.scheme in OF_ANY_PROTOCOL:
+        if one.scheme not in SPOKEN:
             raise ConfigurationError(
                 f"{one} does not say what is spoken there; write amqp:// or amqps:// (RabbitMQ), "
                 "or stomp:// or stomp+ssl:// (ActiveMQ, usually port 61613; RabbitMQ) instead of "
