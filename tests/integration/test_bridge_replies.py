@@ -271,6 +271,7 @@ def test_replies_go_on_after_connections_broke(
         there = pair.target.uri.replace(f":{_port(pair.target)}", f":{proxy.port}")
         with pair.link(target=there, reply_ttl=TTL) as link:
             _served(pair, asking, answering, b"one")
+            until(lambda: link.glance.replies == 1, "it is settled")
             asking.ask(pair.here, b"two", "id-two")
             request = answering.take(pair.there)
             proxy.refuse()
@@ -299,6 +300,7 @@ def test_a_bridge_that_was_killed_brings_replies_again(
     bridge = Operated(tmp_path, pair.source.uri, pair.target.uri, pair.here, rename=rename)
     with bridge:
         _served(pair, asking, answering, b"one")
+        until(lambda: bridge.bridge().get("replies") == 1, "it is settled")
         asking.ask(pair.here, b"two", "id-two")
         request = answering.take(pair.there)
         bridge.kill()
