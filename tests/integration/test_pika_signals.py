@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pika
 import pytest
 
+import understudy
 from understudy.pika import BlockingConnection
 from understudy.testing.brokers import RabbitMQ
 
@@ -100,7 +101,7 @@ def test_a_handler_that_sends_while_its_own_thread_reconnects_gets_an_error(lab:
     connection = BlockingConnection(lab.uri(peer, timeout=-1))
     channel = connection.channel()
     peer.close()
-    refusals: list[str] = []
+    refusals: list[Exception] = []
     rings: list[int] = []
 
     def ring(*_: Any) -> None:
@@ -110,7 +111,7 @@ def test_a_handler_that_sends_while_its_own_thread_reconnects_gets_an_error(lab:
         try:
             channel.basic_publish("", "q", b"inside")
         except pika.exceptions.ReentrancyError as exc:
-            refusals.append(str(exc))
+            refusals.append(exc)
         raise Alarm
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -122,7 +123,8 @@ def test_a_handler_that_sends_while_its_own_thread_reconnects_gets_an_error(lab:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(refusals) == 1
-    assert "send after that call" in refusals[0]
+    assert isinstance(refusals[0], understudy.ReentrancyError)
+    assert "send after that call" in str(refusals[0])
     connection.close()
 
 

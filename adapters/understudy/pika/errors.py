@@ -21,6 +21,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "Nacked",
+    "ReentrancyError",
     "Refused",
     "RefusedByClosing",
     "SendTimeout",
@@ -47,6 +48,12 @@ class ConnectFailed(errors.ConnectFailed, exceptions.AMQPConnectionError):
 
 class ConnectionLost(errors.ConnectionLost, exceptions.AMQPConnectionError):
     """The connection was closed while this call waited."""
+
+    __repr__ = Exception.__repr__
+
+
+class ReentrancyError(errors.ReentrancyError, exceptions.ReentrancyError):
+    """A signal handler waits for the broker on a connection whose own work it has interrupted."""
 
     __repr__ = Exception.__repr__
 

@@ -35,7 +35,13 @@ from understudy.failover.polling import Wakeup
 from understudy.failover.supervisor import Supervisor
 from understudy.pika import alarms, restoring
 from understudy.pika.dialing import SCHEMES, PikaDialer
-from understudy.pika.errors import CLOSED, IS_CLOSED, ConnectFailed, ConnectionLost
+from understudy.pika.errors import (
+    CLOSED,
+    IS_CLOSED,
+    ConnectFailed,
+    ConnectionLost,
+    ReentrancyError,
+)
 from understudy.pika.link import INTERRUPTED
 from understudy.pika.link_channel import LinkLost
 from understudy.pika.restoring import EndpointRefusals, Restored, RestoreFailed, Step
@@ -125,7 +131,7 @@ class Session(Serving):
         while not self.is_live:
             self.check_open(CLOSED)
             if self._recoverer == threading.get_ident():
-                raise exceptions.ReentrancyError(WITHIN)
+                raise ReentrancyError(WITHIN)
             if self._recoverer:
                 deadline.check()
                 self._wait_for_change(min(deadline.remaining(), SLICE))

@@ -30,7 +30,7 @@ from understudy.core.outbox import Entry, Outbox
 from understudy.failover import forking
 from understudy.failover.deadline import NEVER, Deadline, DeadlinePassed
 from understudy.failover.notifier import logger
-from understudy.pika.errors import SendTimeout, refused
+from understudy.pika.errors import ReentrancyError, SendTimeout, refused
 from understudy.pika.link import Link
 from understudy.pika.link_channel import LinkChannel, LinkLost
 from understudy.pika.message import OutMessage, id_of
@@ -139,7 +139,7 @@ class TrackedPublisher:
         """Have the connection usable, write, and wait; a lost link only means to come again."""
         session = self._session
         if self._is_writing:
-            raise exceptions.ReentrancyError(WITHIN)
+            raise ReentrancyError(WITHIN)
         try:
             wire = session.usable(deadline)
             self._write()
