@@ -117,8 +117,6 @@ def test_a_source_is_told_and_closed_when_the_journal_is_written(journal: Hangin
 def test_while_the_disk_hangs_a_source_is_closed_in_time_and_not_opened(
     journal: Hanging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
-
     async def scenario() -> None:
         kept, told = Filter(journal), list[object]()
 
@@ -126,6 +124,8 @@ def test_while_the_disk_hangs_a_source_is_closed_in_time_and_not_opened(
             told.append("closed")
 
         ledger = await confirmed(kept)
+        await kept._scribe.written()
+        monkeypatch.setattr(module, "PATIENCE", 0.01)
         journal.answers.clear()
         kept.acknowledge(1, told.append)
         await kept.leave(close)
@@ -133,12 +133,8 @@ def test_while_the_disk_hangs_a_source_is_closed_in_time_and_not_opened(
         with pytest.raises(ConnectionFailed, match=r"bridge b: .*a\.db: the disk does not answer"):
             await kept.begin(ledger)
         journal.answers.set()
-        while True:
-            try:
-                await kept.begin(ledger)
-                break
-            except ConnectionFailed:
-                pass
+        monkeypatch.undo()
+        await kept.begin(ledger)
         await kept.end()
 
     run(scenario)
@@ -147,17 +143,17 @@ def test_while_the_disk_hangs_a_source_is_closed_in_time_and_not_opened(
 def test_a_disk_that_takes_long_is_told_once(
     journal: Hanging, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(diskthread, "LONG", 0.01)
-
     async def scenario() -> None:
         scribe = Scribe(journal)
         await scribe.open()
+        monkeypatch.setattr(diskthread, "LONG", 0.01)
         journal.answers.clear()
         scribe.write(row(1))
         while "has not answered" not in caplog.text:
             await asyncio.sleep(0.01)
         journal.answers.set()
         await scribe.written()
+        monkeypatch.undo()
         await scribe.close()
 
     run(scenario)
