@@ -160,9 +160,17 @@ def _order(path: str, name: str | None, as_json: bool, verb: str, wait: float) -
     return 0
 
 
-@network.group()
+class _ListsByDefault(click.Group):
+    """``parked -c FILE NAME`` is ``parked list -c FILE NAME``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_said = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if is_said else ["list", *args])
+
+
+@network.group(cls=_ListsByDefault)
 def parked() -> None:
-    """See to the messages that could not be forwarded."""
+    """See to the messages that could not be forwarded; without a command, list them."""
 
 
 @parked.command("list")
