@@ -9,6 +9,7 @@ import pytest
 
 from understudy import ConfigurationError
 from understudyd.config.bridges import BridgeConfig, load_bridges
+from understudyd.config.network import load_network
 
 PLAIN = """
 [bridges.orders]
@@ -42,6 +43,25 @@ def test_the_readmes_bridge_can_be_run(tmp_path: Path) -> None:
     (bridge,) = loaded(tmp_path, text).values()
     assert bridge.rename == {"queue://orders": "queue://orders.branch"}
     assert bridge.excluded == ("topic://prices.test",)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("UNDERSTUDY_BRIDGES__ORDERS__PREFETCH_SIEZ", "UNDERSTUDY_BRIDGES__ORDERS__PREFETCH_SIZE"),
+        ("UNDERSTUDY_BRIDGES__ORDER__RATE", "UNDERSTUDY_BRIDGES__ORDERS__RATE"),
+        ("UNDERSTUDY_BRIDGES_ORDERS_RATE", "UNDERSTUDY_BRIDGES__ORDERS__RATE"),
+        ("UNDERSTUDY_NETWORK__STAT", "UNDERSTUDY_NETWORK__STATE"),
+        ("UNDERSTUDY_NETWORK_API", "UNDERSTUDY_NETWORK__API"),
+    ],
+)
+def test_a_variable_that_stands_for_nothing_is_refused(
+    tmp_path: Path, name: str, meant: str
+) -> None:
+    loaded(tmp_path, PLAIN)
+    load = load_network if "NETWORK" in name else load_bridges
+    with pytest.raises(ConfigurationError, match=f"variable {name} stands .*did you mean {meant}"):
+        load(tmp_path / "understudy.toml", {name: "5"})
 
 
 def test_a_bridge_has_two_ends_and_what_it_moves(tmp_path: Path) -> None:
@@ -170,6 +190,9 @@ def test_what_is_wrong_is_told_with_what_is_valid(
         ("enabled", "name those to run"),
         ("passcode", "belongs into the addresses"),
         ("dynamicOnly", "forwarding on demand"),
+        ("dynamicallyIncludedDestinations", "forwarding on demand"),
+        ("staticallyIncludedDestinations", "is called statically_included here"),
+        ("excludedDestinations", "is called excluded here"),
         ("bridgeTempDestinations", "did you mean bridge_temp_destinations"),
         ("consumerTTL", "forwarding on demand"),
         ("networkTTL", "did you mean network_ttl"),

@@ -108,8 +108,11 @@ def load_bridges(path: str | Path, environ: Mapping[str, str]) -> dict[str, Brid
     """All bridges by name; raises ConfigurationError, also for what is wrong in a group."""
     estate = load(path, environ)
     file = Path(path).absolute()
-    root = Table(Source(file, environ), (), read_toml(file))
-    return {name: _bridge(name, table, estate) for name, table in root.tables("bridges").items()}
+    source = Source(file, environ)
+    tables = Table(source, (), read_toml(file)).tables("bridges")
+    bridges = {name: _bridge(name, table, estate) for name, table in tables.items()}
+    source.check_variables("bridges")
+    return bridges
 
 
 def places(uri: Secret) -> frozenset[Place]:

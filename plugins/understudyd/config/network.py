@@ -42,7 +42,8 @@ def load_network(path: str | Path, environ: Mapping[str, str]) -> NetworkConfig:
     """
     file = Path(path).absolute()
     estate = load(file, environ)
-    table = Table(Source(file, environ), (), read_toml(file)).table("network")
+    source = Source(file, environ)
+    table = Table(source, (), read_toml(file)).table("network")
     for name in table:
         if name in SHARED:
             table.refuse((name,), None, "belongs to [api], which all that answer have in common")
@@ -52,6 +53,7 @@ def load_network(path: str | Path, environ: Mapping[str, str]) -> NetworkConfig:
     if listen is not None and api is None:
         table.missing("api")
     table.finish()
+    source.check_variables("network")
     if state is None and (given := environ.get("STATE_DIRECTORY")):
         state = Path(given.partition(":")[0])
     return NetworkConfig(file, estate.api, api, listen, state)

@@ -37,6 +37,9 @@ _INSIDES = """
 REFUSED: Final = {
     **dict.fromkeys(_ON_DEMAND.split(), _DEMAND),
     **dict.fromkeys(_LISTED.split(), _INCLUDED),
+    "dynamically_included_destinations": _DEMAND,
+    "statically_included_destinations": "is called statically_included here",
+    "excluded_destinations": "is called excluded here",
     **dict.fromkeys(_LOGINS.split(), _LOGIN),
     **dict.fromkeys(_INSIDES.split(), _INSIDE),
     "name": "is no option of a bridge: its name is that of its table, [bridges.NAME]",

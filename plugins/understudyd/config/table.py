@@ -27,7 +27,7 @@ __all__ = ["Source", "Table", "variable"]
 T = TypeVar("T")
 
 PREFIX = "UNDERSTUDY_"
-FOREIGN = ("UNDERSTUDY_LOCK_", "UNDERSTUDY_BRIDGES__", "UNDERSTUDY_NETWORK__")
+FOREIGN = ("UNDERSTUDY_LOCK_", "UNDERSTUDY_BRIDGES__", "UNDERSTUDY_NETWORK__")  # to a sidecar
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REQUIRED: Any = object()
 
@@ -50,13 +50,15 @@ class Source:
         said = self._environ.get(name)
         return None if said is None else Said(said)
 
-    def check_variables(self) -> None:
-        """Refuse what was meant for us and is for nothing."""
+    def check_variables(self, section: str = "") -> None:
+        """Refuse what was meant for us and is for nothing; for this section of the file alone, or
+        for what is of no other process."""
+        prefix = f"{variable(section)}__" if section else PREFIX
         plain = {name.replace("__", "_"): name for name in self._known}
         for name in sorted(self._environ):
-            if not name.startswith(PREFIX) or name.startswith(FOREIGN) or name in self._known:
+            if name in self._known or (not section and name.startswith(FOREIGN)):
                 continue
-            if "__" in name:
+            if "__" in name and name.startswith(prefix):
                 near = nearest(name, self._known)
                 raise ConfigurationError(f"the variable {name} stands for no key of {self}{near}")
             if name in plain:
