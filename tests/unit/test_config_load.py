@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
 from understudy.errors import ConfigurationError
 from understudyd.config import load
-from understudyd.config.model import Command, Place
+from understudyd.config.model import DRIVER_GROUP, Command, Place
 from understudyd.lock.timings import PRESETS, Timings
 from understudyd.testing.configured import FILE, read, refusal
 
@@ -101,7 +103,7 @@ def test_a_relative_lock_starts_at_the_files_folder(tmp_path: Path) -> None:
         ("weight = 2", "wieght = 2", "did you mean weight?"),
         ("nofailover = true", 'nofailover = "yes"', 'b.nofailover = "yes" must be true or false'),
         ('"exec"', '"exce"', 'driver = "exce" is no driver (valid: process, exec); did you mean'),
-        ('"exec"', '"systemd"', 'driver = "systemd" is no driver (valid: process, exec)'),
+        ('"exec"', '"systemd"', 'driver = "systemd" is not built yet (valid: process, exec)'),
         ('fence   = "sys', 'never   = "sys', "groups.orders.nodes.b.broker.fence is missing"),
         ('fence   = "sys', 'fnce   = "sys', "b.broker.fnce is no known key; did you mean fence?"),
         (
@@ -237,6 +239,18 @@ def test_a_fence_command_that_takes_too_long_is_refused_with_the_lease_it_needs(
     assert "a lease of 12.4s or more" in told
     timings = 'timings = {lease = "12.4s", renew = "700ms", attempt = "500ms", kill = "400ms"}'
     read(tmp_path, FILE.replace('"500ms"', '"10s"').replace('preset = "fast"', timings))
+
+
+def test_another_package_may_have_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = EntryPoints([EntryPoint("docker", "their.module:Driver", DRIVER_GROUP)])
+    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: points.select(**wanted))
+    text = FILE.replace('"exec"', '"docker"').replace('fence_timeout = "500ms"\n', "")
+    broker = read(tmp_path, text).groups["orders"].nodes["b"].broker
+    assert broker.driver == "docker"
+    assert broker.promote == Command(("systemctl", "start", "mq"))
+    assert broker.command == ()
 
 
 @pytest.mark.parametrize("text", ["[groups.orders", "\x00", "a = 1\na = 2"])

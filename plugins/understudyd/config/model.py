@@ -22,6 +22,7 @@ from understudyd.lock.timings import Timings
 
 __all__ = [
     "DRIVERS",
+    "DRIVER_GROUP",
     "EXEC_COMMANDS",
     "HEALTH_KINDS",
     "HOOKS",
@@ -40,6 +41,7 @@ __all__ = [
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DRIVERS = ("process", "exec")
+DRIVER_GROUP = "understudy.drivers"  # of entry points, for drivers of others
 EXEC_COMMANDS = ("promote", "demote", "fence")  # that the driver exec needs
 HEALTH_KINDS = ("amqp", "stomp", "tcp", "http", "command")
 HOOKS = ("fence", "pre_promote", "post_promote", "post_demote")  # in the order of a promotion
@@ -103,7 +105,7 @@ class Health:
 
 @dataclass(frozen=True)
 class BrokerConfig:
-    driver: str  # one of DRIVERS
+    driver: str  # one of DRIVERS, or another package's
     command: tuple[str, ...] = field(default=(), repr=False)  # driver process
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path | None = None
@@ -112,7 +114,7 @@ class BrokerConfig:
     start_timeout: float = 60.0  # s from starting to the first healthy answer
     local_restarts: int = 0  # restarts in place before handing over
     health: Health = Health()
-    promote: Command | None = None  # driver exec, as the next two
+    promote: Command | None = None  # driver exec, as the next two; others may use any of them
     demote: Command | None = None
     fence: Command | None = None
 

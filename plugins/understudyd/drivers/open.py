@@ -1,7 +1,7 @@
 """From the configuration to the driver.
 
 Third parties add drivers by an entry point of the group `understudy.drivers`: its name is the
-driver's, its object is called as `ProcessDriver` is.
+driver's, its object is called as `ProcessDriver` is. All keys of a broker are optional then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 
 from understudy.errors import ConfigurationError
-from understudyd.config.model import BrokerConfig
+from understudyd.config.model import DRIVER_GROUP, BrokerConfig
 from understudyd.drivers.exec import ExecDriver
 from understudyd.drivers.port import Driver
 from understudyd.drivers.process import ProcessDriver
@@ -18,8 +18,6 @@ from understudyd.guard.words import Lock
 from understudyd.lock.timings import Timings
 
 __all__ = ["open_driver"]
-
-GROUP = "understudy.drivers"
 
 
 def open_driver(
@@ -30,7 +28,7 @@ def open_driver(
     """
     make: Callable[..., Driver] | None = _BUILT_IN.get(config.driver)
     if make is None:
-        points = list(entry_points(group=GROUP, name=config.driver))
+        points = list(entry_points(group=DRIVER_GROUP, name=config.driver))
         if not points:
             valid = ", ".join(_BUILT_IN)
             raise ConfigurationError(f'there is no driver "{config.driver}" (valid: {valid})')
