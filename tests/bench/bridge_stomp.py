@@ -4,8 +4,8 @@ From ActiveMQ to ActiveMQ its peers are ActiveMQ's own network connectors: one w
 and as many side by side as are fastest here. Who consumes at the target is what makes these
 forward, so a consumer that only counts stands there for all. Between ActiveMQ and RabbitMQ the peer
 is RabbitMQ's shovel between two RabbitMQ in the same run; nobody consumes at the target then, from
-either. Persistent messages of 1 KB; rates are told from the first arrival to the last, processor
-time is that of the bridge's process over the same span.
+either, and both have the prefetch that suits them. Persistent messages of 1 KB; rates are told from
+the first arrival to the last, processor time is that of the bridge's process over the same span.
 
 What goes to an ActiveMQ without a consumer cannot be seen to arrive: there the span is that in
 which the source hands it out, the last window does not count, and all of it is counted after.
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.bench.bridge import PREFETCH as SHOVEL
 from tests.bench.lab import Lab, raw_connection
 from tests.bench.measures import processor_of_all
 from tests.bench.moving import QUEUE, fill, nodes, prepare, shovel
@@ -34,7 +35,8 @@ from understudyd.testing.bridged import BridgeProcess
 
 __all__ = ["CASES"]
 
-PREFETCH = 1000  # the default of all
+PREFETCH = 1000  # of a bridge to an ActiveMQ: the default
+TO_RABBITMQ = 2000  # half of it is under way at a time
 BODY = b"x" * 1024
 COUNT = 25_000  # messages in a round: an ActiveMQ keeps them all in its memory
 WARM = 8  # rounds that are not counted: it takes Java 200,000 messages to compile what runs
@@ -53,10 +55,10 @@ class Run:
 
 
 @contextmanager
-def _bridge(source: str, target: str, queue: str) -> Iterator[int | None]:
+def _bridge(source: str, target: str, queue: str, prefetch: int = PREFETCH) -> Iterator[int | None]:
     """Raises AssertionError when it has ended by itself."""
     with TemporaryDirectory() as folder:
-        options = {"prefetch_size": PREFETCH}
+        options = {"prefetch_size": prefetch}
         with BridgeProcess(Path(folder), source, target, queue, **options) as running:
             assert running.process is not None
             yield running.process.pid
@@ -198,9 +200,11 @@ def beside_shovel(name: str, bar: Bar, lab: Lab, rounds: int, step: Step) -> lis
         source: Broker = java if is_from else both[0]
         target: Broker = both[1] if is_from else java
 
+        prefetch = TO_RABBITMQ if is_from else PREFETCH
+
         def by_bridge() -> Run:
             queue = next(queues)
-            return _move(source, target, queue, _bridge(source.uri, target.uri, queue))
+            return _move(source, target, queue, _bridge(source.uri, target.uri, queue, prefetch))
 
         def measure(_: int) -> float:
             runs["bridge"].append(by_bridge())
@@ -208,7 +212,7 @@ def beside_shovel(name: str, bar: Bar, lab: Lab, rounds: int, step: Step) -> lis
 
         def measure_shovel(_: int) -> float:
             prepare(both, BODY, COUNT)
-            with shovel(both, PREFETCH):
+            with shovel(both, SHOVEL):
                 pids = (None, both[0].pid, both[1].pid)
                 runs["shovel"].append(_span(_depths(both[1], QUEUE), pids, COUNT))
             return runs["shovel"][-1].rate

@@ -77,6 +77,29 @@ def test_acknowledgements_are_grouped() -> None:
     assert Acknowledge(19) in made.confirmed([(19, 1, True)], 2.0)
 
 
+def test_a_target_that_confirms_a_burst_at_its_end_gets_half_a_window_at_a_time() -> None:
+    made = link(prefetch=6)
+    made.start(0.0)
+    made.target_up(0.0, confirms_when_idle=True)
+    made.source_up(0.0)
+    assert bodies(deliver(made, 1, 2)) == [b"1", b"2"]
+    assert bodies(deliver(made, 3, 4, 5, 6)) == [b"3"]
+    assert bodies(made.confirmed([(2, 1, True)], 1.0)) == [b"4", b"5"]
+    made.source_lost("gone", 1.0)
+    made.tick(2.0)
+    made.source_up(2.0)
+    assert bodies(deliver(made, 1)) == [], "it is still busy with what was forgotten"
+    assert bodies(made.confirmed([(3, 1, True)], 2.0)) == [b"1"]
+
+
+def test_a_window_of_one_is_sent_whole() -> None:
+    made = link(prefetch=1)
+    made.start(0.0)
+    made.target_up(0.0, confirms_when_idle=True)
+    made.source_up(0.0)
+    assert bodies(deliver(made, 1)) == [b"1"]
+
+
 def test_the_window_doubles_with_each_that_was_settled_in_full() -> None:
     made = running(prefetch=50)
     windows = []

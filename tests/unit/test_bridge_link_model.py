@@ -179,7 +179,7 @@ class Model(RuleBasedStateMachine):
         if self.target_wanted and not self.target_open:
             if works:
                 self.target_open = True
-                self.do(self.link.target_up(self.now))
+                self.do(self.link.target_up(self.now, confirms_when_idle=self.can_rest))
             else:
                 self.lose_target(None)
         if self.source_wanted and not self.source_open:

@@ -89,6 +89,11 @@ class Ledger:
         return bool(self._under_way)
 
     @property
+    def owed(self) -> int:
+        """How many confirms are, also of what was forgotten."""
+        return len(self._under_way)
+
+    @property
     def exposed(self) -> int:
         """How many the target may have that the source does not know of: it would deliver them
         again."""

@@ -22,6 +22,8 @@ Rules
   nothing is read. A drain does so too, and begins at once.
 * A back-off begins anew when the end worked, not when it was opened: a target that closes over the
   first message is not opened in a hot loop.
+* To a target that confirms a burst at its end a part of the window (`TARGET_SHARE`) is sent at a
+  time, so that it works on one while the source brings the next.
 * Acknowledgements go out for a part of the window (`ACK_SHARE`), after `ACK_DELAY`, or when
   nothing is left.
 * An end that could not be connected as often as its URI says, or is not to be connected again, ends
@@ -40,6 +42,7 @@ from collections.abc import Sequence
 
 from understudyd.bridge.counts import messages
 from understudyd.bridge.parts import ENDING
+from understudyd.bridge.settings import TARGET_SHARE
 from understudyd.bridge.steps import Steps
 from understudyd.bridge.wire.amqp import Closed
 from understudyd.bridge.wire.reader import Confirm, Returned
@@ -97,7 +100,10 @@ class Link(Steps):
                 self._steps[timer.value]()
         return self._take_actions()
 
-    def target_up(self, now: float) -> list[Action]:
+    def target_up(self, now: float, *, confirms_when_idle: bool = False) -> list[Action]:
+        """``confirms_when_idle``: see `dialects`."""
+        window = self._settings.prefetch
+        self._most_owed = max(1, window // TARGET_SHARE) if confirms_when_idle else window
         self._patience[Timer.TARGET].connected()
         return self._happen(Happening.TARGET_UP, now)
 
@@ -194,7 +200,7 @@ class Link(Steps):
             self.retried += len(refused)
             why = self.reasons.fail(f"target: refused {messages(len(refused))}")
             self._happen_within(Happening.REFUSED, why)
-        elif settled or came_back:
+        else:
             self._send_on()
         self._acknowledge_in_time()
         return self._when_settled()

@@ -56,6 +56,7 @@ class Parts:
         """What was settled without being sent; counted where it was left out, see `forward`."""
         self._returned = 0  # on their way to the target's parking queue
         self.window = FIRST_WINDOW
+        self._most_owed = settings.prefetch  # confirms by the target
         self._settings = settings
         self._pace = pace
         self._can_rest = can_rest

@@ -15,6 +15,7 @@ __all__ = [
     "FIRST_WINDOW",
     "LONGEST_IN_FLIGHT",
     "ROOM_BACKOFF",
+    "TARGET_SHARE",
     "LinkSettings",
     "Reading",
 ]
@@ -24,6 +25,7 @@ ACK_DELAY = 0.025  # s
 ACK_SHARE = (
     40  # an acknowledgement for that part of the window; a tenth leaves less to be delivered
 )
+TARGET_SHARE = 2  # that part of the window is sent at a time where confirms come when all is done
 LONGEST_IN_FLIGHT: Final = 900.0  # s; half of what RabbitMQ waits for an acknowledgement
 ROOM_BACKOFF: Final = Backoff(1_000.0, 60_000.0)
 

@@ -207,15 +207,16 @@ class LinkRunner:
 
     def _on_target_up(self) -> None:
         self._replies.follow()
-        before, now = self._sent_as, self._loop.time()
-        self._sent_as = self._target.dialect.name if self._target.dialect else ""
-        self._dedup.target_is(self._target.dialect)
+        before, now, dialect = self._sent_as, self._loop.time(), self._target.dialect
+        self._sent_as = dialect.name if dialect else ""
+        self._dedup.target_is(dialect)
         is_another = before not in ("", self._sent_as)
         if is_another or self._source.frame_max > self._target.frame_max:
             self._source_worker.close()
             why = "opened anew, since the target is another broker now"
             self._do(self.link.source_lost(why, now))
-        self._do(self.link.target_up(now))
+        is_late = dialect is not None and dialect.confirms_when_idle
+        self._do(self.link.target_up(now, confirms_when_idle=is_late))
 
     def _on_target_failed(self, failed: ConnectionFailed) -> None:
         self._on_target_lost(str(failed), failed.closed)

@@ -253,10 +253,11 @@ class Steps(Parts):
     def _send_waiting(self) -> None:
         if not self.ledger.has_waiting:
             return
+        # A source whose window grows may deliver that beside the former one.
         room = self._settings.prefetch - self.ledger.exposed
         if not self._rejects.is_careful and room > 0:
-            # A source whose window grows may deliver that beside the former one.
-            self._send(self._paced(room))
+            if (free := self._most_owed - self.ledger.owed) > 0:
+                self._send(self._paced(min(room, free)))
         elif not self.ledger.is_under_way:
             self._send(1)
 

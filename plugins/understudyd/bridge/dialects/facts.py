@@ -169,6 +169,10 @@ class Dialect:
     confirms_or_tells: bool = True
     """A message that is not taken is answered. Where False only a time-out tells."""
 
+    confirms_when_idle: bool = False
+    """A queue confirms what it was sent when nothing more waits for it: of a window that is sent in
+    one go nothing is confirmed, and the source stands still, until the end."""
+
     counts_returns: bool = False
     """What is given back, or in flight when a connection ends, may count as a failed delivery, and
     the message is gone or in a dead letter queue after some of them: keep windows small first."""

@@ -2,6 +2,8 @@
 
 * Each publish is confirmed by itself, in any order; with ``mandatory`` a return comes before the
   confirm of what reached no queue. A full queue (reject-publish) answers with a negative one.
+* A classic queue confirms what is persistent when nothing more waits for it: 25 000 messages of 1
+  KB, of which up to 1000 are not confirmed, get some 40 confirms, each for all that was sent.
 * ``basic.nack`` with requeue puts a delivery back. From 4.0 a quorum queue drops or dead-letters a
   message after 20 failed deliveries; a lost connection counts for everything that was prefetched,
   in 4.0 to 4.2 each requeue too (documented).
@@ -39,6 +41,7 @@ RABBITMQ_AMQP = Dialect(
     subscribing=Subscribing(prefetch="basic.qos", priority=("x-priority", -1)),
     expiry=Expiry.RELATIVE,
     max_priority=255,
+    confirms_when_idle=True,
     counts_returns=True,
     private_replies=("amq.gen-", "amq.rabbitmq.reply-to"),
 )
