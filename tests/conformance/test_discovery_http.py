@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from understudy.discovery import http as module
 from understudy.discovery import make_agent
 from understudy.testing import wait_until
 from understudy.testing.brokers.ports import Port
+from understudy.testing.discovery_stands import Recorder
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 Answer = Callable[[socket.socket, bytes], None]
@@ -45,19 +46,6 @@ class Server:
 
     def close(self) -> None:
         self._listener.close()
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.all: list[tuple[str, ...] | str] = []
-
-    def found(
-        self, addresses: Iterable[str], *, rebalance: bool = False, move_to: str | None = None
-    ) -> None:
-        self.all.append(tuple(addresses))
-
-    def failed(self, cause: str) -> None:
-        self.all.append(cause)
 
 
 @pytest.fixture
