@@ -92,6 +92,28 @@ def test_what_follows_a_change_waits_until_it_is_written(journal: Hanging) -> No
     assert [one.serial for one in journal.open()] == [1, 2]
 
 
+def test_what_fails_after_a_change_keeps_nothing_else_from_being_written(
+    journal: Hanging, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        scribe, done = Scribe(journal), list[str]()
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        await scribe.open()
+        scribe.write(row(1), fail)
+        scribe.write(Change(), lambda: done.append("beside it"))
+        await scribe.written()
+        scribe.write(row(2), lambda: done.append("later"))
+        await scribe.written()
+        assert done == ["beside it", "later"]
+        await scribe.close()
+
+    run(scenario)
+    assert caplog.text.count("unexpected: ") == 1
+
+
 def test_a_source_is_told_and_closed_when_the_journal_is_written(journal: Hanging) -> None:
     async def scenario() -> None:
         kept, told = Filter(journal), list[object]()

@@ -15,6 +15,7 @@ from typing import Any
 from understudyd.bridge.dedup.journal import Journal
 from understudyd.bridge.dedup.memory import Change, Row
 from understudyd.bridge.diskthread import DiskThread
+from understudyd.bridge.worker import unexpected
 
 __all__ = ["Scribe"]
 
@@ -71,13 +72,22 @@ class Scribe:
         self._thread.end()
 
     async def _write(self) -> None:
-        while self._changes:
-            changes, self._changes = self._changes, []
-            followers, self._followers = self._followers, []
-            await self._thread.do(self._journal.write, *changes)
-            for follower in followers:
-                follower()
-        self._writing = None
+        try:
+            while self._changes:
+                changes, self._changes = self._changes, []
+                followers, self._followers = self._followers, []
+                await self._thread.do(self._journal.write, *changes)
+                for follower in followers:
+                    _go_on(follower)
+        finally:
+            self._writing = None
+
+
+def _go_on(follower: Callable[[], None]) -> None:
+    try:
+        follower()
+    except Exception as error:  # the others do not know of it
+        unexpected(error)
 
 
 async def _in_time(task: asyncio.Task[Any]) -> None:
