@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from understudyd.bridge import homing
-from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, Dialect
+from understudyd.bridge.dialects import ACTIVEMQ, ARTEMIS, RABBITMQ_AMQP, Dialect
 from understudyd.bridge.ends.port import ConnectionFailed
 from understudyd.bridge.joints import Span, dialer_of
 from understudyd.bridge.names import Pattern
 from understudyd.bridge.routes import Options, Routes
 from understudyd.bridge.shell import LinkRunner
-from understudyd.bridge.words import CloseSource, ParkAtSource, State
+from understudyd.bridge.words import Batch, CloseSource, ParkAtSource, State
 
 PATIENCE = 30.0  # s
 
@@ -119,6 +119,24 @@ def test_what_cannot_be_parked_for_an_unknown_reason_is_told() -> None:
         bench.runner._do([ParkAtSource(1, (b"", b"", b"", 0))])
         await bench.until(lambda: told)
         assert told == ["unexpected: ValueError: odd"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("dialect", "most"), [(RABBITMQ_AMQP, 500), (ACTIVEMQ, 1000)])
+def test_how_much_a_target_gets_at_a_time_is_a_matter_of_its_broker(
+    dialect: Dialect, most: int
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        sent: list[bytes] = []
+        bench.target.dialects = [dialect]
+        bench.target.send = sent.extend  # type: ignore[attr-defined]
+        await bench.start()
+        parcels = [(b"publish", b"header", b"body", 4)] * 1000
+        bench.runner._do(bench.runner.link.delivered(Batch(list(range(1, 1001)), parcels), 0.0))
+        assert len(sent) == 3 * most
+        bench.runner.link.confirmed([(1000, 1, True)], 0.0)
+        bench.runner.link.confirmed([(1000, 1, True)], 0.0)
 
     run(scenario)
 
